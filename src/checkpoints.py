@@ -1,0 +1,150 @@
+"""State dicts on disk, read lazily through memory maps: opening twenty costs no memory until one is looked at."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor
+
+from src.errors import UserError, raise_any
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+INDEX = ".index.json"
+
+
+class Checkpoint(Mapping[str, Tensor]):
+    """The entries of one or more files; reading an entry maps it, and copies nothing until it is computed with.
+
+    files: the weight files; shard_of: the name of the file that holds each key, in the order of the files.
+    """
+
+    def __init__(self, path: Path, shards: dict[Path, Mapping[str, Tensor]]):
+        self.path = path
+        self.files = list(shards)
+        self.shard_of = {key: file.name for file, entries in shards.items() for key in entries}
+        self._entries = {key: entries for entries in shards.values() for key in entries}
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._entries[key][key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r}, {len(self)} entries)"
+
+
+class _Mapped(Mapping[str, Tensor]):
+    """One safetensors file; an entry is a view into the mapped file."""
+
+    def __init__(self, path: Path):
+        self._file = safetensors.safe_open(str(path), framework="pt")
+        self._keys = dict.fromkeys(self._file.keys())
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._file.get_tensor(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """A checkpoint from a `.safetensors` or `.pt` file, an index json, or a folder that holds either.
+
+    Raises UserError if a file is missing, truncated, or holds anything but tensors; nothing in a file is executed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no checkpoint at {path}; check the path (relative paths start at {Path.cwd()})")
+    target = _in_folder(path) if path.is_dir() else path
+    files = _indexed(target) if target.name.endswith(INDEX) else [target]
+    return Checkpoint(path, {file: _open_file(file) for file in files})
+
+
+def open_all(paths: Mapping[str, str | os.PathLike]) -> dict[str, Checkpoint]:
+    """Checkpoints by name. Raises UserError with the problems of all that cannot be opened."""
+    opened, problems = {}, []
+    for name, path in paths.items():
+        try:
+            opened[name] = open_checkpoint(path)
+        except UserError as reason:
+            problems += reason.problems
+    raise_any(problems)
+    return opened
+
+
+def _in_folder(folder: Path) -> Path:
+    indices = sorted(folder.glob(f"*{INDEX}"), key=lambda index: ("safetensors" not in index.name, index.name))
+    if indices:
+        return indices[0]
+    for kind in ((".safetensors",), PICKLED):
+        files = sorted(file for file in folder.iterdir() if file.suffix in kind and not file.name.startswith("."))
+        if len(files) == 1:
+            return files[0]
+        if files:
+            names = ", ".join(file.name for file in files[:4])
+            raise UserError(f"{folder} holds several weight files ({names}) and no *{INDEX}; name the file you mean")
+    raise UserError(f"{folder} holds no .safetensors or {'/'.join(PICKLED)} file and no *{INDEX}")
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        names = dict.fromkeys(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as reason:
+        raise UserError(f"{index} is not an index of shards (a json object with a weight_map): {reason!r}") from reason
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise UserError(f"{index} names shards that are not beside it: {', '.join(missing)}; fetch them and try again")
+    return [index.parent / name for name in names]
+
+
+def _open_file(path: Path) -> Mapping[str, Tensor]:
+    advice = "it is truncated or no such file; copy or download it again"
+    if path.suffix == ".safetensors":
+        try:
+            return _Mapped(path)
+        except (safetensors.SafetensorError, OSError) as reason:
+            raise UserError(f"{path} cannot be read as safetensors ({reason}): {advice}") from reason
+    if path.suffix not in PICKLED:
+        raise UserError(f"{path} is neither .safetensors nor one of {', '.join(PICKLED)}")
+    try:
+        loaded = _load_pickled(path)
+    except Exception as reason:  # torch raises half a dozen kinds here, all of which mean an unreadable file
+        said = str(reason)
+        if "Unsupported global" in said or "Unsupported class" in said or "Unsupported operand" in said:
+            what = next((line.strip() for line in said.splitlines() if "Unsupported" in line), said)
+            raise UserError(
+                f"{path} holds more than tensors, and nothing in it was run ({what}); "
+                "save the state dict alone: torch.save(model.state_dict(), ...)"
+            ) from reason
+        raise UserError(f"{path} cannot be read by torch.load ({said.splitlines()[0][:160]}): {advice}") from reason
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping):
+        raise UserError(f"{path} holds a {type(loaded).__name__}, not a dict of tensors")
+    strangers = [str(key) for key, leaf in loaded.items() if not isinstance(leaf, Tensor)]
+    if strangers:
+        raise UserError(f"{path} is not a dict of tensors only: {', '.join(strangers[:3])} are something else")
+    return loaded
+
+
+def _load_pickled(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except RuntimeError as reason:
+        if "mmap can only be used" not in str(reason):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)  # files from before torch 1.6 cannot be mapped

@@ -1,0 +1,18 @@
+"""The one exception that means "the user can mend this": scripts print its sentences and no traceback."""
+
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """One or more problems, each a sentence that says what, which, and what to do about it."""
+
+    def __init__(self, problems: str | Iterable[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def raise_any(problems: Iterable[str]) -> None:
+    """Raise all `problems` as one UserError; do nothing if there are none."""
+    found = list(problems)
+    if found:
+        raise UserError(found)

@@ -1,0 +1,85 @@
+"""Write state dicts of any size as safetensors, one entry in memory at a time."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from src.checkpoints import INDEX, PICKLED, Checkpoint
+from src.files import folder_beside, require_room, written_beside
+from src.state_dict import Lazy, StateDict, outline
+
+_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+def size_of(entries: StateDict) -> int:
+    """Bytes of all entries."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in outline(entries).values())
+
+
+def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write one safetensors file and only then give it its name; a failure leaves `path` as it was.
+
+    The safetensors library writes dicts that are wholly in memory; this holds one entry at a time.
+    Raises UserError if the disk has no room.
+    """
+    shapes = outline(entries)
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    offset = 0
+    for key, leaf in shapes.items():
+        end = offset + leaf.numel() * leaf.element_size()
+        header[key] = {"dtype": _NAMES[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [offset, end]}
+        offset = end
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    require_room(path.parent, offset + len(encoded) + 8)
+    with written_beside(path) as draft, draft.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for key, leaf in shapes.items():
+            values = entries[key].detach().to(device="cpu", dtype=leaf.dtype).contiguous()
+            file.write(values.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def save_folder(entries: StateDict, folder: Path, like: StateDict, metadata: Mapping[str, str] | None = None) -> None:
+    """Write `entries` as a folder; if `like` is a sharded checkpoint, with its shards and an index.
+
+    Small files beside the original weights (configuration, tokenizer) come along, so that a model stays loadable.
+    """
+    sharded = isinstance(like, Checkpoint) and len(like.files) > 1
+    shards: dict[str, dict] = {}
+    for key, leaf in outline(entries).items():
+        name = f"{Path(like.shard_of[key]).stem}.safetensors" if sharded else "model.safetensors"
+        shards.setdefault(name, {})[key] = leaf
+    beside = _companions(like.path) if isinstance(like, Checkpoint) and like.path.is_dir() else []
+    index = f"model.safetensors{INDEX}"
+    require_room(folder.parent, size_of(entries))
+    with folder_beside(folder, expected={*shards, *(file.name for file in beside), index}) as draft:
+        for name, part in shards.items():
+            save_file(Lazy(part, entries.__getitem__), draft / name, metadata)
+        for file in beside:
+            shutil.copyfile(file, draft / file.name)
+        if sharded:
+            weight_map = {key: name for name, part in shards.items() for key in part}
+            table = {"metadata": {"total_size": size_of(entries)}, "weight_map": weight_map}
+            (draft / index).write_text(json.dumps(table, indent=2))
+
+
+def _companions(folder: Path) -> list[Path]:
+    weights = {".safetensors", *PICKLED}
+    files = (file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith("."))
+    return [file for file in files if file.suffix not in weights and not file.name.endswith(INDEX)]
+
+
+def save_by_task(models: Mapping[str, StateDict], folder: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write each task's model as `<folder>/<task>.safetensors`; all of them appear together."""
+    require_room(folder.parent, sum(map(size_of, models.values())))
+    with folder_beside(folder, expected={f"{task}.safetensors" for task in models}) as draft:
+        for task, entries in models.items():
+            save_file(entries, draft / f"{task}.safetensors", metadata)

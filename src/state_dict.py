@@ -1,0 +1,124 @@
+"""Arithmetic on state dicts: mappings from names to tensors go in, new ones come out, nothing is edited.
+
+A mapping may be lazy (`Lazy`, or a checkpoint on disk): its entries are made when they are asked for, so an
+expression over twenty checkpoints costs the memory of the entries looked at, one at a time.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+import xxhash
+from torch import Tensor
+
+StateDict = Mapping[str, Tensor]
+
+
+class Lazy(Mapping[str, Tensor]):
+    """Entries computed by `make(key)` when asked for, every time anew.
+
+    `outline` maps each key to a tensor of the right shape and dtype whose values do not matter (a `meta` tensor).
+    """
+
+    def __init__(self, outline: StateDict, make: Callable[[str], Tensor]):
+        self.outline = outline
+        self._make = make
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self.outline:
+            raise KeyError(key)
+        return self._make(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outline)
+
+    def __len__(self) -> int:
+        return len(self.outline)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.outline
+
+
+class Kept(Lazy):
+    """As `Lazy`, but an entry that was made is kept for the next time."""
+
+    def __init__(self, outline: StateDict, make: Callable[[str], Tensor]):
+        super().__init__(outline, make)
+        self._kept: dict[str, Tensor] = {}
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self._kept:
+            self._kept[key] = super().__getitem__(key)
+        return self._kept[key]
+
+
+def outline(tree: StateDict) -> StateDict:
+    """Tensors with the shapes and dtypes of `tree`, without computing or reading any entry."""
+    return tree.outline if isinstance(tree, Lazy) else tree
+
+
+def floating(tree: StateDict) -> list[str]:
+    """The names of the floating-point entries, in the order of `tree`."""
+    return [key for key, leaf in outline(tree).items() if leaf.is_floating_point()]
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype arithmetic is done in: float64 for float64, float32 for every narrower floating type."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def differences(name: str, tree: StateDict, other_name: str, other: StateDict) -> list[str]:
+    """What keeps two state dicts from being combined entry by entry, a sentence each: keys and shapes."""
+    ours, theirs = outline(tree), outline(other)
+    found = []
+    for (have, here), (lack, there) in (((name, ours), (other_name, theirs)), ((other_name, theirs), (name, ours))):
+        missing = [key for key in here if key not in there]
+        if missing:
+            found.append(f"{lack} lacks {_listed(missing)}, which {have} has")
+    return found + [
+        f"{key} has shape {tuple(leaf.shape)} in {name} and {tuple(theirs[key].shape)} in {other_name}"
+        for key, leaf in ours.items()
+        if key in theirs and theirs[key].shape != leaf.shape
+    ]
+
+
+def model_differences(name: str, tree: StateDict, other_name: str, other: StateDict) -> list[str]:
+    """As `differences`, for two copies of one model, where what is floating in one is floating in the other."""
+    ours, theirs = outline(tree), outline(other)
+    return differences(name, tree, other_name, other) + [
+        f"{key} is {leaf.dtype} in {name} and {theirs[key].dtype} in {other_name}"
+        for key, leaf in ours.items()
+        if key in theirs and theirs[key].is_floating_point() != leaf.is_floating_point()
+    ]
+
+
+def zip_with(combine: Callable[..., Tensor], *trees: StateDict) -> Lazy:
+    """`combine` applied entry by entry to trees of equal keys and shapes, lazily, in the order of the first.
+
+    `combine` keeps shapes; it may change dtypes. Raises ValueError naming the keys that differ.
+    """
+    first, *others = trees
+    for number, other in enumerate(others, start=2):
+        found = differences("the first", first, f"number {number}", other)
+        if found:
+            raise ValueError("state dicts do not match: " + "; ".join(found))
+    outlines = [outline(tree) for tree in trees]
+
+    def leaf(key: str) -> Tensor:
+        dtype = combine(*(torch.ones((), dtype=part[key].dtype) for part in outlines)).dtype
+        return torch.empty(outlines[0][key].shape, dtype=dtype, device="meta")
+
+    return Lazy(Kept(outlines[0], leaf), lambda key: combine(*(tree[key] for tree in trees)))
+
+
+def digest(entries: Iterable[tuple[str, Tensor]]) -> str:
+    """A fingerprint (128-bit xxh3, hex) of names, dtypes, shapes and values, whatever file or order they come in."""
+    parts = []
+    for key, leaf in entries:
+        values = leaf.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+        parts.append(f"{key} {leaf.dtype} {tuple(leaf.shape)} {xxhash.xxh3_128_hexdigest(values)}")
+    return xxhash.xxh3_128_hexdigest("\n".join(sorted(parts)).encode())
+
+
+def _listed(keys: list[str], most: int = 3) -> str:
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + rest

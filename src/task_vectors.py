@@ -1,0 +1,199 @@
+"""Task vectors (Ilharco et al., 2023): fine-tuned minus pre-trained weights, and their arithmetic."""
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Number
+
+import torch
+from torch import Tensor, nn
+
+from src.checkpoints import open_checkpoint
+from src.errors import UserError
+from src.state_dict import Lazy, StateDict, floating, model_differences, outline, working_dtype, zip_with
+
+Source = str | os.PathLike | StateDict | nn.Module
+
+
+class TaskVector(Mapping[str, Tensor]):
+    """A vector over named parameters: a mapping from names to tensors, with arithmetic.
+
+    `TaskVector(pretrained, finetuned)` takes paths, state dicts or modules and is their difference over all floating
+    entries, in float32 (float64 for float64). `TaskVector.of(entries)` wraps tensors as they are.
+
+    Vectors are lazy: an expression such as `0.5 * a + 0.7 * b` over files computes an entry when it is asked for and
+    keeps none; `.load()` keeps them all. Vectors of other names or shapes raise ValueError naming them.
+    """
+
+    def __init__(self, pretrained: Source, finetuned: Source):
+        before, after = _read(pretrained), _read(finetuned)
+        found = model_differences("the pre-trained", before, "the fine-tuned", after)
+        if found:
+            raise UserError(found)
+        keys = floating(before)
+        shapes = {
+            key: torch.empty(leaf.shape, dtype=working_dtype(leaf.dtype), device="meta")
+            for key, leaf in outline(before).items()
+            if key in set(keys)
+        }
+
+        def difference(key: str) -> Tensor:
+            dtype = shapes[key].dtype
+            return after[key].to(dtype) - before[key].to(dtype)
+
+        entries: StateDict = Lazy(shapes, difference)
+        on_disk = all(isinstance(source, str | os.PathLike) for source in (pretrained, finetuned))
+        # a module or dict may be trained on after this; a file is not expected to change under us
+        self._entries = entries if on_disk else dict(entries)
+
+    @classmethod
+    def of(cls, entries: StateDict) -> "TaskVector":
+        """A vector with these entries."""
+        vector = cls.__new__(cls)
+        vector._entries = entries
+        return vector
+
+    @property
+    def vector(self) -> StateDict:
+        """The entries."""
+        return self._entries
+
+    @property
+    def outline(self) -> StateDict:
+        """Shapes and dtypes of the entries, without computing them."""
+        return outline(self._entries)
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._entries[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    __eq__ = object.__eq__  # Mapping would compare tensors for truth
+    __hash__ = object.__hash__
+
+    def load(self) -> "TaskVector":
+        """This vector with every entry computed and kept in memory."""
+        return self.of({key: self[key] for key in self})
+
+    def map(self, change: Callable[[str, Tensor], Tensor]) -> "TaskVector":
+        """`change(key, entry)` of every entry; shapes and dtypes must stay."""
+        return self.of(Lazy(self.outline, lambda key: change(key, self[key])))
+
+    def _with(self, other: object, combine: Callable[[Tensor, object], Tensor]) -> "TaskVector":
+        if isinstance(other, Number) or (isinstance(other, Tensor) and other.ndim == 0):
+            return self.of(zip_with(lambda leaf: combine(leaf, other), self._entries))
+        if isinstance(other, TaskVector):
+            return self.of(zip_with(combine, self._entries, other._entries))
+        return NotImplemented
+
+    def __add__(self, other: object) -> "TaskVector | dict[str, Tensor]":
+        if isinstance(other, Mapping) and not isinstance(other, TaskVector):
+            return self.apply_to(other)
+        return self._with(other, lambda a, b: a + b)
+
+    def __radd__(self, other: object) -> "TaskVector | dict[str, Tensor]":
+        return self + other  # also what lets sum([...]) start from 0, and `state_dict + vector`
+
+    def __sub__(self, other: object) -> "TaskVector":
+        return self._with(other, lambda a, b: a - b)
+
+    def __rsub__(self, other: object) -> "TaskVector":
+        return (-self)._with(other, lambda a, b: a + b)
+
+    def __mul__(self, other: object) -> "TaskVector":
+        return self._with(other, lambda a, b: a * b)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: object) -> "TaskVector":
+        return self._with(other, lambda a, b: a / b)
+
+    def __neg__(self) -> "TaskVector":
+        return self._with(-1, lambda a, b: a * b)
+
+    def __abs__(self) -> "TaskVector":
+        return self.of(zip_with(torch.abs, self._entries))
+
+    abs = __abs__
+
+    def __gt__(self, other: object) -> "TaskVector":
+        return self._with(other, lambda a, b: a > b)
+
+    def __lt__(self, other: object) -> "TaskVector":
+        return self._with(other, lambda a, b: a < b)
+
+    def __ge__(self, other: object) -> "TaskVector":
+        return self._with(other, lambda a, b: a >= b)
+
+    def __le__(self, other: object) -> "TaskVector":
+        return self._with(other, lambda a, b: a <= b)
+
+    def sum(self) -> float:
+        """The sum of all entries; of a mask, how many are on."""
+        return sum(self[key].sum(dtype=torch.float64).item() for key in self)
+
+    def norm(self, order: float = 2) -> float:
+        """The 1- or 2-norm over all entries, accumulated in float64."""
+        if order not in (1, 2):
+            raise ValueError(f"norm is of order 1 or 2; got {order}")
+        total = sum(self[key].double().abs().pow(order).sum().item() for key in self)
+        return total ** (1 / order)
+
+    def dot(self, other: "TaskVector") -> float:
+        """The inner product, accumulated in float64."""
+        return (self * other).sum()
+
+    def cosine(self, other: "TaskVector") -> float:
+        """The cosine of the angle to `other`; 0 if either is zero."""
+        norms = self.norm() * other.norm()
+        return self.dot(other) / norms if norms else 0.0
+
+    def apply_to(self, pretrained: Source, scaling_coef: float = 1.0) -> "dict[str, Tensor] | nn.Module":
+        """`pretrained` plus `scaling_coef` times this vector: a new state dict, or a new module if given a module.
+
+        Every entry keeps the dtype it has in `pretrained`; entries that are not in this vector are copied.
+        """
+        before = _read(pretrained)
+        edited = dict(added(before, self, scaling_coef))
+        if not isinstance(pretrained, nn.Module):
+            return edited
+        module = copy.deepcopy(pretrained)
+        module.load_state_dict(edited)
+        return module
+
+
+class NonLinearTaskVector(TaskVector):
+    """The task vector of ordinary fine-tuning, by the name it has in the tangent-space papers."""
+
+
+def added(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> Lazy:
+    """`pretrained + scale * vector`, lazily, in the dtypes of `pretrained`; entries without a vector are its own.
+
+    Raises UserError if the vector has names or shapes that `pretrained` has not.
+    """
+    shapes, moves = outline(pretrained), vector.outline if isinstance(vector, TaskVector) else outline(vector)
+    strange = [key for key in moves if key not in shapes or shapes[key].shape != moves[key].shape]
+    if strange:
+        raise UserError(f"the vector does not fit these weights: {', '.join(strange[:3])} ({len(strange)} in all)")
+
+    def entry(key: str) -> Tensor:
+        before = pretrained[key]
+        if key not in moves:
+            return before
+        move = vector[key]
+        total = torch.add(before.to(device=move.device, dtype=move.dtype), move, alpha=scale)
+        return total.to(before.dtype)
+
+    return Lazy(shapes, entry)
+
+
+def _read(source: Source) -> StateDict:
+    if isinstance(source, nn.Module):
+        return source.state_dict()
+    if isinstance(source, Mapping):
+        return source
+    return open_checkpoint(source)

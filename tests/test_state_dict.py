@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from src.state_dict import Lazy, digest, floating, model_differences, outline, working_dtype, zip_with
+
+
+def test_zip_with_computes_nothing_until_asked():
+    asked = []
+    tree = {"a": torch.ones(2), "b": torch.ones(3)}
+    lazy = Lazy(tree, lambda key: asked.append(key) or tree[key])
+    total = zip_with(lambda x, y: x + y, lazy, tree)
+    assert not asked and outline(total)["b"].shape == (3,) and not asked
+    assert total["a"].tolist() == [2, 2] and asked == ["a"]
+
+
+def test_zip_with_outlines_the_dtype_of_the_result():
+    tree = {"a": torch.ones(2)}
+    mask = zip_with(lambda x, y: x > y, tree, tree)
+    assert outline(mask)["a"].dtype == torch.bool
+
+
+def test_differences_name_keys_shapes_and_kinds():
+    ours = {"a": torch.ones(2), "b": torch.ones(2), "c": torch.ones(2)}
+    theirs = {"b": torch.ones(3), "c": torch.ones(2, dtype=torch.int64), "d": torch.ones(1)}
+    found = " ".join(model_differences("ours", ours, "theirs", theirs))
+    assert "theirs lacks a, which ours has" in found and "ours lacks d, which theirs has" in found
+    assert "b has shape (2,) in ours and (3,) in theirs" in found and "c is torch.float32 in ours" in found
+    with pytest.raises(ValueError, match="lacks a"):
+        zip_with(torch.add, ours, theirs)
+
+
+def test_digest_depends_on_names_values_dtype_and_shape_but_not_on_order():
+    tree = {"a": torch.arange(6.0), "b": torch.zeros(2)}
+    same = digest(tree.items())
+    assert digest(reversed(tree.items())) == same
+    assert digest({"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2)}.items()) != same
+    assert digest({"a": torch.arange(6.0), "c": torch.zeros(2)}.items()) != same
+    assert digest({"a": torch.arange(6.0), "b": torch.zeros(2).half()}.items()) != same
+    assert digest({"a": torch.arange(6.0), "b": torch.tensor([0.0, 1e-30])}.items()) != same
+
+
+def test_arithmetic_is_float32_but_for_float64():
+    assert working_dtype(torch.bfloat16) == working_dtype(torch.float32) == torch.float32
+    assert working_dtype(torch.float64) == torch.float64
+    assert floating({"n": torch.arange(2), "w": torch.ones(1).half()}) == ["w"]

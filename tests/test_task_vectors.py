@@ -1,0 +1,85 @@
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from src.errors import UserError
+from src.task_vectors import NonLinearTaskVector, TaskVector
+
+
+def vector(*values: float) -> TaskVector:
+    return TaskVector.of({"w": torch.tensor(values)})
+
+
+def test_a_vector_is_finetuned_minus_pretrained_from_dicts_modules_and_paths(tmp_path, models):
+    pretrained, finetuned = models
+    after = finetuned["task0"]
+    save_file(pretrained, tmp_path / "a.safetensors")
+    torch.save(after, tmp_path / "b.pt")
+    from_dicts = TaskVector(pretrained, after)
+    from_paths = NonLinearTaskVector(str(tmp_path / "a.safetensors"), tmp_path / "b.pt")
+    assert "positions" not in from_dicts
+    for key, leaf in from_dicts.items():
+        assert torch.equal(leaf, after[key] - pretrained[key]) and torch.equal(leaf, from_paths[key])
+    before, trained = nn.Linear(2, 2), nn.Linear(2, 2)
+    kept = trained.weight.detach().clone()
+    move = TaskVector(before, trained)
+    with torch.no_grad():
+        trained.weight.zero_()  # training on must not change a vector that was taken
+    assert torch.equal(move["weight"], kept - before.weight)
+
+
+def test_arithmetic_of_the_papers_readmes():
+    a, b = vector(1.0, -2.0, 3.0), vector(4.0, 0.5, -1.0)
+    assert (0.5 * a + 0.7 * b)["w"].tolist() == pytest.approx([3.3, -0.65, 0.8])
+    assert (-a)["w"].tolist() == [-1, 2, -3] and (a - b)["w"].tolist() == [-3, -2.5, 4]
+    assert (a / 2)["w"].tolist() == [0.5, -1, 1.5] and (a * 2)["w"].tolist() == [2, -4, 6]
+    assert sum([a, b])["w"].tolist() == [5, -1.5, 2] and a.sum() == 2.0
+    m = a + b
+    mask = a.abs() > (m - a).abs() * 0.4
+    assert mask["w"].tolist() == [False, True, True] and mask["w"].dtype == torch.bool
+    assert (m * mask)["w"].tolist() == [0, -1.5, 2] and mask.sum() == 2
+    assert (a > 0)["w"].tolist() == [True, False, True] and abs(a)["w"].tolist() == [1, 2, 3]
+    assert a.dot(b) == 0.0 and a.norm(1) == 6.0 and a.norm() == pytest.approx(14**0.5)
+    assert a.cosine(a) == pytest.approx(1) and a.cosine(0 * a) == 0.0
+
+
+def test_adding_to_a_state_dict_gives_a_state_dict_and_keeps_its_dtypes(models):
+    pretrained, finetuned = models
+    move = TaskVector(pretrained, finetuned["task0"])
+    halves = OrderedDict((key, leaf.half() if leaf.is_floating_point() else leaf) for key, leaf in pretrained.items())
+    edited = halves + move
+    assert type(edited) is dict and edited.keys() == halves.keys()
+    assert edited["embed.weight"].dtype == torch.float16 and torch.equal(edited["positions"], pretrained["positions"])
+    expected = (halves["embed.weight"].float() + move["embed.weight"]).half()
+    assert torch.equal(edited["embed.weight"], expected)
+    assert torch.equal(move.apply_to(pretrained, scaling_coef=0.8)["head.bias"],
+                       torch.add(pretrained["head.bias"], move["head.bias"], alpha=0.8))  # fmt: skip
+
+
+def test_applying_to_a_module_returns_a_new_module():
+    before = nn.Linear(2, 2)
+    move = TaskVector(before, nn.Linear(2, 2))
+    edited = move.apply_to(before, scaling_coef=0.0)
+    assert edited is not before and torch.equal(edited.weight, before.weight)
+
+
+def test_other_names_and_shapes_are_refused_by_name():
+    with pytest.raises(ValueError, match="lacks v"):
+        vector(1.0) + TaskVector.of({"v": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"w has shape \(1,\)"):
+        vector(1.0) - vector(1.0, 2.0)
+    with pytest.raises(UserError, match="w"):
+        {"v": torch.ones(1)} + vector(1.0)
+    with pytest.raises(TypeError):
+        vector(1.0) * "two"
+
+
+def test_loading_keeps_the_entries(models):
+    pretrained, finetuned = models
+    move = 2 * TaskVector(pretrained, finetuned["task0"])
+    assert move["head.bias"] is not move["head.bias"]
+    kept = move.load()
+    assert kept["head.bias"] is kept["head.bias"] and torch.equal(kept["head.bias"], move["head.bias"])
