@@ -1,0 +1,32 @@
+"""Weight averaging (Wortsman et al., ICML 2022, uniform soup): the mean of the fine-tuned models."""
+
+from dataclasses import dataclass
+
+from src.errors import UserError
+from src.merging.ingredients import Ingredients
+from src.merging.method import Family, Fixed, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average(Fixed):
+    """The sum of the task vectors times 1/T."""
+
+    def __call__(self, given: Ingredients) -> Family:
+        total = given.slicewise(lambda stack: stack.sum(0))
+        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * total))
+
+    def coefficient(self, tasks: int) -> float:
+        return 1 / tasks
+
+    def check_coefficient(self, coefficient: float, tasks: int) -> None:
+        if coefficient != 1 / tasks:
+            raise UserError(
+                f"method=average has the fixed coefficient 1/T = {1 / tasks:.4g}, not specify_lambda={coefficient}; "
+                "for another one use method=sum, which is the same vector"
+            )
+
+    def by_depth(self) -> Method:
+        raise UserError(
+            "method=average has no coefficient for LiNeS to vary with depth: LiNeS on the sum of the task vectors starts "
+            "from this very average; use method=sum method.apply_lines=True"
+        )

@@ -1,0 +1,167 @@
+"""What a merging method is given, and how it streams: one slice of one parameter of all tasks at a time.
+
+The floor of an elementwise merge is reading every input byte once. Slices are cut so that the stack of all tasks
+stays in a CPU's cache, and the buffer that holds it is used again for every slice: fresh memory is ten times slower
+to write than warm memory.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from src.errors import UserError
+from src.state_dict import Kept, Lazy, StateDict, floating, model_differences, outline, working_dtype
+from src.task_vectors import TaskVector
+
+STACK_BYTES = {"cpu": 2**21, "cuda": 2**28}
+Seen = TypeVar("Seen")
+
+
+@cache
+def cores() -> ThreadPoolExecutor:
+    """A worker a core, each computing alone: slices side by side stay in their cores' caches."""
+    return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """One pre-trained model, its fine-tuned copies by task, and where to compute.
+
+    depth: the place of a parameter in the network, 0 (first block) to 1 (last block), None outside the blocks.
+    keep: whether vectors made here keep the entries they computed (a search asks again) or not (a file is written).
+    floors: (tasks,) magnitudes below which an entry of a task vector counts as zero; None: nothing is trimmed.
+
+    Raises UserError, with all problems at once, if the models' names or shapes differ.
+    """
+
+    pretrained: StateDict
+    finetuned: Mapping[str, StateDict]
+    depth: Callable[[str], float | None]
+    device: torch.device
+    keep: bool
+    floors: Tensor | None = None
+    shared: dict = field(default_factory=dict, repr=False)  # what trimmed copies of these ingredients need not redo
+
+    def __post_init__(self):
+        if "checked" not in self.shared:
+            self.shared["checked"] = True
+            found = [p for task, model in self.finetuned.items()
+                     for p in model_differences("the pre-trained model", self.pretrained, task, model)]  # fmt: skip
+            if not self.finetuned:
+                found.append("there are no fine-tuned models to merge")
+            if found:
+                raise UserError(found)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.finetuned)
+
+    @cached_property
+    def vectors(self) -> dict[str, TaskVector]:
+        """Each task's vector, untrimmed, read when asked for."""
+        return {task: self.slicewise(lambda stack, row=row: stack[row]) for row, task in enumerate(self.tasks)}
+
+    @cached_property
+    def outline(self) -> dict[str, Tensor]:
+        """The floating entries of a vector: their shapes and working dtypes, in the order of the pre-trained model."""
+        shapes = outline(self.pretrained)
+        keys = floating(self.pretrained)
+        return {key: torch.empty(shapes[key].shape, dtype=working_dtype(shapes[key].dtype), device="meta") for key in keys}
+
+    @property
+    def size(self) -> int:
+        """How many entries a vector has, those no task changed included."""
+        return sum(leaf.numel() for leaf in self.outline.values())
+
+    def changed(self, key: str) -> bool:
+        """Whether any task changed this parameter; the others are skipped, not decomposed."""
+        known = self.shared.setdefault("changed", {})
+        if key not in known:
+            before = self.pretrained[key]
+            models = (model[key] for model in self.finetuned.values())
+            known[key] = any(after.dtype != before.dtype or not torch.equal(after, before) for after in models)
+        return known[key]
+
+    def each(self, key: str, visit: Callable[[slice, Tensor], Seen]) -> Iterator[Seen]:
+        """`visit(part, stack)` of every slice of the flattened parameter `key`, in order.
+
+        The stack holds the task vectors' entries there, (tasks, n), on the device, trimmed. It is valid during the
+        visit, which may edit it; visits of one parameter run side by side on a CPU's cores.
+        Raises UserError naming the task and parameter if an entry is NaN or infinite.
+        """
+        before = self.pretrained[key].reshape(-1)
+        models = [model[key].reshape(-1) for model in self.finetuned.values()]
+        dtype = self.outline[key].dtype
+        room = STACK_BYTES[self.device.type] // (dtype.itemsize * len(models))
+
+        def at(start: int) -> Seen:
+            part = slice(start, min(start + room, len(before)))
+            with self._buffer(dtype, room) as buffer:
+                stack = buffer[:, : part.stop - part.start]
+                base = before[part].to(device=self.device, dtype=dtype)
+                for row, model in zip(stack, models):
+                    if model.dtype == dtype and self.device.type == "cpu":
+                        torch.sub(model[part], base, out=row)
+                    else:
+                        row.copy_(model[part]).sub_(base)
+                if not math.isfinite(stack.sum().item()):
+                    self._refuse_non_finite(key)
+                if self.floors is not None:
+                    stack *= stack.abs() >= self.floors.to(stack)[:, None]
+                return visit(part, stack)
+
+        starts = range(0, len(before), room)
+        if self.device.type == "cpu" and len(starts) > 1:
+            return cores().map(at, starts)
+        return map(at, starts)
+
+    def slicewise(self, merge: Callable[[Tensor], Tensor]) -> TaskVector:
+        """The vector whose every slice is `merge(stack)`, (tasks, n) -> (n); zero where no task changed a parameter."""
+
+        def entry(key: str) -> Tensor:
+            leaf = self.outline[key]
+            if not self.changed(key):
+                return torch.zeros((), dtype=leaf.dtype, device=self.device).expand(leaf.shape)
+            out = torch.empty(leaf.shape, dtype=leaf.dtype, device=self.device)
+            flat = out.view(-1)
+
+            def visit(part: slice, stack: Tensor) -> None:
+                flat[part] = merge(stack)
+
+            for _ in self.each(key, visit):
+                pass
+            return out
+
+        return TaskVector.of((Kept if self.keep else Lazy)(self.outline, entry))
+
+    def scan(self, visit: Callable[[Tensor], Seen]) -> Iterator[Seen]:
+        """`visit(stack)` of all changed parameters, for what needs the whole vector; the unchanged are zero."""
+        for key in self.outline:
+            if self.changed(key):
+                yield from self.each(key, lambda _, stack: visit(stack))
+
+    @contextmanager
+    def _buffer(self, dtype: torch.dtype, room: int) -> Iterator[Tensor]:
+        """A (tasks, room) buffer that nobody else is using: visits run side by side, and may start others."""
+        idle = self.shared.setdefault("idle buffers", {}).setdefault(dtype, [])
+        try:
+            buffer = idle.pop()
+        except IndexError:
+            buffer = torch.empty(len(self.finetuned), room, dtype=dtype, device=self.device)
+        try:
+            yield buffer
+        finally:
+            idle.append(buffer)
+
+    def _refuse_non_finite(self, key: str) -> None:
+        models = {"the pre-trained model": self.pretrained, **self.finetuned}
+        found = [name for name, model in models.items() if not torch.isfinite(model[key]).all()]
+        if found:
+            raise UserError(f"{key} holds NaN or infinite values in {', '.join(found)}; train or fetch it again")

@@ -1,0 +1,66 @@
+"""LiNeS (Wang et al., ICLR 2025): scale a vector up with depth, so that shallow, general layers change least.
+
+An entry in block l of L blocks is scaled by `floor + slope * l / (L - 1)`, an entry outside the blocks by `floor`
+(alpha and beta in the paper).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from src.errors import UserError
+from src.merging.ingredients import Ingredients
+from src.merging.method import Accuracies, Family, Method
+from src.task_vectors import TaskVector
+
+
+@dataclass(frozen=True)
+class LiNeS(Method):
+    """LiNeS over any merging method; the searched coefficient is the slope.
+
+    The floor is ||sum of the task vectors||_1 / ||merged vector||_1 / T: where a method shrinks the sum, it makes up.
+    """
+
+    base: Method
+
+    def __post_init__(self):
+        if self.base.per_task:
+            raise UserError("LiNeS scales one merged vector; this method gives each task its own, so leave apply_lines out")
+
+    def __call__(self, given: Ingredients) -> Family:
+        merged = next(iter(self.base(given)(1.0).values()))
+        total = replace(self.base.used(given), keep=False).slicewise(lambda stack: stack.sum(0))
+        size, norm = total.norm(1), merged.norm(1)
+        floor = size / norm / len(given.tasks) if norm else 0.0
+
+        def scale(slope: float, depth: float | None) -> float:
+            return floor + slope * (depth or 0.0)
+
+        return Family(lambda slope: dict.fromkeys(given.tasks, scaled_by_depth(merged, given.depth, scale, slope)), scale)
+
+    def coefficients(self, tasks: int) -> tuple[float, ...]:
+        return self.base.coefficients(tasks)
+
+    def respaced(self, points: int) -> Method:
+        return replace(self, base=self.base.respaced(points))
+
+    def used(self, given: Ingredients) -> Ingredients:
+        return self.base.used(given)
+
+    def check_coefficient(self, coefficient: float, tasks: int) -> None:
+        self.base.check_coefficient(coefficient, tasks)
+
+    def objective(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
+        return self.base.objective(merged, finetuned, zeroshot)
+
+    def summary(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> dict[str, float]:
+        return self.base.summary(merged, finetuned, zeroshot)
+
+
+def scaled_by_depth(
+    vector: TaskVector,
+    depth: Callable[[str], float | None],
+    scale: Callable[[float, float | None], float],
+    coefficient: float,
+) -> TaskVector:
+    """Every entry of `vector` times `scale(coefficient, depth(key))`."""
+    return vector.map(lambda key, entry: entry * scale(coefficient, depth(key)))

@@ -1,0 +1,117 @@
+"""What a merging method is: called once with its ingredients, it returns a family, `coefficient -> {task: vector}`.
+
+A method that merges into one model maps every task to the same vector; one that gives each task its own maps each to
+its own. A new method is one file with a frozen dataclass (`Searched` or `Fixed`), and one yaml that names it.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import ClassVar
+
+from src.errors import UserError
+from src.merging.ingredients import Ingredients
+from src.task_vectors import TaskVector
+
+Accuracies = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Family:
+    """All merges that differ in one coefficient: `family(coefficient)` is `{task: vector to add}`.
+
+    scale: under LiNeS, what a coefficient multiplies an entry of a given depth by.
+    """
+
+    vectors: Callable[[float], dict[str, TaskVector]]
+    scale: Callable[[float, float | None], float] | None = None
+
+    def __call__(self, coefficient: float) -> dict[str, TaskVector]:
+        return self.vectors(coefficient)
+
+
+class Method(ABC):
+    """Prepare once (`__call__`), vary cheaply (the family it returns).
+
+    per_task: whether each task gets a vector of its own.
+    """
+
+    per_task: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, given: Ingredients) -> Family:
+        """The family of merged vectors; what the coefficient does not change is computed here or on first use."""
+
+    @abstractmethod
+    def coefficients(self, tasks: int) -> tuple[float, ...]:
+        """The coefficients to try for so many tasks, in the order in which the first of equals wins."""
+
+    @abstractmethod
+    def respaced(self, points: int) -> "Method":
+        """This method with `points` coefficients, evenly from 0 (left out, unless the grid has it) to the largest."""
+
+    def used(self, given: Ingredients) -> Ingredients:
+        """The ingredients as this method sums them (trimmed, say): what LiNeS takes the norm of."""
+        return given
+
+    def by_depth(self) -> "Method":
+        """This method under LiNeS. Raises UserError where the papers have none, with the reason."""
+        from src.merging.lines import LiNeS
+
+        return LiNeS(self)
+
+    def check_coefficient(self, coefficient: float, tasks: int) -> None:
+        """Raise UserError if the user may not ask for this coefficient."""
+        if not math.isfinite(coefficient):
+            raise UserError(f"specify_lambda is a finite number; got {coefficient}")
+
+    def objective(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
+        """What the search maximises, of validation accuracies by task: their mean over the fine-tuned models'."""
+        return fmean(over(merged[task], finetuned[task]) for task in merged)
+
+    def summary(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> dict[str, float]:
+        """Further figures to report, of test accuracies by task, by what they are called."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched(Method):
+    """A method whose coefficient is searched over `grid` on validation data."""
+
+    grid: Sequence[float]
+
+    def coefficients(self, tasks: int) -> tuple[float, ...]:
+        return tuple(self.grid)
+
+    def respaced(self, points: int) -> Method:
+        return replace(self, grid=spaced(self.grid, points))
+
+
+class Fixed(Method):
+    """A method whose coefficient is known."""
+
+    @abstractmethod
+    def coefficient(self, tasks: int) -> float:
+        """The coefficient, for so many tasks."""
+
+    def coefficients(self, tasks: int) -> tuple[float, ...]:
+        return (self.coefficient(tasks),)
+
+    def respaced(self, points: int) -> Method:
+        return self
+
+
+def spaced(grid: Sequence[float], points: int) -> tuple[float, ...]:
+    """`points` numbers from 0 to the grid's largest, both counted, 0 then left out; in the direction of `grid`."""
+    if points < 2:
+        raise UserError(f"n_eval_points counts coefficients from 0 to the largest, so it is at least 2; got {points}")
+    top = max(grid)
+    numbers = [round(top * i / (points - 1), 12) for i in range(1, points)]
+    return tuple(numbers if grid[0] <= grid[-1] else reversed(numbers))
+
+
+def over(accuracy: float, reference: float) -> float:
+    """`accuracy` normalised by `reference`; 0 where the reference gets nothing right."""
+    return accuracy / reference if reference else 0.0

@@ -1,0 +1,24 @@
+"""Task arithmetic (Ilharco et al., ICLR 2023): the sum of the task vectors, times one coefficient."""
+
+from dataclasses import dataclass
+
+from src.merging.ingredients import Ingredients
+from src.merging.method import Family, Searched
+from src.merging.trimming import check_percentage, trimmed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(Searched):
+    """The sum of the `k` percent largest entries of each task vector (100: of all)."""
+
+    k: float
+
+    def __post_init__(self):
+        check_percentage(self.k, "sum")
+
+    def __call__(self, given: Ingredients) -> Family:
+        total = self.used(given).slicewise(lambda stack: stack.sum(0))
+        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * total))
+
+    def used(self, given: Ingredients) -> Ingredients:
+        return trimmed(given, self.k)

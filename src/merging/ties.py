@@ -1,0 +1,59 @@
+"""TIES-merging (Yadav et al., NeurIPS 2023): trim each vector, elect a sign for each entry, combine who agrees."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.merging.ingredients import Ingredients
+from src.merging.method import Family, Searched
+from src.merging.trimming import check_percentage, trimmed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ties(Searched):
+    """The `k` percent largest entries of each vector (threshold over the whole vector) that agree with the elected sign.
+
+    agg: `mean` of the agreeing non-zero entries, their `sum`, or the `max` in magnitude, with the elected sign.
+    """
+
+    k: float
+    agg: str
+
+    def __post_init__(self):
+        check_percentage(self.k, "ties")
+        if self.agg not in COMBINE:
+            raise ValueError(f"ties.agg is one of {', '.join(COMBINE)}; got {self.agg}")
+
+    def __call__(self, given: Ingredients) -> Family:
+        kept = trimmed(given, self.k)
+
+        # The sign that most columns of the whole vector elect decides the columns whose entries cancel exactly;
+        # a hung vote keeps their negative entries, as the released code does.
+        votes = kept.scan(lambda stack: stack.sum(0).sign_().sum(dtype=torch.float64))
+        majority = float(torch.sign(sum(votes, start=torch.zeros(())))) or -1.0
+
+        def merge(stack: Tensor) -> Tensor:
+            sign = stack.sum(0).sign_()
+            cancelled = (sign == 0) & (stack.amax(0) > 0)
+            sign.masked_fill_(cancelled, majority)
+            agree = stack * sign > 0
+            return COMBINE[self.agg](stack.mul_(agree), agree, sign)
+
+        vector = kept.slicewise(merge)
+        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector))
+
+
+def _mean(stack: Tensor, agree: Tensor, sign: Tensor) -> Tensor:
+    return stack.sum(0).div_(agree.sum(0, dtype=stack.dtype).clamp_min_(1))
+
+
+def _sum(stack: Tensor, agree: Tensor, sign: Tensor) -> Tensor:
+    return stack.sum(0)
+
+
+def _max(stack: Tensor, agree: Tensor, sign: Tensor) -> Tensor:
+    return stack.abs_().amax(0).mul_(sign)
+
+
+COMBINE = {"mean": _mean, "sum": _sum, "max": _max}

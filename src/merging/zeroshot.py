@@ -1,0 +1,28 @@
+"""The pre-trained model as it is: what every merge is measured against."""
+
+from dataclasses import dataclass
+
+from src.errors import UserError
+from src.merging.ingredients import Ingredients
+from src.merging.method import Family, Fixed, Method
+from src.task_vectors import TaskVector
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot(Fixed):
+    """The zero vector."""
+
+    def __call__(self, given: Ingredients) -> Family:
+        zero = TaskVector.of({key: leaf.new_zeros((), device=given.device).expand(leaf.shape)
+                              for key, leaf in given.outline.items()})  # fmt: skip
+        return Family(lambda coefficient: dict.fromkeys(given.tasks, zero))
+
+    def coefficient(self, tasks: int) -> float:
+        return 0.0
+
+    def check_coefficient(self, coefficient: float, tasks: int) -> None:
+        if coefficient != 0:
+            raise UserError(f"method=zeroshot adds nothing: specify_lambda is 0 or left out; got {coefficient}")
+
+    def by_depth(self) -> Method:
+        raise UserError("method=zeroshot has no task vector for LiNeS to scale; leave method.apply_lines out")

@@ -1,0 +1,1 @@
+"""Model families: an architecture, its preprocessing, and what depth means in it."""

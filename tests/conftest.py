@@ -1,0 +1,68 @@
+"""What tests share: tiny models, the command line as users type it, and the demo fine-tuned once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from src.merging.ingredients import Ingredients
+from src.models.blocks import depth_by_name
+
+ROOT = Path(__file__).parent.parent
+
+Models = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
+
+
+def tiny_models(tasks: int = 3, blocks: int = 3, seed: int = 0) -> Models:
+    """A pre-trained state dict with blocks, a frozen entry and an integer one, and fine-tuned copies by task."""
+    draw = Generator().manual_seed(seed)
+    shapes = {"embed.weight": (5, 4), "frozen.weight": (7, 3), "head.bias": (6,)}
+    shapes |= {f"blocks.{i}.{part}": shape for i in range(blocks) for part, shape in (("w", (4, 6)), ("b", (4,)))}
+    pretrained = {key: torch.randn(shape, generator=draw) for key, shape in shapes.items()}
+    pretrained["positions"] = torch.arange(5)
+    finetuned = {}
+    for number in range(tasks):
+        move = {key: 0.1 * torch.randn(leaf.shape, generator=draw) for key, leaf in pretrained.items()}
+        still = ("frozen.weight", "positions")
+        finetuned[f"task{number}"] = {key: leaf.clone() if key in still else leaf + move[key] for key, leaf in pretrained.items()}
+    return pretrained, finetuned
+
+
+def ingredients(models: Models, keep: bool = False) -> Ingredients:
+    pretrained, finetuned = models
+    return Ingredients(pretrained, finetuned, depth_by_name(pretrained), torch.device("cpu"), keep)
+
+
+@pytest.fixture
+def models() -> Models:
+    return tiny_models()
+
+
+@pytest.fixture
+def given(models: Models) -> Ingredients:
+    return ingredients(models)
+
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+def run_script(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """An entry script in a process of its own, as a user types it in the folder `cwd`."""
+    environment = {**os.environ, "COLUMNS": "100"}
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=900)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `python main.py` was run once: fine-tuned models, scores and the first result lie there."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = run_script("main.py", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "first.txt").write_text(done.stdout)
+    return folder

@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from src.errors import UserError
+from src.merging.lines import LiNeS
+from src.merging.single_task import SingleTask
+from src.merging.sum import Sum
+from src.merging.ties import Ties
+from src.models.blocks import depth_by_name
+from tests.conftest import ingredients, tiny_models
+
+
+def test_a_sum_is_scaled_from_one_over_t_up(given):
+    plain = Sum(k=100, grid=[1.0])(given)(1.0)["task0"]
+    scaled = LiNeS(Sum(k=100, grid=[1.0]))(given)(0.6)["task0"]
+    for key, scale in (
+        ("embed.weight", 1 / 3),
+        ("blocks.0.w", 1 / 3),
+        ("blocks.1.b", 1 / 3 + 0.3),
+        ("blocks.2.w", 1 / 3 + 0.6),
+    ):
+        torch.testing.assert_close(scaled[key], plain[key] * scale)
+
+
+def test_the_floor_makes_up_for_what_ties_takes_away(given):
+    ties = Ties(k=20, agg="mean", grid=[1.0])
+    total = Sum(k=100, grid=[1.0])(given)(1.0)["task0"]
+    merged = ties(given)(1.0)["task0"]
+    scaled = LiNeS(ties)(given)(0.0)["task0"]
+    floor = total.norm(1) / merged.norm(1) / 3
+    assert floor > 1 / 3
+    torch.testing.assert_close(scaled["head.bias"], merged["head.bias"] * floor)
+
+
+def test_trimmed_sums_are_measured_against_what_they_sum(given):
+    lines = LiNeS(Sum(k=20, grid=[1.0]))(given)
+    assert lines.scale(0.0, None) == pytest.approx(1 / 3)
+
+
+def test_a_single_task_keeps_its_deepest_block_whole(given):
+    plain = given.vectors["task1"]
+    method = SingleTask(task_index=1, tradeoff_target_weight=2, floors=[1.0]).by_depth()
+    scaled = method(given)(0.2)["task0"]
+    for key, scale in (("embed.weight", 0.2), ("blocks.0.w", 0.2), ("blocks.1.w", 0.6), ("blocks.2.b", 1.0)):
+        torch.testing.assert_close(scaled[key], plain[key] * scale)
+
+
+def test_vectors_of_zeros_stay_zero():
+    pretrained, _ = tiny_models()
+    same = {"a": dict(pretrained), "b": dict(pretrained)}
+    vector = LiNeS(Sum(k=100, grid=[1.0]))(ingredients((pretrained, same)))(0.5)["a"]
+    assert not any(leaf.any() for leaf in vector.values())
+
+
+@pytest.mark.parametrize(
+    "keys,expected",
+    [
+        (["model.visual.transformer.resblocks.0.ln.w", "model.visual.transformer.resblocks.11.ln.w"], [0.0, 1.0]),
+        (["a.layers.0.w", "a.layers.1.w", "a.layers.2.w"], [0.0, 0.5, 1.0]),
+        (["encoder.block.0.layer.1.w", "encoder.block.4.layer.0.w", "decoder.block.1.layer.2.w"], [0.0, 1.0, 1.0]),
+        (["bert.encoder.layer.3.w", "h.0.w", "h.2.w", "lm_head.w"], [1.0, 0.0, 1.0, None]),
+        (["layers.0.w", "norm.w"], [0.0, None]),
+    ],
+)
+def test_depth_is_read_from_usual_names(keys, expected):
+    depth = depth_by_name(keys)
+    assert [depth(key) for key in keys] == expected
+
+
+def test_depth_by_a_pattern_of_the_users_own():
+    depth = depth_by_name(["stage3/w", "stage1/w", "head/w"], r"stage(\d+)/")
+    assert [depth(key) for key in ("stage3/w", "stage1/w", "head/w")] == [1.0, pytest.approx(1 / 3), None]
+
+
+@pytest.mark.parametrize("pattern", [None, r"stage\d+", "(", r"(conv)"])
+def test_no_pattern_is_an_error_and_no_guess(pattern):
+    with pytest.raises(UserError, match="depth_pattern"):
+        depth_by_name(["conv1.w", "fc.w"], pattern)

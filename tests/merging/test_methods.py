@@ -1,0 +1,225 @@
+"""Properties of every method in config/method."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from src.errors import UserError
+from src.merging import ingredients as module
+from src.merging.ingredients import Ingredients
+from src.merging.method import Fixed, Method, over, spaced
+from tests.conftest import ROOT, ingredients, tiny_models
+
+METHODS = {path.stem: path for path in sorted((ROOT / "config" / "method").glob("*.yaml"))}
+
+
+def build(name: str, lines: bool = False) -> Method:
+    method = instantiate(OmegaConf.load(METHODS[name]), _convert_="all")
+    return method.by_depth() if lines else method
+
+
+def variants() -> list[tuple[str, bool]]:
+    found = []
+    for name in METHODS:
+        found.append((name, False))
+        try:
+            build(name, lines=True)
+            found.append((name, True))
+        except UserError:
+            pass
+    return found
+
+
+VARIANTS = variants()
+
+
+def test_lines_is_refused_only_where_the_papers_have_none_and_with_a_reason():
+    assert {name for name in METHODS if (name, True) not in VARIANTS} >= {"zeroshot", "zero-shot", "average"}
+    assert {"sum", "ties", "single_task"} <= {name for name, lines in VARIANTS if lines}
+    for name in ("zeroshot", "average"):
+        with pytest.raises(UserError, match=name):
+            build(name, lines=True)
+
+
+@pytest.mark.parametrize("name,lines", VARIANTS)
+def test_a_method_edits_nothing_it_is_given(name, lines):
+    pretrained, finetuned = tiny_models()
+    before = [{key: leaf.clone() for key, leaf in model.items()} for model in (pretrained, *finetuned.values())]
+    vectors = build(name, lines)(ingredients((pretrained, finetuned), keep=True))(0.3)
+    for vector in vectors.values():
+        for key in vector:
+            vector[key].clone().zero_()
+    for model, kept in zip((pretrained, *finetuned.values()), before):
+        assert all(torch.equal(model[key], leaf) for key, leaf in kept.items())
+
+
+@pytest.mark.parametrize("name,lines", VARIANTS)
+def test_a_method_gives_every_task_a_finite_vector_of_the_models_shapes(name, lines, given):
+    vectors = build(name, lines)(given)(0.3)
+    assert set(vectors) == set(given.tasks)
+    for vector in vectors.values():
+        assert list(vector) == list(given.outline) and "positions" not in vector
+        for key, leaf in vector.items():
+            assert leaf.shape == given.outline[key].shape and leaf.dtype == torch.float32 and leaf.isfinite().all()
+        assert not vector["frozen.weight"].any()
+
+
+@pytest.mark.parametrize("name,lines", VARIANTS)
+def test_the_same_question_has_the_same_answer_kept_or_not_in_slices_or_whole(name, lines, monkeypatch):
+    models = tiny_models()
+    whole = build(name, lines)(ingredients(models, keep=True))(0.7)
+    monkeypatch.setitem(module.STACK_BYTES, "cpu", 3 * 4 * 5)  # five entries a slice
+    cut = build(name, lines)(ingredients(models, keep=False))(0.7)
+    for task, vector in whole.items():
+        for key in vector:
+            torch.testing.assert_close(vector[key], cut[task][key], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name,lines", VARIANTS)
+def test_a_merge_holds_a_stack_for_each_core_and_no_more(name, lines, monkeypatch):
+    """Of all tasks' entries never more than one slice a core is in memory, however many parameters there are."""
+    tasks, room = 6, 5
+    monkeypatch.setitem(module.STACK_BYTES, "cpu", tasks * 4 * room)
+    alive, most, lock = 0, 0, threading.Lock()
+    real = Ingredients.each
+
+    def counting(self, key, visit):
+        def counted(part, stack):
+            nonlocal alive, most
+            assert stack.shape[0] == tasks and stack.shape[1] <= room
+            with lock:
+                alive += 1
+                most = max(most, alive)
+            seen = visit(part, stack)
+            with lock:
+                alive -= 1
+            return seen
+
+        return real(self, key, counted)
+
+    monkeypatch.setattr(Ingredients, "each", counting)
+    given = ingredients(tiny_models(tasks=tasks, blocks=6))
+    vectors = build(name, lines)(given)(0.3)
+    for vector in {id(v): v for v in vectors.values()}.values():
+        for key in vector:
+            vector[key]
+    buffers = [buffer for idle in given.shared.get("idle buffers", {}).values() for buffer in idle]
+    assert most <= torch.get_num_threads() and len(buffers) <= torch.get_num_threads()
+    assert all(buffer.shape == (tasks, room) for buffer in buffers)
+
+
+@pytest.mark.parametrize("name,lines", VARIANTS)
+def test_models_of_16_bits_are_merged_in_32_and_of_64_in_64(name, lines):
+    for dtype, working in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        pretrained, finetuned = tiny_models()
+        pretrained, *tuned = ({key: leaf.to(dtype) if leaf.is_floating_point() else leaf for key, leaf in model.items()}
+                              for model in (pretrained, *finetuned.values()))  # fmt: skip
+        vectors = build(name, lines)(ingredients((pretrained, dict(zip(finetuned, tuned)))))(0.3)
+        assert {leaf.dtype for vector in vectors.values() for leaf in vector.values()} == {working}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_grids_are_those_of_the_papers(name):
+    method = build(name)
+    if isinstance(method, Fixed):
+        assert method.coefficients(4) == {"average": (0.25,), "single_task": (1.0,)}.get(name, (0.0,))
+    else:
+        assert list(method.coefficients(4)) == sorted(method.coefficients(4))
+        assert max(method.coefficients(4)) == {"ties": 1.5}.get(name, 1.0)
+
+
+def test_single_task_tries_floors_from_one_down():
+    assert build("single_task", lines=True).coefficients(4) == (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+
+
+def test_spaced_counts_from_zero_and_leaves_it_out():
+    assert spaced([0.1, 1.0], 6) == (0.2, 0.4, 0.6, 0.8, 1.0)
+    assert spaced([1.0, 0.0], 3) == (1.0, 0.5)
+    with pytest.raises(UserError, match="n_eval_points"):
+        spaced([0.1, 1.0], 1)
+
+
+def test_average_is_the_mean_and_sum_the_sum(models):
+    pretrained, finetuned = models
+    given = ingredients(models)
+    average = build("average")
+    vector = average(given)(average.coefficient(3))["task0"]
+    for key in vector:
+        mean = sum(model[key] for model in finetuned.values()) / 3
+        torch.testing.assert_close(pretrained[key] + vector[key], mean)
+    total = build("sum")(given)(1.0)["task1"]
+    torch.testing.assert_close(total["head.bias"], 3 * vector["head.bias"])
+
+
+def test_fixed_coefficients_are_not_replaced_silently():
+    with pytest.raises(UserError, match="fixed coefficient"):
+        build("average").check_coefficient(0.3, 4)
+    build("average").check_coefficient(0.25, 4)
+    with pytest.raises(UserError, match="zeroshot"):
+        build("zeroshot").check_coefficient(0.5, 4)
+    with pytest.raises(UserError, match="finite"):
+        build("sum").check_coefficient(float("nan"), 4)
+
+
+def test_single_task_names_the_tasks_when_the_index_is_too_high(given):
+    method = instantiate({**OmegaConf.load(METHODS["single_task"]), "task_index": 3})
+    with pytest.raises(UserError, match="0 task0, 1 task1, 2 task2"):
+        method(given)
+
+
+def test_the_objective_is_the_mean_normalised_accuracy():
+    merged, finetuned = {"a": 0.4, "b": 0.9}, {"a": 0.8, "b": 0.9}
+    assert build("sum").objective(merged, finetuned, {}) == pytest.approx(0.75)
+    assert build("sum", lines=True).objective(merged, finetuned, {}) == pytest.approx(0.75)
+    assert over(0.5, 0.0) == 0.0
+
+
+def test_the_single_task_trade_off_weighs_target_against_controls():
+    method = build("single_task", lines=True)
+    merged, finetuned, zeroshot = {"a": 0.6, "b": 0.3, "c": 0.5}, {"a": 0.8}, {"b": 0.4, "c": 0.5}
+    assert method.objective(merged, finetuned, zeroshot) == pytest.approx(2 * 0.75 + (0.75 + 1) / 2)
+    summary = method.summary(merged, finetuned, zeroshot)
+    assert summary["target a"] == 0.6 and summary["mean control"] == pytest.approx(0.4)
+
+
+def test_models_that_do_not_match_are_refused_all_at_once():
+    pretrained, finetuned = tiny_models()
+    del finetuned["task0"]["head.bias"]
+    finetuned["task2"]["embed.weight"] = torch.zeros(2, 2)
+    with pytest.raises(UserError) as caught:
+        ingredients((pretrained, finetuned))
+    assert len(caught.value.problems) == 2
+    assert "task0 lacks head.bias" in str(caught.value) and "task2" in caught.value.problems[1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name,lines", VARIANTS)
+def test_non_finite_entries_are_refused_by_task_and_name(name, lines, value):
+    pretrained, finetuned = tiny_models()
+    finetuned["task1"]["blocks.1.w"][0, 0] = value
+    vectors = None
+    try:
+        vectors = build(name, lines)(ingredients((pretrained, finetuned)))(0.3)
+        for key in vectors["task0"]:
+            vectors["task0"][key]
+    except UserError as reason:
+        assert "blocks.1.w" in str(reason) and "task1" in str(reason)
+    else:
+        assert name in ("zeroshot", "zero-shot")  # nothing is read there
+
+
+def test_an_infinite_mask_that_all_models_share_is_no_error():
+    pretrained, finetuned = tiny_models()
+    for model in (pretrained, *finetuned.values()):
+        model["frozen.weight"] = torch.full((2, 2), float("-inf"))
+    vector = build("sum")(ingredients((pretrained, finetuned)))(1.0)["task0"]
+    assert not vector["frozen.weight"].any()
+
+
+def test_every_method_has_a_file():
+    names = {Path(path).stem for path in METHODS}
+    assert {"zeroshot", "zero-shot", "single_task", "average", "sum", "ties"} <= names

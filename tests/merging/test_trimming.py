@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from src.merging.trimming import check_percentage, magnitude_floors, trimmed
+from tests.conftest import ingredients, tiny_models
+
+
+def reference(models, k) -> list[float]:
+    """The definition: the `d - int(d * k / 100)`-th smallest magnitude of the flattened vector."""
+    pretrained, finetuned = models
+    floors = []
+    for model in finetuned.values():
+        keys = [key for key in pretrained if pretrained[key].is_floating_point()]
+        dtype = torch.float64 if pretrained[keys[0]].dtype == torch.float64 else torch.float32
+        flat = torch.cat([(model[key].to(dtype) - pretrained[key].to(dtype)).abs().flatten() for key in keys])
+        rank = len(flat) - int(len(flat) * (k if k < 1 else k / 100))
+        floors.append(flat.kthvalue(rank).values.item() if rank else 0.0)
+    return floors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("k", [0.2, 1, 5, 20, 33.3, 77, 99])
+def test_floors_are_exact_to_the_bit(dtype, k):
+    pretrained, finetuned = tiny_models(seed=int(k * 10))
+    pretrained, *tuned = ({key: leaf.to(dtype) if leaf.is_floating_point() else leaf for key, leaf in model.items()}
+                          for model in (pretrained, *finetuned.values()))  # fmt: skip
+    models = pretrained, dict(zip(finetuned, tuned))
+    assert magnitude_floors(ingredients(models), k).tolist() == reference(models, k)
+
+
+def test_many_equal_magnitudes_and_zeros():
+    pretrained, finetuned = tiny_models()
+    for number, model in enumerate(finetuned.values()):
+        for key in ("embed.weight", "blocks.0.w", "blocks.1.w"):
+            model[key] = pretrained[key] + (torch.arange(pretrained[key].numel()).reshape(pretrained[key].shape) % 3 - 1) * number
+    for k in (1, 10, 50, 90):
+        assert magnitude_floors(ingredients((pretrained, finetuned)), k).tolist() == reference((pretrained, finetuned), k)
+
+
+def test_a_threshold_among_zeros_keeps_all(given):
+    kept = trimmed(given, 99.9)
+    assert trimmed(given, 100) is given
+    assert kept.floors.tolist() == [0.0, 0.0, 0.0]  # more entries are zero than are dropped
+
+
+def test_floors_are_found_once(given):
+    assert trimmed(given, 20).floors is trimmed(given, 20).floors
+
+
+@pytest.mark.parametrize("k", [0, -1, 100.5, "20", None, True])
+def test_impossible_percentages_are_refused_by_name(k):
+    with pytest.raises(ValueError, match=r"ties\.k"):
+        check_percentage(k, "ties")
