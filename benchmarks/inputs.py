@@ -1,0 +1,84 @@
+"""Random checkpoints of real shapes, made once and kept under cache/benchmarks."""
+
+import json
+import zlib
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor
+
+from src.files import write_json
+from src.saving import save_file
+from src.state_dict import Lazy
+
+FOLDER = Path("cache/benchmarks")
+
+
+def clip_outline(architecture: str) -> dict[str, Tensor]:
+    """Names and shapes of a published CLIP encoder: all but the text transformer, under `model.`."""
+    with torch.device("meta"):
+        model = open_clip.CLIP(**open_clip.get_model_config(architecture))
+    return {f"model.{key}": leaf for key, leaf in model.state_dict().items() if not key.startswith("transformer.")}
+
+
+def clip_encoders(tasks: int, architecture: str = "ViT-B-32") -> tuple[Path, list[Path]]:
+    """A pre-trained encoder and `tasks` fine-tuned ones whose image tower differs, float32."""
+    shapes = clip_outline(architecture)
+    folder = FOLDER / architecture
+    pretrained = folder / "pretrained.safetensors"
+    base = {key: 0.02 * _noise(leaf.shape, key) for key, leaf in shapes.items()}
+    if not pretrained.exists():
+        save_file(base, pretrained)
+    finetuned = [folder / f"task{number}.safetensors" for number in range(tasks)]
+    for number, path in enumerate(finetuned):
+        if not path.exists():
+            tuned = Lazy(shapes, lambda key, number=number: _tuned(base[key], key, number))
+            save_file(Lazy(base, tuned.__getitem__), path)
+    return pretrained, finetuned
+
+
+def _tuned(leaf: Tensor, key: str, number: int) -> Tensor:
+    return leaf + 1e-3 * _noise(leaf.shape, f"{key} {number}") if key.startswith("model.visual.") else leaf
+
+
+def sharded_language_models(models: int, blocks: int = 8) -> list[Path]:
+    """Folders with bfloat16 models of a 7B decoder's shapes (fewer blocks), one block a shard; the first is the base."""
+    folders = [FOLDER / f"decoder{blocks}" / f"model{number}" for number in range(models)]
+    for number, folder in enumerate(folders):
+        if (folder / "model.safetensors.index.json").exists():
+            continue
+        shards = {f"model-{block:05}.safetensors": _decoder_block(block) for block in range(blocks)}
+        ends = {
+            "model.embed_tokens.weight": (32000, 4096),
+            "lm_head.weight": (32000, 4096),
+            "model.norm.weight": (4096,),
+        }
+        shards[f"model-{blocks:05}.safetensors"] = ends
+        for name, shapes in shards.items():
+            outline = {key: torch.empty(shape, dtype=torch.bfloat16, device="meta") for key, shape in shapes.items()}
+            save_file(
+                Lazy(outline, lambda key, shapes=shapes, number=number: _weights(key, shapes[key], number)),
+                folder / name,
+            )
+        weight_map = {key: name for name, shapes in shards.items() for key in shapes}
+        write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+        (folder / "config.json").write_text(json.dumps({"note": "random weights"}))
+    return folders
+
+
+def _decoder_block(block: int) -> dict[str, tuple[int, ...]]:
+    name = f"model.layers.{block}"
+    square = {f"{name}.self_attn.{part}_proj.weight": (4096, 4096) for part in "qkvo"}
+    wide = {f"{name}.mlp.{part}_proj.weight": (11008, 4096) for part in ("gate", "up")}
+    norms = {f"{name}.{part}_layernorm.weight": (4096,) for part in ("input", "post_attention")}
+    return {**square, **wide, f"{name}.mlp.down_proj.weight": (4096, 11008), **norms}
+
+
+def _weights(key: str, shape: tuple[int, ...], number: int) -> Tensor:
+    base = 0.02 * _noise(shape, key)
+    return (base + 1e-3 * _noise(shape, f"{key} {number}") if number else base).to(torch.bfloat16)
+
+
+def _noise(shape: tuple[int, ...], seed: str) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(seed.encode())))

@@ -1,0 +1,276 @@
+"""What the entry scripts share: from a composed configuration to objects, and from exceptions to plain sentences."""
+
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from tqdm import tqdm
+
+from src.data.catalogue import find_tasks
+from src.data.task import Task
+from src.errors import UserError, raise_any
+from src.merging.method import Method
+from src.models.family import ModelFamily
+from src.results import Result
+from src.train import Recipe, finetune
+
+ROOT = Path(__file__).parent
+OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
+
+failures: list[str] = []  # of the jobs of a sweep, which goes on after one
+
+
+def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Print what the user can mend as sentences and no traceback; in a sweep, go on with the next job."""
+
+    @functools.wraps(script)
+    def run(config: DictConfig) -> None:
+        try:
+            script(config)
+        except Exception as reason:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            sentences = plain(reason)
+            if sentences is None:
+                raise
+            for sentence in sentences:
+                print(f"error: {sentence}", file=sys.stderr)
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                sys.exit(1)
+            failures.extend(sentences)
+
+    return run
+
+
+def plain(reason: BaseException | None) -> list[str] | None:
+    """The sentences of an exception that is the user's to mend; None for a bug of ours."""
+    while isinstance(reason, InstantiationException):
+        if isinstance(reason.__cause__, TypeError):
+            return [str(reason.__cause__)]
+        reason = reason.__cause__
+    if isinstance(reason, UserError):
+        return reason.problems
+    if isinstance(reason, OSError | ArithmeticError | HydraException):
+        return [str(reason)]
+    if isinstance(reason, torch.OutOfMemoryError):
+        return [f"the device ran out of memory; lower batch_size or use device=cpu ({str(reason).splitlines()[0]})"]
+    if type(reason) is ValueError:
+        return [str(reason)]
+    return None
+
+
+def run_plainly(script: Callable[[], None]) -> int:
+    """Run a script that has no Hydra of its own; its exit status."""
+    try:
+        script()
+    except Exception as reason:
+        sentences = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else plain(reason)
+        if sentences is None:
+            raise
+        for sentence in sentences:
+            print(f"error: {sentence}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The configuration that main.py would run with under these overrides."""
+    with initialize_config_dir(str(ROOT / "config"), version_base=None):
+        return compose("config", overrides)
+
+
+def exit_status() -> int:
+    """What a script ends with: 1 if a job of its sweep failed."""
+    if failures:
+        print(f"error: {len(failures)} problems in this sweep, named above", file=sys.stderr)
+    return int(bool(failures))
+
+
+def device_of(config: DictConfig) -> torch.device:
+    """The device asked for, or cuda where there is one."""
+    name = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as reason:
+        raise UserError(f"device={name} is not a device torch knows; use cpu, cuda or cuda:N") from reason
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}, but torch sees no GPU here; use device=cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name} is not supported; use cpu, cuda or cuda:N")
+    return device
+
+
+def build_method(config: DictConfig) -> Method:
+    """The merging method, under LiNeS if asked, over the grid asked for."""
+    fields = {key: value for key, value in config.method.items() if key not in ("apply_lines", "depth_pattern")}
+    method = instantiate(fields, _convert_="all")
+    if config.method.apply_lines not in (True, False):
+        raise UserError(f"method.apply_lines is true or false; got {config.method.apply_lines}")
+    if config.method.apply_lines:
+        method = method.by_depth()
+    return method if config.n_eval_points is None else method.respaced(config.n_eval_points)
+
+
+def check_choices(config: DictConfig) -> None:
+    """Raise UserError for options outside their choices, all at once, before anything is loaded."""
+    problems = []
+    if config.output_kind not in ("model", "task_vector", "bundle"):
+        problems.append(f"output_kind is model, task_vector or bundle; got {config.output_kind}")
+    if config.output_kind == "bundle":
+        problems.append(f"method={method_name(config)} has no compact form to bundle; use output_kind=model or task_vector")
+    if config.specify_lambda is not None and not isinstance(config.specify_lambda, int | float):
+        problems.append(f"specify_lambda is a number; got {config.specify_lambda}")
+    if not isinstance(config.batch_size, int) or config.batch_size < 1:
+        problems.append(f"batch_size is a positive whole number; got {config.batch_size}")
+    if config.n_eval_points is not None and not isinstance(config.n_eval_points, int):
+        problems.append(f"n_eval_points is a whole number; got {config.n_eval_points}")
+    if config.wandb.mode != "disabled" and importlib.util.find_spec("wandb") is None:
+        problems.append(f"wandb.mode={config.wandb.mode}, but wandb is not installed; pip install wandb")
+    raise_any(problems)
+
+
+def build_family(config: DictConfig, device: torch.device) -> ModelFamily:
+    return instantiate(config.model.family, name=config.model.name, device=device, heads=models_folder(config))
+
+
+def models_folder(config: DictConfig) -> Path:
+    return Path(config.model_location).expanduser() / config.model.name
+
+
+def selected_tasks(config: DictConfig) -> list[Task]:
+    """The tasks of DATASETS, or the first num_tasks of the list in tasks=."""
+    names = list(config.DATASETS or config.tasks.names)
+    if config.num_tasks is not None:
+        if not 1 <= config.num_tasks <= len(names):
+            raise UserError(f"num_tasks={config.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
+        names = names[: config.num_tasks]
+    return find_tasks(names)
+
+
+def checkpoint_path(config: DictConfig, task: str) -> Path:
+    """Where a task's fine-tuned weights are, or where fine-tuning puts them; published sets are .pt files."""
+    folder = models_folder(config) / f"{task}Val"
+    names = [folder / f"nonlinear_finetuned{suffix}" for suffix in (".safetensors", ".pt")]
+    return next((name for name in names if name.exists()), names[0])
+
+
+def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> None:
+    """Fine-tune what is missing if the model's configuration allows it; else UserError with all that is missing."""
+    missing = [task for task in tasks if not checkpoint_path(config, task.name).exists()]
+    if not config.model.finetune_missing:
+        raise_any(
+            f"no fine-tuned weights for {task.name} at {checkpoint_path(config, task.name)}; "
+            f"run python finetune.py --model={config.model.name} --train-dataset={task.name}"
+            for task in missing
+        )
+    finetune_all(config, family, missing)
+
+
+def finetune_all(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> None:
+    """Fine-tune each task and write its weights where they are looked for."""
+    recipe: Recipe = instantiate(config.model.recipe)
+    for number, task in enumerate(tasks, start=1):
+        path = checkpoint_path(config, task.name)
+        with Progress(f"{number} of {len(tasks)}: ", "step") as progress:
+            finetune(family, task, recipe, path, progress.plan, progress.report)
+        print(f"fine-tuned {config.model.name} on {task.name}: {path}", flush=True)
+
+
+def method_name(config: DictConfig) -> str:
+    """As the user chose it, for titles: `ties`, `ties + LiNeS`."""
+    return HydraConfig.get().runtime.choices.method + (" + LiNeS" if config.method.apply_lines else "")
+
+
+def question(config: DictConfig, tasks: list[Task]) -> dict:
+    """The options that decide a run's numbers: those that do not (places, batch size) are left out."""
+    options = {key: config[key] for key in ("specify_lambda", "n_eval_points")}
+    method = OmegaConf.to_container(config.method, resolve=True)
+    return {"model": config.model.name, "tasks": [task.name for task in tasks], "method": method, **options}
+
+
+def specified_coefficient(config: DictConfig, method: Method, tasks: int) -> float | None:
+    """The one coefficient to use: the user's, or the method's own fixed one; None if it is to be searched."""
+    if config.specify_lambda is not None:
+        method.check_coefficient(float(config.specify_lambda), tasks)
+        return float(config.specify_lambda)
+    own = method.coefficients(tasks)
+    return own[0] if len(own) == 1 else None
+
+
+def file_sources(config: DictConfig) -> dict[str, Path]:
+    """The fine-tuned checkpoints of model=files by task name. UserError for all that is missing or ambiguous at once."""
+    examples = {"pretrained": "A.safetensors", "finetuned": "[B.pt,C.safetensors]", "output": "merged.safetensors"}
+    problems = [f"model=files needs {key}, such as {key}={example}" for key, example in examples.items() if not config[key]]
+    given = (
+        OmegaConf.to_container(config.finetuned) if isinstance(config.finetuned, DictConfig | ListConfig) else config.finetuned
+    )
+    if isinstance(given, dict):
+        sources = {str(task): Path(path).expanduser() for task, path in given.items()}
+    else:
+        paths = [Path(path).expanduser() for path in ([given] if isinstance(given, str) else given or [])]
+        names = [path.name if path.is_dir() else path.name.split(".")[0] for path in paths]
+        twice = {name: [str(path) for path, other in zip(paths, names) if other == name] for name in names}
+        problems += [
+            f"{' and '.join(same)} would both be task {name}; name them: 'finetuned={{one: {same[0]}, two: {same[1]}}}'"
+            for name, same in twice.items()
+            if len(same) > 1
+        ]
+        sources = dict(zip(names, paths))
+    if config.output:
+        output = Path(config.output).expanduser().resolve()
+        inputs = [Path(config.pretrained or "").expanduser(), *sources.values()]
+        problems += [f"output={config.output} would overwrite an input; choose another path"
+                     for path in inputs if path.resolve() == output]  # fmt: skip
+    raise_any(problems)
+    return sources
+
+
+def report_online(config: DictConfig, result: Result) -> None:
+    """Report a result to Weights & Biases if wandb.mode asks for it."""
+    if config.wandb.mode == "disabled":
+        return
+    import wandb
+
+    run = wandb.init(project="merging", name=result.name, mode=config.wandb.mode, config=result.config)
+    for point in result.curve:
+        run.log({"coefficient": point.coefficient, "objective": point.objective})
+    run.summary.update({kind: figures["mean"] for kind, figures in result.means().items()})
+    run.finish()
+
+
+@dataclass
+class Progress:
+    """A bar on stderr that says what is being done and how long is left; sparse lines where stderr is no terminal."""
+
+    prefix: str = ""
+    unit: str = "image"
+    total: int = 0
+
+    def __enter__(self) -> "Progress":
+        pause = {"mininterval": 0.2} if sys.stderr.isatty() else {"mininterval": 30, "delay": 30}
+        self._bar: Any = tqdm(total=self.total, unit=self.unit, leave=False, dynamic_ncols=True, **pause)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def plan(self, more: int) -> None:
+        """`more` units of work are known to come."""
+        self._bar.total = (self._bar.total or 0) + more
+
+    def report(self, what: str, done: int) -> None:
+        """`done` more units of `what` are finished."""
+        self._bar.set_description_str(self.prefix + what, refresh=False)
+        self._bar.update(done)

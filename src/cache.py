@@ -1,0 +1,55 @@
+"""Numbers that were computed once: one small json file a number, so that killed and parallel runs lose nothing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import xxhash
+
+from src.checkpoints import Checkpoint
+from src.files import write_json
+from src.state_dict import StateDict, digest, floating
+
+
+class Cache:
+    """Values by the text of their ingredients, kept under `folder`."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def get(self, kind: str, made_from: list, make: Callable[[], object]) -> object:
+        """The kept value of `make()` for these ingredients, or a new one, which is then kept.
+
+        A file that cannot be read (cut short by a full disk, say) counts as absent.
+        """
+        text = json.dumps(made_from)
+        path = self._folder / kind / f"{xxhash.xxh3_128_hexdigest(text.encode())}.json"
+        try:
+            found = json.loads(path.read_text())
+            if found["made_from"] == made_from:
+                return found["value"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        value = make()
+        write_json(path, {"made_from": made_from, "value": value})
+        return value
+
+    def facts(self, checkpoint: Checkpoint) -> "Facts":
+        """What reading all of a checkpoint tells; it is read again only when one of its files changed."""
+        stats = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in checkpoint.files]
+        return Facts(**self.get("checkpoints", stats, lambda: vars(Facts.of(checkpoint))))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """digest: of all entries; non_finite: the names of those with NaN or infinite values."""
+
+    digest: str
+    non_finite: list[str]
+
+    @classmethod
+    def of(cls, entries: StateDict) -> "Facts":
+        spoiled = [key for key in floating(entries) if not torch.isfinite(entries[key]).all()]
+        return cls(digest(entries.items()), spoiled)

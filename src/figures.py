@@ -1,0 +1,67 @@
+"""Pictures of a result."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window system needed
+import matplotlib.pyplot as plt
+
+from src.files import written_beside
+from src.results import Result
+
+INK, MUTED, GRID = "#1b2a41", "#8d99ae", "#e5e8ef"
+KINDS = (("zeroshot", "zero-shot", "#b8c1d1"), ("merged", "merged", "#e07a3f"), ("finetuned", "fine-tuned", "#3d6fa5"))
+
+
+def draw_accuracy(result: Result, path: Path) -> None:
+    """Bars by task: where the merged model stands between the pre-trained and the fine-tuned ones."""
+    tasks = list(result.rows)
+    figure, axes = plt.subplots(figsize=(max(6.0, 1.15 * len(tasks) + 2.4), 4.4))
+    width = 0.27
+    for place, (kind, label, colour) in enumerate(KINDS):
+        scores = [getattr(result.rows[task], kind) for task in tasks]
+        heights = [100 * score.accuracy for score in scores]
+        errors = [100 * 1.96 * score.variance**0.5 for score in scores]
+        spots = [number + (place - 1) * width for number in range(len(tasks))]
+        axes.bar(spots, heights, width * 0.94, label=label, color=colour, zorder=2)
+        axes.errorbar(spots, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5, zorder=3)
+        if kind == "merged":
+            for spot, height, error in zip(spots, heights, errors):
+                axes.text(spot, height + error + 1.2, f"{height:.0f}", ha="center", va="bottom", fontsize=8, color=INK)
+        mean = 100 * result.means()[kind]["mean"]
+        axes.axhline(mean, color=colour, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+    means = result.means()
+    axes.set_title(
+        f"{result.title}, coefficient {result.coefficient:.4g}: {100 * means['merged']['mean']:.1f} % on average, "
+        f"{100 * means['normalised']['mean']:.1f} % normalised",
+        loc="left", fontsize=11, color=INK,
+    )  # fmt: skip
+    axes.set_xticks(range(len(tasks)), tasks, rotation=0 if len(tasks) <= 10 else 45, fontsize=9)
+    axes.set_ylim(0, 108)
+    _finish(figure, axes, "test accuracy (%), dashed: means", path)
+
+
+def draw_scale_by_depth(result: Result, path: Path) -> None:
+    """What LiNeS multiplies each block's entries by."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.6))
+    names = [name for name, _ in result.scale_by_depth]
+    scales = [scale for _, scale in result.scale_by_depth]
+    axes.plot(range(len(names)), scales, marker="o", color="#e07a3f", linewidth=2, label="LiNeS", zorder=3)
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set_ylim(0, max(scales) * 1.15 or 1)
+    axes.set_xlabel("block", color=INK)
+    axes.set_title(f"{result.title}: scale of the task vector by depth", loc="left", fontsize=11, color=INK)
+    _finish(figure, axes, "scale", path)
+
+
+def _finish(figure: plt.Figure, axes: plt.Axes, label: str, path: Path) -> None:
+    axes.set_ylabel(label, color=INK)
+    axes.grid(axis="y", color=GRID, zorder=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, colors=INK)
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, frameon=False)
+    with written_beside(path) as draft:
+        figure.savefig(draft, dpi=150, bbox_inches="tight", format="png")
+    plt.close(figure)

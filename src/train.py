@@ -1,0 +1,72 @@
+"""The one training loop: fine-tune a model family on one task."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from src.models.family import ModelFamily, TaskLike
+from src.saving import save_file
+
+Report = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune: AdamW, linear warm-up then cosine to zero per optimiser step, gradients clipped by norm."""
+
+    lr: float
+    weight_decay: float
+    warmup_steps: int
+    epochs: int
+    batch_size: int
+    max_grad_norm: float
+    seed: int
+
+    def __post_init__(self):
+        positive = {name: getattr(self, name) for name in ("lr", "epochs", "batch_size", "max_grad_norm")}
+        wrong = [f"{name} is positive; got {value}" for name, value in positive.items() if not value > 0]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of optimiser step `step` of `steps`, counted from 0."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        gone = (step - self.warmup_steps) / max(steps - self.warmup_steps, 1)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * gone))
+
+
+def finetune(
+    family: ModelFamily, task: TaskLike, recipe: Recipe, path: Path, plan: Callable[[int], None], report: Report
+) -> None:
+    """Fine-tune from the pre-trained weights and write the weights to `path`, which appears when they are complete.
+
+    `plan(steps)` is told the number of steps once, `report(what, 1)` each step.
+    """
+    family.prepare(task)
+    family.load(family.pretrained)
+    torch.manual_seed(recipe.seed)
+    order = Generator().manual_seed(recipe.seed)
+    parameters = family.trainable()
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    steps = recipe.epochs * math.ceil(len(task.examples("train")) / recipe.batch_size)
+    plan(steps)
+    step = 0
+    for _ in range(recipe.epochs):
+        for batch in family.training_batches(task, recipe.batch_size, order):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step, steps)
+            loss = family.loss(batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
+            optimizer.step()
+            step += 1
+            report(f"fine-tuning {family.name} on {task.name}", 1)
+    if not math.isfinite(loss.item()):
+        raise ArithmeticError(f"the loss on {task.name} ended as {loss.item()}; lower lr and try again")
+    save_file(family.weights(), path, {"task": task.name, "model": family.name})
