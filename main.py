@@ -21,7 +21,6 @@ from src.cache import Cache
 from src.checkpoints import open_all
 from src.errors import UserError
 from src.evaluate import Scorer
-from src.figures import draw_accuracy, draw_scale_by_depth
 from src.measurement import Measurement
 from src.merging.ingredients import Ingredients
 from src.merging.method import Family, Method
@@ -128,6 +127,8 @@ def scale_by_depth(candidates: Family, coefficient: float, given: Ingredients) -
 
 def publish(config: DictConfig, result: Result) -> None:
     """Print the table; write the record and the pictures."""
+    from src.figures import draw_accuracy, draw_scale_by_depth  # matplotlib is slow to import, and errors come before
+
     console = Console()
     result.show(console)
     folder = Path(config.results_dir).expanduser()

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # no window system needed
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from src.files import written_beside
 from src.results import Result
@@ -17,7 +15,8 @@ KINDS = (("zeroshot", "zero-shot", "#b8c1d1"), ("merged", "merged", "#e07a3f"), 
 def draw_accuracy(result: Result, path: Path) -> None:
     """Bars by task: where the merged model stands between the pre-trained and the fine-tuned ones."""
     tasks = list(result.rows)
-    figure, axes = plt.subplots(figsize=(max(6.0, 1.15 * len(tasks) + 2.4), 4.4))
+    figure = Figure(figsize=(max(6.0, 1.15 * len(tasks) + 2.4), 4.4))
+    axes = figure.subplots()
     width = 0.27
     for place, (kind, label, colour) in enumerate(KINDS):
         scores = [getattr(result.rows[task], kind) for task in tasks]
@@ -44,7 +43,8 @@ def draw_accuracy(result: Result, path: Path) -> None:
 
 def draw_scale_by_depth(result: Result, path: Path) -> None:
     """What LiNeS multiplies each block's entries by."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.6))
+    figure = Figure(figsize=(6.4, 3.6))
+    axes = figure.subplots()
     names = [name for name, _ in result.scale_by_depth]
     scales = [scale for _, scale in result.scale_by_depth]
     axes.plot(range(len(names)), scales, marker="o", color="#e07a3f", linewidth=2, label="LiNeS", zorder=3)
@@ -55,7 +55,7 @@ def draw_scale_by_depth(result: Result, path: Path) -> None:
     _finish(figure, axes, "scale", path)
 
 
-def _finish(figure: plt.Figure, axes: plt.Axes, label: str, path: Path) -> None:
+def _finish(figure: Figure, axes: Axes, label: str, path: Path) -> None:
     axes.set_ylabel(label, color=INK)
     axes.grid(axis="y", color=GRID, zorder=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -64,4 +64,3 @@ def _finish(figure: plt.Figure, axes: plt.Axes, label: str, path: Path) -> None:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, frameon=False)
     with written_beside(path) as draft:
         figure.savefig(draft, dpi=150, bbox_inches="tight", format="png")
-    plt.close(figure)

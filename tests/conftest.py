@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,10 @@ from src.merging.ingredients import Ingredients
 from src.models.blocks import depth_by_name
 
 ROOT = Path(__file__).parent.parent
+
+# Tests run side by side, one a core, and so must the processes they start. Set after torch was imported here, this
+# leaves this process its threads.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 Models = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
 
@@ -48,14 +51,11 @@ def given(models: Models) -> Ingredients:
     return ingredients(models)
 
 
-Run = Callable[..., subprocess.CompletedProcess]
-
-
-def run_script(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+def run_script(script: str, *arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
     """An entry script in a process of its own, as a user types it in the folder `cwd`."""
     environment = {**os.environ, "COLUMNS": "100"}
     command = [sys.executable, str(ROOT / script), *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=900)
+    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=900, **options)
 
 
 @pytest.fixture(scope="session")

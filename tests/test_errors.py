@@ -1,0 +1,96 @@
+"""Every mistake a user can make ends in a sentence: a non-zero exit, no traceback, what and which, nothing destroyed."""
+
+import resource
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.conftest import run_script, tiny_models
+
+FILES = ("model=files", "pretrained=base.safetensors", "output=merged.safetensors")
+TWO = "finetuned=[task0.safetensors,task1.safetensors]"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("errors")
+    pretrained, finetuned = tiny_models(2)
+    save_file(pretrained, folder / "base.safetensors")
+    for name, model in finetuned.items():
+        save_file(model, folder / f"{name}.safetensors")
+    without = {key: leaf for key, leaf in finetuned["task0"].items() if key != "head.bias"}
+    save_file(without, folder / "short.safetensors")
+    for name, value in (("nan", float("nan")), ("inf", float("inf"))):
+        spoiled = {**finetuned["task0"], "blocks.1.w": torch.full((4, 6), value)}
+        save_file(spoiled, folder / f"{name}.safetensors")
+    (folder / "cut.safetensors").write_bytes((folder / "task0.safetensors").read_bytes()[:-30])
+    (folder / "noise.pt").write_bytes(b"this is no checkpoint")
+    (folder / "elsewhere").mkdir()
+    save_file(finetuned["task0"], folder / "elsewhere" / "task0.safetensors")
+    flat = {"conv.weight": torch.ones(2), "fc.weight": torch.ones(2)}
+    save_file(flat, folder / "flat.safetensors")
+    save_file({key: leaf + 1 for key, leaf in flat.items()}, folder / "flat2.safetensors")
+    (folder / "merged.safetensors").write_bytes(b"an earlier result")
+    return folder
+
+
+CASES = {
+    "a typo": (("metod=ties",), ["metod"]),
+    "a typo below": (("method=ties", "method.kk=20"), ["kk"]),
+    "an unknown method": (("method=tyes",), ["tyes", "ties", "average"]),
+    "an unknown model": (("model=ViT-Z",), ["ViT-Z", "ViT-demo"]),
+    "an unknown task": (("DATASETS=[Shapes,MNISS]",), ["MNISS", "Arrows"]),
+    "too many tasks": (("num_tasks=9",), ["num_tasks=9", "8"]),
+    "k out of range": (("method=ties", "method.k=200"), ["ties.k", "200", "(0, 100]"]),
+    "k is no number": (("method.k=many",), ["sum.k", "many"]),
+    "an unknown way to combine": (("method=ties", "method.agg=median"), ["median", "mean, sum, max"]),
+    "a task index out of range": (("method=single_task", "method.task_index=8", *FILES, TWO), ["task_index=8", "0 task0"]),
+    "lines on average": (("method=average", "method.apply_lines=True"), ["average", "method=sum"]),
+    "lines on zeroshot": (("method=zeroshot", "method.apply_lines=True"), ["zeroshot", "apply_lines"]),
+    "a coefficient average does not have": (("method=average", "specify_lambda=0.7"), ["0.7", "method=sum"]),
+    "a device that is not there": (("device=tpu",), ["tpu"]),
+    "a device torch knows but we do not": (("device=meta",), ["meta"]),
+    "an output kind there is not": (("output_kind=onnx",), ["onnx", "task_vector"]),
+    "no files": (("model=files",), ["pretrained", "finetuned", "output"]),
+    "no coefficient": ((*FILES, TWO), ["specify_lambda"]),
+    "missing checkpoints": ((*FILES, "finetuned=[no.pt,none.pt]", "specify_lambda=1"), ["no.pt", "none.pt"]),
+    "mismatched keys": ((*FILES, "finetuned=[task0.safetensors,short.safetensors]", "specify_lambda=1"), ["short", "head.bias"]),
+    "two of one name": ((*FILES, "finetuned=[task0.safetensors,elsewhere/task0.safetensors]", "specify_lambda=1"), ["task0", "name them"]),
+    "a truncated file": ((*FILES, "finetuned=[task0.safetensors,cut.safetensors]", "specify_lambda=1"), ["cut.safetensors", "truncated"]),
+    "no checkpoint at all": ((*FILES, "finetuned=[noise.pt]", "specify_lambda=1"), ["noise.pt"]),
+    "NaN": ((*FILES, "finetuned=[task1.safetensors,nan.safetensors]", "specify_lambda=1"), ["blocks.1.w", "nan", "NaN"]),
+    "infinity": ((*FILES, "finetuned=[task1.safetensors,inf.safetensors]", "method=ties", "specify_lambda=1"), ["blocks.1.w", "inf"]),
+    "an output that is an input": (("model=files", "pretrained=base.safetensors", TWO, "output=task0.safetensors", "specify_lambda=1"),
+                                   ["task0.safetensors", "overwrite"]),
+    "no blocks for lines": (("model=files", "pretrained=flat.safetensors", "finetuned=[flat2.safetensors]", "output=merged.safetensors",
+                             "specify_lambda=1", "method.apply_lines=true"), ["depth_pattern"]),
+    "no folder to write in": ((*FILES, TWO, "specify_lambda=1", "output=base.safetensors/out.safetensors"), ["base.safetensors"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_ends_in_a_sentence(case, folder):
+    arguments, words = CASES[case]
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    done = run_script("main.py", *arguments, cwd=folder)
+    assert done.returncode not in (0, None) and "Traceback" not in done.stderr + done.stdout, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_full_disk_ends_in_a_sentence_and_leaves_the_earlier_result(folder):
+    before = (folder / "merged.safetensors").read_bytes()
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))  # noqa: E731  no file may grow past 600 bytes
+    done = run_script("main.py", *FILES, TWO, "specify_lambda=1", cwd=folder, preexec_fn=limit)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "no room left" in done.stderr and "merged.safetensors" in done.stderr, done.stderr
+    assert (folder / "merged.safetensors").read_bytes() == before
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_finetune_speaks_plainly_too(tmp_path):
+    for arguments, word in ((("--model=ViT-Z",), "ViT-Z"), (("--train-dataset=MNISS",), "MNISS"), (("model.recipe.lr=0",), "lr")):
+        done = run_script("finetune.py", *arguments, cwd=tmp_path)
+        assert done.returncode != 0 and word in done.stderr and "Traceback" not in done.stderr, done.stderr

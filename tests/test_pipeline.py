@@ -1,0 +1,122 @@
+"""The program as a user runs it, end to end on the demo."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from src.checkpoints import open_checkpoint
+from tests.conftest import run_script
+
+
+def records(folder) -> dict[str, dict]:
+    return {record["name"]: record for record in map(json.loads, (path.read_text() for path in folder.glob("results/*.json")))}
+
+
+def record_of(folder, method: str) -> dict:
+    (found,) = (r for name, r in records(folder).items() if re.fullmatch(rf"ViT-demo-8-tasks-{method}-\w{{8}}", name))
+    return found
+
+
+def test_the_demo_leaves_room_for_merging_and_merging_uses_it(demo):
+    done = run_script("main.py", "-m", "method=zeroshot,average", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    means = {method: {kind: figure["mean"] for kind, figure in record_of(demo, method)["means"].items()}
+             for method in ("sum", "average", "zeroshot")}  # fmt: skip
+    assert 0.25 <= means["sum"]["zeroshot"] <= 0.65 and means["sum"]["finetuned"] >= 0.9
+    assert means["zeroshot"]["merged"] == means["sum"]["zeroshot"]
+    assert means["zeroshot"]["merged"] < means["average"]["merged"] <= means["sum"]["merged"] < means["sum"]["finetuned"]
+
+
+def test_the_first_run_shows_a_table_and_writes_a_record_and_a_picture(demo):
+    said = (demo / "first.txt").read_text()
+    for word in ("zero-shot", "fine-tuned", "merged", "normalised", "Arrows", "mean", "accuracy.png"):
+        assert word in said
+    record = record_of(demo, "sum")
+    assert record["coefficient"] in [point["coefficient"] for point in record["validation"]]
+    best = max(point["objective"] for point in record["validation"])
+    assert record["coefficient"] == next(p["coefficient"] for p in record["validation"] if p["objective"] == best)
+    assert set(record["lineage"]) == {"pretrained", "finetuned", "heads", "data"} and len(record["lineage"]["finetuned"]) == 8
+    assert record["bytes_stored"] > 3e6 and record["seconds"] > 0 and record["peak_memory_bytes"]["resident"] > 1e8
+    picture = demo / "results" / record["name"] / "accuracy.png"
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_rerun_computes_no_score_again_and_repeats_its_result(demo):
+    scores = {path.name: path.stat().st_mtime_ns for path in (demo / "cache" / "scores").iterdir()}
+    weights = {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/*/*/*.safetensors")}
+    before = record_of(demo, "sum")
+    done = run_script("main.py", "n_eval_points=null", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.stat().st_mtime_ns for path in (demo / "cache" / "scores").iterdir()} == scores
+    assert {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/*/*/*.safetensors")} == weights and len(weights) == 8
+    after = record_of(demo, "sum")
+    for kind in ("coefficient", "validation", "test", "means", "lineage"):
+        assert after[kind] == before[kind]
+
+
+def test_a_wider_grid_computes_only_what_is_new(demo):
+    before = len(list((demo / "cache" / "scores").iterdir()))
+    done = run_script("main.py", "method.grid=[0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0,1.05]", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    new = len(list((demo / "cache" / "scores").iterdir())) - before
+    assert new in (8, 16)  # eight tasks at 1.05 on validation, and on test if it won
+
+
+def test_lines_and_ties_run_as_typed_and_draw_the_scale_by_depth(demo):
+    done = run_script("main.py", "method=ties", "method.k=20", "method.apply_lines=True", "num_tasks=2", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    (record,) = (r for name, r in records(demo).items() if name.startswith("ViT-demo-2-tasks-ties-LiNeS"))
+    scales = list(record["scale_by_depth"].values())
+    assert len(scales) == 9 and scales[0] == scales[1] and scales == sorted(scales)
+    assert (demo / "results" / record["name"] / "scale_by_depth.png").exists()
+    assert record["question"]["tasks"] == ["Shapes", "Colours"]
+
+
+def test_a_single_task_reports_target_control_and_trade_off(demo):
+    options = ("method=single_task", "method.task_index=1", "method.apply_lines=True", "DATASETS=[Digits,Arrows]")
+    done = run_script("main.py", *options, cwd=demo)
+    assert done.returncode == 0, done.stderr
+    (record,) = (r for name, r in records(demo).items() if "single-task-LiNeS" in name)
+    assert "target Arrows" in done.stdout and "trade-off" in done.stdout
+    assert record["validation"][0]["coefficient"] == 1.0 and len(record["validation"]) == 11
+    merged = record["test"]["Arrows"]["merged"]["accuracy"]
+    assert record["summary"]["target Arrows"] == merged > record["test"]["Arrows"]["zeroshot"]["accuracy"]
+
+
+def test_a_specified_coefficient_is_not_searched(demo):
+    done = run_script("main.py", "specify_lambda=0.25", "num_tasks=2", "output=merged.safetensors", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    (record,) = (r for r in records(demo).values() if r["question"]["specify_lambda"] == 0.25)
+    assert record["coefficient"] == 0.25 and record["validation"] == []
+    merged = load_file(demo / "merged.safetensors")
+    tuned = [
+        open_checkpoint(demo / f"checkpoints/ViT-demo/{task}Val/nonlinear_finetuned.safetensors")
+        for task in ("Shapes", "Colours")
+    ]
+    key = "model.visual.proj"
+    text = "model.token_embedding.weight"  # frozen, so any fine-tuned file has the pre-trained values
+    assert torch.equal(merged[text], tuned[0][text]) and merged.keys() == set(tuned[0])
+    assert not torch.equal(merged[key], tuned[0][key])
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails_and_says_so_at_the_end(demo):
+    done = run_script("main.py", "-m", "method=average,zeroshot", "method.apply_lines=true,false", "num_tasks=2", cwd=demo)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("error: method=") == 2 and "2 problems" in done.stderr
+    assert {name.split("-tasks-")[1][:7] for name in records(demo) if name.startswith("ViT-demo-2")} >= {"average", "zerosho"}
+
+
+def test_finetune_skips_what_is_there(demo):
+    done = run_script("finetune.py", "--model=ViT-demo", "--train-dataset=Digits,Arrows", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert "Digits is fine-tuned already" in done.stdout and "Arrows is fine-tuned already" in done.stdout
+
+
+@pytest.mark.parametrize("script", ["main.py", "finetune.py"])
+def test_help_is_in_words(script, tmp_path):
+    done = run_script(script, "--help", cwd=tmp_path)
+    assert done.returncode == 0 and "Powered by Hydra" not in done.stdout
+    assert ("specify_lambda" if script == "main.py" else "--train-dataset") in done.stdout
