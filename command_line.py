@@ -136,7 +136,9 @@ def check_choices(config: DictConfig) -> None:
         problems.append(f"batch_size is a positive whole number; got {config.batch_size}")
     if config.n_eval_points is not None and not isinstance(config.n_eval_points, int):
         problems.append(f"n_eval_points is a whole number; got {config.n_eval_points}")
-    if config.wandb.mode != "disabled" and importlib.util.find_spec("wandb") is None:
+    if config.wandb.mode not in ("disabled", "online", "offline"):
+        problems.append(f"wandb.mode is disabled, online or offline; got {config.wandb.mode}")
+    elif config.wandb.mode != "disabled" and importlib.util.find_spec("wandb") is None:
         problems.append(f"wandb.mode={config.wandb.mode}, but wandb is not installed; pip install wandb")
     raise_any(problems)
 

@@ -64,8 +64,8 @@ def test_search_takes_the_first_of_equals_and_keeps_the_curve():
 
 def result(**changes) -> Result:
     rows = {"a": Row(Score(20, 100), Score(80, 100), Score(60, 100)), "b": Row(Score(50, 100), Score(100, 100), Score(90, 100))}
-    fields = dict(title="m, 2 tasks, sum + LiNeS", config={}, question={"k": 1}, lineage={}, coefficient=0.3, curve=[], rows=rows,
-                  summary={}, bytes_stored=1, seconds=2.0)  # fmt: skip
+    fields = {"config": {}, "question": {"k": 1}, "lineage": {}, "curve": [], "summary": {}, "bytes_stored": 1, "seconds": 2.0}
+    fields |= {"title": "m, 2 tasks, sum + LiNeS", "coefficient": 0.3, "rows": rows}
     return Result(**{**fields, **changes})
 
 

@@ -15,7 +15,7 @@ FLOORS = [
     None,  # every other module of src
 ]
 WINGS = FLOORS[2]
-SCRIPTS = [path for path in ROOT.glob("*.py")]
+SCRIPTS = list(ROOT.glob("*.py"))
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 

@@ -60,7 +60,7 @@ class Clip:
         self._heads: dict[str, Tensor] = {}
         self._decoded = cache(partial(Decoded, self._view))
         self._live = {PREFIX + key: leaf for key, leaf in self._clip.state_dict().items() if not key.startswith(TEXT)}
-        self.pretrained: StateDict = {key: leaf.detach().clone() for key, leaf in self._live.items()}
+        self.pretrained: StateDict = {key: leaf.detach().cpu().clone() for key, leaf in self._live.items()}
         self._blocks = len(self._clip.visual.transformer.resblocks)
 
     def load(self, weights: StateDict) -> None:
