@@ -140,7 +140,9 @@ class TaskVector(Mapping[str, Tensor]):
         """The 1- or 2-norm over all entries, accumulated in float64."""
         if order not in (1, 2):
             raise ValueError(f"norm is of order 1 or 2; got {order}")
-        total = sum(self[key].double().abs().pow(order).sum().item() for key in self)
+        total = 0.0
+        for leaf in (entry if entry.is_floating_point() else entry.float() for entry in self.values()):
+            total += (leaf.abs() if order == 1 else leaf.square()).sum(dtype=torch.float64).item()
         return total ** (1 / order)
 
     def dot(self, other: "TaskVector") -> float:

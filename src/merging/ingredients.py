@@ -114,7 +114,7 @@ class Ingredients:
                 if not math.isfinite(stack.sum().item()):
                     self._refuse_non_finite(key)
                 if self.floors is not None:
-                    stack *= stack.abs() >= self.floors.to(stack)[:, None]
+                    _trim(stack, self.floors)
                 return visit(part, stack)
 
         starts = range(0, len(before), room)
@@ -165,3 +165,11 @@ class Ingredients:
         found = [name for name, model in models.items() if not torch.isfinite(model[key]).all()]
         if found:
             raise UserError(f"{key} holds NaN or infinite values in {', '.join(found)}; train or fetch it again")
+
+
+def _trim(stack: Tensor, floors: Tensor) -> None:
+    """Set the entries below each row's floor to zero, in place."""
+    just_below = torch.nextafter(floors, torch.zeros_like(floors)).to(stack.dtype)
+    for row, limit, floor in zip(stack, just_below.tolist(), floors.tolist()):
+        if floor > 0:  # hardshrink keeps what is above its limit, in one pass and without a temporary
+            torch.hardshrink(row, limit, out=row)

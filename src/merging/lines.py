@@ -7,6 +7,8 @@ An entry in block l of L blocks is scaled by `floor + slope * l / (L - 1)`, an e
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
+
 from src.errors import UserError
 from src.merging.ingredients import Ingredients
 from src.merging.method import Accuracies, Family, Method
@@ -28,8 +30,8 @@ class LiNeS(Method):
 
     def __call__(self, given: Ingredients) -> Family:
         merged = next(iter(self.base(given)(1.0).values()))
-        total = replace(self.base.used(given), keep=False).slicewise(lambda stack: stack.sum(0))
-        size, norm = total.norm(1), merged.norm(1)
+        size = sum(self.base.used(given).scan(lambda stack: stack.sum(0).abs_().sum(dtype=torch.float64).item()))
+        norm = merged.norm(1)
         floor = size / norm / len(given.tasks) if norm else 0.0
 
         def scale(slope: float, depth: float | None) -> float:

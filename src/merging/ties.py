@@ -37,23 +37,24 @@ class Ties(Searched):
             sign = stack.sum(0).sign_()
             cancelled = (sign == 0) & (stack.amax(0) > 0)
             sign.masked_fill_(cancelled, majority)
-            agree = stack * sign > 0
-            return COMBINE[self.agg](stack.mul_(agree), agree, sign)
+            agreeing = stack.mul_(sign).clamp_min_(0)  # magnitudes; whoever disagrees is zero
+            return COMBINE[self.agg](agreeing).mul_(sign)
 
         vector = kept.slicewise(merge)
         return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector))
 
 
-def _mean(stack: Tensor, agree: Tensor, sign: Tensor) -> Tensor:
-    return stack.sum(0).div_(agree.sum(0, dtype=stack.dtype).clamp_min_(1))
+def _mean(agreeing: Tensor) -> Tensor:
+    total = agreeing.sum(0)
+    return total.div_(agreeing.sign_().sum(0).clamp_min_(1))
 
 
-def _sum(stack: Tensor, agree: Tensor, sign: Tensor) -> Tensor:
-    return stack.sum(0)
+def _sum(agreeing: Tensor) -> Tensor:
+    return agreeing.sum(0)
 
 
-def _max(stack: Tensor, agree: Tensor, sign: Tensor) -> Tensor:
-    return stack.abs_().amax(0).mul_(sign)
+def _max(agreeing: Tensor) -> Tensor:
+    return agreeing.amax(0)
 
 
 COMBINE = {"mean": _mean, "sum": _sum, "max": _max}

@@ -65,9 +65,9 @@ def _count(given: Ingredients, floats: torch.dtype, integers: torch.dtype, found
     total = torch.zeros(len(given.tasks), size, dtype=torch.int64)
 
     def visit(stack: Tensor) -> Tensor:
-        bits = stack.to(floats).abs_().view(integers)
+        digits = stack.to(floats).abs_().view(integers).bitwise_right_shift_(low)
         # what starts otherwise falls into a bin at either end; counting it is faster than leaving it out
-        digits = (bits >> low).sub_(first).clamp_(-1, size).add_(1)
+        digits.sub_(first).clamp_(-1, size).add_(1)
         return torch.stack([torch.bincount(row, minlength=size + 2)[1:-1] for row in digits])
 
     for counts in given.scan(visit):
