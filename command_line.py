@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,19 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from src.checkpoints import INDEX, PICKLED
 from src.data.catalogue import find_tasks
 from src.data.task import Task
 from src.errors import UserError, raise_any
-from src.merging.method import Method
+from src.merging.method import Method, is_number
 from src.models.family import ModelFamily
 from src.results import Result
-from src.train import Recipe, finetune
+from src.saving import check_target, size_of
+from src.state_dict import StateDict
+from src.train import Recipe, finetune, mismatch
 
 ROOT = Path(__file__).parent
 OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
@@ -62,12 +66,12 @@ def plain(reason: BaseException | None) -> list[str] | None:
         reason = reason.__cause__
     if isinstance(reason, UserError):
         return reason.problems
-    if isinstance(reason, OSError | ArithmeticError | HydraException):
+    if isinstance(reason, OSError | HydraException | OmegaConfBaseException):
         return [str(reason)]
+    if isinstance(reason, MemoryError):
+        return ["this machine ran out of memory; merge fewer or smaller models at a time, or lower batch_size"]
     if isinstance(reason, torch.OutOfMemoryError):
         return [f"the device ran out of memory; lower batch_size or use device=cpu ({str(reason).splitlines()[0]})"]
-    if type(reason) is ValueError:
-        return [str(reason)]
     return None
 
 
@@ -109,6 +113,8 @@ def device_of(config: DictConfig) -> torch.device:
         raise UserError(f"device={name}, but torch sees no GPU here; use device=cpu")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device={name} is not supported; use cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
     return device
 
 
@@ -125,16 +131,17 @@ def build_method(config: DictConfig) -> Method:
 
 def check_choices(config: DictConfig) -> None:
     """Raise UserError for options outside their choices, all at once, before anything is loaded."""
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     problems = []
     if config.output_kind not in ("model", "task_vector", "bundle"):
         problems.append(f"output_kind is model, task_vector or bundle; got {config.output_kind}")
     if config.output_kind == "bundle":
         problems.append(f"method={method_name(config)} has no compact form to bundle; use output_kind=model or task_vector")
-    if config.specify_lambda is not None and not isinstance(config.specify_lambda, int | float):
+    if config.specify_lambda is not None and not is_number(config.specify_lambda):
         problems.append(f"specify_lambda is a number; got {config.specify_lambda}")
-    if not isinstance(config.batch_size, int) or config.batch_size < 1:
+    if type(config.batch_size) is not int or config.batch_size < 1:
         problems.append(f"batch_size is a positive whole number; got {config.batch_size}")
-    if config.n_eval_points is not None and not isinstance(config.n_eval_points, int):
+    if config.n_eval_points is not None and type(config.n_eval_points) is not int:
         problems.append(f"n_eval_points is a whole number; got {config.n_eval_points}")
     if config.wandb.mode not in ("disabled", "online", "offline"):
         problems.append(f"wandb.mode is disabled, online or offline; got {config.wandb.mode}")
@@ -153,9 +160,12 @@ def models_folder(config: DictConfig) -> Path:
 
 def selected_tasks(config: DictConfig) -> list[Task]:
     """The tasks of DATASETS, or the first num_tasks of the list in tasks=."""
-    names = list(config.DATASETS or config.tasks.names)
+    asked = config.DATASETS if config.DATASETS is not None else config.tasks.names
+    names = [asked] if isinstance(asked, str) else list(asked)
+    if not names:
+        raise UserError("DATASETS names no task; leave it out for all of them")
     if config.num_tasks is not None:
-        if not 1 <= config.num_tasks <= len(names):
+        if type(config.num_tasks) is not int or not 1 <= config.num_tasks <= len(names):
             raise UserError(f"num_tasks={config.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
         names = names[: config.num_tasks]
     return find_tasks(names)
@@ -170,7 +180,7 @@ def checkpoint_path(config: DictConfig, task: str) -> Path:
 
 def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> None:
     """Fine-tune what is missing if the model's configuration allows it; else UserError with all that is missing."""
-    missing = [task for task in tasks if not checkpoint_path(config, task.name).exists()]
+    missing = unfinished(config, family, tasks)
     if not config.model.finetune_missing:
         raise_any(
             f"no fine-tuned weights for {task.name} at {checkpoint_path(config, task.name)}; "
@@ -178,6 +188,14 @@ def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Tas
             for task in missing
         )
     finetune_all(config, family, missing)
+
+
+def unfinished(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> list[Task]:
+    """The tasks without weights. UserError for all whose weights were made another way than would be done now."""
+    recipe: Recipe = instantiate(config.model.recipe)
+    paths = {task.name: checkpoint_path(config, task.name) for task in tasks}
+    raise_any(filter(None, (mismatch(path, family, recipe) for path in paths.values() if path.exists())))
+    return [task for task in tasks if not paths[task.name].exists()]
 
 
 def finetune_all(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> None:
@@ -211,18 +229,20 @@ def specified_coefficient(config: DictConfig, method: Method, tasks: int) -> flo
     return own[0] if len(own) == 1 else None
 
 
-def file_sources(config: DictConfig) -> dict[str, Path]:
-    """The fine-tuned checkpoints of model=files by task name. UserError for all that is missing or ambiguous at once."""
+def file_sources(config: DictConfig) -> tuple[Path, dict[str, Path]]:
+    """The pre-trained checkpoint of model=files, and the fine-tuned ones by task name.
+
+    Raises UserError for all that is missing or ambiguous at once.
+    """
     examples = {"pretrained": "A.safetensors", "finetuned": "[B.pt,C.safetensors]", "output": "merged.safetensors"}
     problems = [f"model=files needs {key}, such as {key}={example}" for key, example in examples.items() if not config[key]]
-    given = (
-        OmegaConf.to_container(config.finetuned) if isinstance(config.finetuned, DictConfig | ListConfig) else config.finetuned
-    )
-    if isinstance(given, dict):
-        sources = {str(task): Path(path).expanduser() for task, path in given.items()}
+    given = config.finetuned
+    if isinstance(given, DictConfig):
+        sources = {str(task): Path(str(path)).expanduser() for task, path in given.items()}
     else:
-        paths = [Path(path).expanduser() for path in ([given] if isinstance(given, str) else given or [])]
-        names = [path.name if path.is_dir() else path.name.split(".")[0] for path in paths]
+        listed = list(given) if isinstance(given, ListConfig) else [given] if given else []
+        paths = [Path(str(path)).expanduser() for path in listed]
+        names = [path.name if path.is_dir() else _stem(path.name) for path in paths]
         twice = {name: [str(path) for path, other in zip(paths, names) if other == name] for name in names}
         problems += [
             f"{' and '.join(same)} would both be task {name}; name them: 'finetuned={{one: {same[0]}, two: {same[1]}}}'"
@@ -230,13 +250,23 @@ def file_sources(config: DictConfig) -> dict[str, Path]:
             if len(same) > 1
         ]
         sources = dict(zip(names, paths))
-    if config.output:
-        output = Path(config.output).expanduser().resolve()
-        inputs = [Path(config.pretrained or "").expanduser(), *sources.values()]
-        problems += [f"output={config.output} would overwrite an input; choose another path"
-                     for path in inputs if path.resolve() == output]  # fmt: skip
     raise_any(problems)
-    return sources
+    return Path(str(config.pretrained)).expanduser(), sources
+
+
+def _stem(name: str) -> str:
+    """A file's name without the endings that only say how weights are stored."""
+    for ending in (INDEX, ".safetensors", *PICKLED):
+        name = name.removesuffix(ending)
+    return name
+
+
+def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pretrained: StateDict, tasks: int) -> None:
+    """Raise UserError, before any work, if what `output` asks for cannot be written or would destroy an input."""
+    if config.output:
+        path = Path(config.output).expanduser()
+        copies = tasks if method.per_task else 1
+        check_target(path, method.per_task or path.suffix != ".safetensors", inputs, copies * size_of(pretrained))
 
 
 def report_online(config: DictConfig, result: Result) -> None:

@@ -11,6 +11,7 @@ import argparse
 import sys
 
 import command_line
+from src.errors import UserError
 
 
 def main() -> None:
@@ -23,15 +24,15 @@ def main() -> None:
     if options.train_dataset:
         overrides.append(f"DATASETS=[{options.train_dataset}]")
     config = command_line.composed(overrides)
+    if config.model.family is None:
+        raise UserError(f"--model={options.model} has no architecture to fine-tune; choose another of config/model")
     tasks = command_line.selected_tasks(config)
-    paths = {task.name: command_line.checkpoint_path(config, task.name) for task in tasks}
-    for task, path in paths.items():
-        if path.exists():
-            print(f"{task} is fine-tuned already: {path}")
-    missing = [task for task in tasks if not paths[task.name].exists()]
-    if missing:
-        family = command_line.build_family(config, command_line.device_of(config))
-        command_line.finetune_all(config, family, missing)
+    family = command_line.build_family(config, command_line.device_of(config))
+    missing = command_line.unfinished(config, family, tasks)
+    for task in tasks:
+        if task not in missing:
+            print(f"{task.name} is fine-tuned already: {command_line.checkpoint_path(config, task.name)}")
+    command_line.finetune_all(config, family, missing)
 
 
 if __name__ == "__main__":

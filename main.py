@@ -46,26 +46,32 @@ def main(config: DictConfig) -> None:
 def merge_files(config: DictConfig, method: Method) -> None:
     """Merge state dicts from disk into `output`, streaming; nothing is scored."""
     started = time.monotonic()
-    sources = command_line.file_sources(config)
+    base, sources = command_line.file_sources(config)
+    method.check_tasks(list(sources))
     coefficient = command_line.specified_coefficient(config, method, len(sources))
     if coefficient is None:
         raise UserError("model=files has no validation data to choose a coefficient on; give specify_lambda=NUMBER")
-    opened = open_all({"the pre-trained model": config.pretrained, **sources})
+    opened = open_all({"the pre-trained model": base, **sources})
     pretrained, finetuned = opened["the pre-trained model"], {task: opened[task] for task in sources}
     depth = depth_by_name(pretrained, config.method.depth_pattern) if config.method.apply_lines else lambda key: None
     given = Ingredients(pretrained, finetuned, depth, command_line.device_of(config), keep=False)
+    inputs = [file for checkpoint in opened.values() for file in (checkpoint.path, *checkpoint.files)]
+    command_line.check_output(config, method, inputs, pretrained, len(sources))
     save(config, method(given)(coefficient), pretrained, method)
     seconds = time.monotonic() - started
-    Console().print(f"{config.output}: {len(sources)} models merged in {seconds:.1f} s", highlight=False, soft_wrap=True)
+    print(f"{config.output}: {len(sources)} models merged in {seconds:.1f} s")
 
 
 def merge_and_score(config: DictConfig, method: Method) -> None:
     """Merge a model family's fine-tuned weights, search, score, show and save."""
     started = time.monotonic()
     tasks = command_line.selected_tasks(config)
+    method.check_tasks([task.name for task in tasks])
     specified = command_line.specified_coefficient(config, method, len(tasks))
     device = command_line.device_of(config)
     family = command_line.build_family(config, device)
+    inputs = [command_line.checkpoint_path(config, task.name) for task in tasks]
+    command_line.check_output(config, method, inputs, family.pretrained, len(tasks))
     command_line.require_checkpoints(config, family, tasks)
     checkpoints = open_all({task.name: command_line.checkpoint_path(config, task.name) for task in tasks})
     given = Ingredients(family.pretrained, checkpoints, family.depth, device, keep=True)
@@ -139,7 +145,7 @@ def publish(config: DictConfig, result: Result) -> None:
         pictures.append(folder / result.name / "scale_by_depth.png")
         draw_scale_by_depth(result, pictures[1])
     for path in (record, *pictures):
-        console.print(str(path), highlight=False, soft_wrap=True)
+        print(path)
     command_line.report_online(config, result)
 
 

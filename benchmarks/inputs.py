@@ -8,6 +8,7 @@ import open_clip
 import torch
 from torch import Tensor
 
+from src.checkpoints import open_checkpoint
 from src.files import write_json
 from src.saving import save_file
 from src.state_dict import Lazy
@@ -27,14 +28,13 @@ def clip_encoders(tasks: int, architecture: str = "ViT-B-32") -> tuple[Path, lis
     shapes = clip_outline(architecture)
     folder = FOLDER / architecture
     pretrained = folder / "pretrained.safetensors"
-    base = {key: 0.02 * _noise(leaf.shape, key) for key, leaf in shapes.items()}
     if not pretrained.exists():
-        save_file(base, pretrained)
+        save_file(Lazy(shapes, lambda key: 0.02 * _noise(shapes[key].shape, key)), pretrained)
     finetuned = [folder / f"task{number}.safetensors" for number in range(tasks)]
     for number, path in enumerate(finetuned):
         if not path.exists():
-            tuned = Lazy(shapes, lambda key, number=number: _tuned(base[key], key, number))
-            save_file(Lazy(base, tuned.__getitem__), path)
+            base = open_checkpoint(pretrained)
+            save_file(Lazy(shapes, lambda key, base=base, number=number: _tuned(base[key], key, number)), path)
     return pretrained, finetuned
 
 

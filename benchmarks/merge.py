@@ -29,7 +29,7 @@ from src.merging.ingredients import Ingredients
 from src.merging.method import Method
 from src.models.blocks import depth_by_name
 from src.saving import save_file, save_folder
-from src.task_vectors import added
+from src.task_vectors import TaskVector, added
 
 CASES = {"sum": "sum", "sum + LiNeS": "sum", "ties k=20": "ties"}
 
@@ -59,7 +59,13 @@ def measure(case: str, paths: list[Path], device: str, save: bool, sharded: bool
             if device != "cpu":
                 held[0].sum().item()  # waits for the device
         seconds = time.perf_counter() - started
-    return {"seconds": seconds, "bytes": peak.above}
+    found = {"seconds": seconds, "bytes": peak.above}
+    if device != "cpu":
+        there = Ingredients(pretrained, finetuned, given.depth, torch.device("cpu"), keep=False)
+        reference = next(iter(method(there)(0.3).values()))
+        moved = TaskVector.of({key: vector[key].cpu() for key in vector})
+        found["difference"] = (moved - reference).norm() / reference.norm()
+    return found
 
 
 def floors(paths: list[Path]) -> dict[str, float]:
@@ -130,6 +136,8 @@ def main() -> None:
             for figures in repeats
             for value in (min(f["seconds"] for f in figures), max(f["bytes"] for f in figures) / 2**30)
         ]
+        if options.device != "cpu":
+            console.print(f"{case}: relative difference from the CPU {repeats[0][0]['difference']:.1e}", highlight=False)
         table.add_row(case, *(["-", "-"] if options.sharded else []), *cells)
     console.print(table)
 

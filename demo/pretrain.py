@@ -1,9 +1,10 @@
 """Make the demo's pre-trained CLIP: learn a small vocabulary, then contrast plain drawings with their captions.
 
-    python -m demo.pretrain --steps 10000 --batch 128
+    OMP_NUM_THREADS=1 python -m demo.pretrain --steps 10000 --batch 128 --output demo
 
-writes `merges.txt.gz` (byte-pair merges in CLIP's own format) and `ViT-demo.safetensors` (float16) beside this file.
-Every image is new, and every class is known, so the text side is one caption of each class rather than the batch's.
+(50 minutes on one core) writes `merges.txt.gz` (byte-pair merges in CLIP's own format) and `ViT-demo.safetensors`
+(float16) to the output folder. Every image is new, and every class is known, so the text side is one caption of each
+class rather than the batch's.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from torch import Generator, Tensor
 from src.data.demo import DRAWN, PLAIN
 
 HERE = Path(__file__).parent
-CONFIG, MERGES, WEIGHTS = HERE / "ViT-demo.json", HERE / "merges.txt.gz", HERE / "ViT-demo.safetensors"
+CONFIG = HERE / "ViT-demo.json"
 
 
 def captions() -> list[list[str]]:
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="a folder; demo/ replaces what ships")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(options.seed)
@@ -95,8 +97,10 @@ def main() -> None:
     config = json.loads(CONFIG.read_text())
     room = config["text_cfg"]["vocab_size"] - 2 * 256 - 2
     lines = ["#version: 0.2", *(" ".join(pair) for pair in learn_merges(list(chain.from_iterable(texts)), room))]
-    MERGES.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
-    tokenize = SimpleTokenizer(str(MERGES), context_length=config["text_cfg"]["context_length"])
+    options.output.mkdir(parents=True, exist_ok=True)
+    merges = options.output / "merges.txt.gz"
+    merges.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+    tokenize = SimpleTokenizer(str(merges), context_length=config["text_cfg"]["context_length"])
     tokens = torch.stack([tokenize(of_class) for of_class in texts]).to(device)  # (classes, 3, context)
 
     model = open_clip.CLIP(**config).to(device)
@@ -127,8 +131,8 @@ def main() -> None:
                 right = (logits.argmax(1) == numbers).float().mean().item()
                 seconds = time.monotonic() - started
                 print(f"step {step + 1} loss {loss.item():.3f} right {right:.3f} {seconds:.0f} s", flush=True)
-                weights = {key: value.half().cpu().contiguous() for key, value in model.state_dict().items()}
-                save_file(weights, WEIGHTS)
+    weights = {key: value.half().cpu().contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, options.output / "ViT-demo.safetensors")
 
 
 if __name__ == "__main__":

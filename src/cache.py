@@ -12,6 +12,8 @@ from src.checkpoints import Checkpoint
 from src.files import write_json
 from src.state_dict import StateDict, digest, floating
 
+VERSION = 1  # of what is kept: raise it when the same ingredients come to give other numbers, or another form
+
 
 class Cache:
     """Values by the text of their ingredients, kept under `folder`."""
@@ -24,6 +26,7 @@ class Cache:
 
         A file that cannot be read (cut short by a full disk, say) counts as absent.
         """
+        made_from = [VERSION, *made_from]
         text = json.dumps(made_from)
         path = self._folder / kind / f"{xxhash.xxh3_128_hexdigest(text.encode())}.json"
         try:
@@ -38,7 +41,10 @@ class Cache:
 
     def facts(self, checkpoint: Checkpoint) -> "Facts":
         """What reading all of a checkpoint tells; it is read again only when one of its files changed."""
-        stats = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in checkpoint.files]
+        stats = [
+            [str(file.resolve()), *(getattr(file.stat(), f"st_{what}") for what in ("size", "mtime_ns", "ctime_ns", "ino"))]
+            for file in checkpoint.files
+        ]
         return Facts(**self.get("checkpoints", stats, lambda: vars(Facts.of(checkpoint))))
 
 

@@ -28,7 +28,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self._entries = {key: entries for entries in shards.values() for key in entries}
 
     def __getitem__(self, key: str) -> Tensor:
-        return self._entries[key][key]
+        return self._entries[key][key].detach()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -86,15 +86,17 @@ def open_all(paths: Mapping[str, str | os.PathLike]) -> dict[str, Checkpoint]:
 
 
 def _in_folder(folder: Path) -> Path:
-    indices = sorted(folder.glob(f"*{INDEX}"), key=lambda index: ("safetensors" not in index.name, index.name))
-    if indices:
-        return indices[0]
-    for kind in ((".safetensors",), PICKLED):
-        files = sorted(file for file in folder.iterdir() if file.suffix in kind and not file.name.startswith("."))
-        if len(files) == 1:
-            return files[0]
-        if files:
-            names = ", ".join(file.name for file in files[:4])
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    for kind, usual in (((".safetensors",), "model.safetensors"), (PICKLED, "pytorch_model.bin")):
+        endings = tuple(f"{suffix}{INDEX}" for suffix in kind)
+        indices = [file for file in files if file.name.endswith(endings)]
+        if indices:
+            return indices[0]
+        weights = [file for file in files if file.suffix in kind]
+        if len(weights) == 1 or folder / usual in weights:
+            return weights[0] if len(weights) == 1 else folder / usual
+        if weights:
+            names = ", ".join(file.name for file in weights[:4])
             raise UserError(f"{folder} holds several weight files ({names}) and no *{INDEX}; name the file you mean")
     raise UserError(f"{folder} holds no .safetensors or {'/'.join(PICKLED)} file and no *{INDEX}")
 
@@ -102,6 +104,8 @@ def _in_folder(folder: Path) -> Path:
 def _indexed(index: Path) -> list[Path]:
     try:
         names = dict.fromkeys(json.loads(index.read_text())["weight_map"].values())
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a shard's name is no text")
     except (ValueError, KeyError, AttributeError, TypeError) as reason:
         raise UserError(f"{index} is not an index of shards (a json object with a weight_map): {reason!r}") from reason
     missing = [name for name in names if not (index.parent / name).is_file()]

@@ -44,7 +44,7 @@ class Scorer:
     def score(self, weights: StateDict, weights_digest: str, task: TaskLike, split: str, what: str) -> Score:
         """The score of `weights`, known by their digest, on one split of one task; `what` names them in the report."""
         head = self.family.prepare(task)
-        made_from = [self.family.name, weights_digest, head, task.name, split, self.family.data_digest(task, split)]
+        made_from = [self.family.identity, weights_digest, head, task.name, split, self.family.data_digest(task, split)]
         before = self.fresh
         score = Score(*self.cache.get("scores", made_from, lambda: self._count(weights, weights_digest, task, split, what)))
         if self.fresh == before:

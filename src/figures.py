@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.files import written_beside
-from src.results import Result
+from src.results import Z95, Result
 
 INK, MUTED, GRID = "#1b2a41", "#8d99ae", "#e5e8ef"
 KINDS = (("zeroshot", "zero-shot", "#b8c1d1"), ("merged", "merged", "#e07a3f"), ("finetuned", "fine-tuned", "#3d6fa5"))
@@ -21,7 +21,7 @@ def draw_accuracy(result: Result, path: Path) -> None:
     for place, (kind, label, colour) in enumerate(KINDS):
         scores = [getattr(result.rows[task], kind) for task in tasks]
         heights = [100 * score.accuracy for score in scores]
-        errors = [100 * 1.96 * score.variance**0.5 for score in scores]
+        errors = [100 * Z95 * score.variance**0.5 for score in scores]
         spots = [number + (place - 1) * width for number in range(len(tasks))]
         axes.bar(spots, heights, width * 0.94, label=label, color=colour, zorder=2)
         axes.errorbar(spots, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5, zorder=3)
@@ -49,7 +49,7 @@ def draw_scale_by_depth(result: Result, path: Path) -> None:
     scales = [scale for _, scale in result.scale_by_depth]
     axes.plot(range(len(names)), scales, marker="o", color="#e07a3f", linewidth=2, label="LiNeS", zorder=3)
     axes.set_xticks(range(len(names)), names, fontsize=9)
-    axes.set_ylim(0, max(scales) * 1.15 or 1)
+    axes.set_ylim(min(0, min(scales) * 1.15), max(0, max(scales) * 1.15) or 1)
     axes.set_xlabel("block", color=INK)
     axes.set_title(f"{result.title}: scale of the task vector by depth", loc="left", fontsize=11, color=INK)
     _finish(figure, axes, "scale", path)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -11,41 +12,32 @@ from pathlib import Path
 
 from src.errors import UserError
 
+_numbers = itertools.count()
+_open_drafts: set[Path] = set()
+_cleared: set[Path] = set()
+
 
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """A draft to write in the folder of `path`; it takes the name `path` if the block ends well, else it is removed."""
-    _make_folder(path.parent)
-    _clear_drafts(path)
-    draft = _beside(path, "part")
-    try:
-        with _room_problems(path):
-            yield draft
-            draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    _prepare(path.parent)
+    with _draft(path, "part") as draft, _room_problems(path):
+        yield draft
+        draft.replace(path)
 
 
 @contextlib.contextmanager
-def folder_beside(folder: Path, expected: set[str]) -> Iterator[Path]:
-    """As `written_beside`, for a whole folder; one that exists is replaced only if it holds nothing but `expected`."""
-    _make_folder(folder.parent)
-    _clear_drafts(folder)
-    strangers = sorted(set(os.listdir(folder)) - expected) if folder.is_dir() else []
-    if strangers:
-        raise UserError(f"{folder} holds other files ({', '.join(strangers[:3])}); choose an output folder of its own")
-    draft, old = _beside(folder, "part"), _beside(folder, "old")
-    try:
-        with _room_problems(folder):
-            draft.mkdir()
-            yield draft
-            if folder.exists():
-                folder.replace(old)
-            draft.replace(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+def folder_beside(folder: Path) -> Iterator[Path]:
+    """As `written_beside`, for a whole folder, which is replaced if it exists."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and a folder is to be written; choose another name")
+    _prepare(folder.parent)
+    with _draft(folder, "part") as draft, _draft(folder, "old") as old, _room_problems(folder):
+        draft.mkdir()
+        yield draft
         if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            folder.replace(old)
+        draft.replace(folder)
 
 
 def require_room(folder: Path, size: int) -> None:
@@ -62,11 +54,29 @@ def write_json(path: Path, value: object) -> None:
         draft.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def _make_folder(folder: Path) -> None:
+def _prepare(folder: Path) -> None:
+    """Make a folder, and once a process clear it of what killed processes left."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
         raise UserError(f"the folder {folder} cannot be made ({reason.strerror}); choose another place") from reason
+    if folder.resolve() not in _cleared:
+        _cleared.add(folder.resolve())
+        _clear_drafts(folder)
+
+
+@contextlib.contextmanager
+def _draft(path: Path, kind: str) -> Iterator[Path]:
+    """A hidden name in the same folder that no other process or call uses; what is left there at the end is removed."""
+    draft = path.with_name(f".{path.name}~{socket.gethostname()}~{os.getpid()}~{next(_numbers)}.{kind}")
+    _open_drafts.add(draft)
+    try:
+        yield draft
+    finally:
+        if kind == "old" and draft.exists() and not path.exists():
+            draft.replace(path)
+        _remove(draft)
+        _open_drafts.discard(draft)
 
 
 @contextlib.contextmanager
@@ -75,30 +85,32 @@ def _room_problems(path: Path) -> Iterator[None]:
         yield
     except OSError as reason:
         if reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(
-                f"no room left while writing {path} ({reason.strerror}); free some or choose another place"
-            ) from reason
+            said = f"no room left while writing {path} ({reason.strerror}); free some or choose another place"
+            raise UserError(said) from reason
         raise
 
 
-def _beside(path: Path, kind: str) -> Path:
-    """A hidden name in the same folder, of this process alone: parallel runs may write the same path."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{kind}")
-
-
-def _clear_drafts(path: Path) -> None:
-    """Remove what processes of this machine that are no more left beside `path`; put back a folder they moved away."""
-    prefix = f".{path.name}.{socket.gethostname()}."
-    for left in path.parent.iterdir():
-        pid, _, kind = left.name.removeprefix(prefix).partition(".")
-        if not left.name.startswith(prefix) or not pid.isdigit() or _alive(int(pid)):
+def _clear_drafts(folder: Path) -> None:
+    """Put back folders that were moved away and never replaced; remove drafts of this machine's dead processes."""
+    for left in folder.glob(".*~*~*~*"):
+        name, host, pid, rest = left.name[1:].rsplit("~", 3)
+        number, _, kind = rest.partition(".")
+        if left in _open_drafts or not pid.isdigit() or not number.isdigit() or kind not in ("part", "old"):
             continue
-        if kind == "old" and not path.exists():
-            left.replace(path)
-        elif left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        ours = host == socket.gethostname()
+        if ours and int(pid) != os.getpid() and _alive(int(pid)):
+            continue
+        if kind == "old" and not (folder / name).exists():
+            left.replace(folder / name)
+        elif ours:
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:

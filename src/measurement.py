@@ -10,7 +10,7 @@ from src.data.task import Task
 from src.errors import raise_any
 from src.evaluate import Score, Scorer
 from src.merging.ingredients import Ingredients
-from src.state_dict import digest
+from src.state_dict import Kept, digest
 from src.task_vectors import TaskVector, added
 
 
@@ -45,7 +45,8 @@ class Measurement:
 
     def merged(self, vectors: Mapping[str, TaskVector], split: str, what: str) -> dict[str, Score]:
         """Scores of the pre-trained model plus each task's vector."""
-        models = {id(vector): added(self.given.pretrained, vector) for vector in vectors.values()}
+        sums = {id(vector): added(self.given.pretrained, vector) for vector in vectors.values()}
+        models = {key: Kept(model.outline, model.__getitem__) for key, model in sums.items()}  # hashed, then loaded
         digests = {key: digest(model.items()) for key, model in models.items()}
         return {
             task: self.scorer.score(models[id(vector)], digests[id(vector)], self.tasks[task], split, what)
@@ -56,6 +57,7 @@ class Measurement:
         """Digests of all models, heads and data: numbers may be compared where these are equal."""
         family = self.scorer.family
         return {
+            "model": family.identity,
             "pretrained": self._pretrained_digest,
             "finetuned": {task: facts.digest for task, facts in self._facts.items()},
             "heads": {name: family.prepare(task) for name, task in self.tasks.items()},

@@ -2,12 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import safetensors
 import torch
 
 from src.checkpoints import INDEX, PICKLED, Checkpoint
+from src.errors import UserError, raise_any
 from src.files import folder_beside, require_room, written_beside
 from src.state_dict import Lazy, StateDict, outline
 
@@ -17,6 +19,8 @@ _NAMES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+MARK = {"format": "pt", "made_by": "merging"}
+COMPANIONS = (".json", ".txt", ".model", ".jinja", ".md", ".tiktoken")  # configuration and tokenizers, never weights
 
 
 def size_of(entries: StateDict) -> int:
@@ -24,14 +28,41 @@ def size_of(entries: StateDict) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in outline(entries).values())
 
 
+def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int) -> None:
+    """Raise UserError, before any work, if writing `size` bytes to `path` would fail or destroy what is not ours.
+
+    An input is never overwritten; a folder is replaced only if it holds nothing but an earlier result.
+    """
+    here, problems = path.expanduser().resolve(), []
+    for source in {file.expanduser().resolve() for file in inputs}:
+        if source == here or (as_folder and (here in source.parents or source in here.parents)):
+            problems.append(f"output={path} would overwrite an input, {source}; choose another path")
+    if path.suffix in PICKLED:
+        problems.append(f"output={path}: models are written as safetensors; end it in .safetensors, or name a folder")
+    elif here.is_dir() and not as_folder:
+        problems.append(f"output={path} is a folder, and its name asks for one file; choose another name")
+    elif here.is_dir():
+        strangers = [file.name for file in sorted(here.iterdir()) if not _replaceable(file)]
+        if strangers or (any(here.iterdir()) and not any(file.suffix == ".safetensors" for file in here.iterdir())):
+            named = ", ".join(strangers[:3]) or "no earlier result"
+            problems.append(f"output={path} holds other files ({named}); choose an output folder of its own")
+    elif here.exists() and as_folder:
+        problems.append(f"output={path} is a file, and a folder is to be written; choose another name")
+    raise_any(problems)
+    require_room(here.parent, size)
+
+
 def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write one safetensors file and only then give it its name; a failure leaves `path` as it was.
 
     The safetensors library writes dicts that are wholly in memory; this holds one entry at a time.
-    Raises UserError if the disk has no room.
+    Raises UserError for a dtype the format has not, and if the disk has no room.
     """
     shapes = outline(entries)
-    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    strange = [f"{key} is {leaf.dtype}" for key, leaf in shapes.items() if leaf.dtype not in _NAMES]
+    if strange:
+        raise UserError(f"{path} cannot be written: safetensors has no such dtype ({', '.join(strange[:3])})")
+    header: dict[str, object] = {"__metadata__": {**MARK, **(metadata or {})}}
     offset = 0
     for key, leaf in shapes.items():
         end = offset + leaf.numel() * leaf.element_size()
@@ -58,9 +89,8 @@ def save_folder(entries: StateDict, folder: Path, like: StateDict, metadata: Map
         name = f"{Path(like.shard_of[key]).stem}.safetensors" if sharded else "model.safetensors"
         shards.setdefault(name, {})[key] = leaf
     beside = _companions(like.path) if isinstance(like, Checkpoint) and like.path.is_dir() else []
-    index = f"model.safetensors{INDEX}"
-    require_room(folder.parent, size_of(entries))
-    with folder_beside(folder, expected={*shards, *(file.name for file in beside), index}) as draft:
+    require_room(folder.parent, size_of(entries) + sum(file.stat().st_size for file in beside))
+    with folder_beside(folder) as draft:
         for name, part in shards.items():
             save_file(Lazy(part, entries.__getitem__), draft / name, metadata)
         for file in beside:
@@ -68,18 +98,34 @@ def save_folder(entries: StateDict, folder: Path, like: StateDict, metadata: Map
         if sharded:
             weight_map = {key: name for name, part in shards.items() for key in part}
             table = {"metadata": {"total_size": size_of(entries)}, "weight_map": weight_map}
-            (draft / index).write_text(json.dumps(table, indent=2))
-
-
-def _companions(folder: Path) -> list[Path]:
-    weights = {".safetensors", *PICKLED}
-    files = (file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith("."))
-    return [file for file in files if file.suffix not in weights and not file.name.endswith(INDEX)]
+            (draft / f"model.safetensors{INDEX}").write_text(json.dumps(table, indent=2))
 
 
 def save_by_task(models: Mapping[str, StateDict], folder: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write each task's model as `<folder>/<task>.safetensors`; all of them appear together."""
     require_room(folder.parent, sum(map(size_of, models.values())))
-    with folder_beside(folder, expected={f"{task}.safetensors" for task in models}) as draft:
+    with folder_beside(folder) as draft:
         for task, entries in models.items():
             save_file(entries, draft / f"{task}.safetensors", metadata)
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The header's strings of a safetensors file; empty for any other file, and for one that cannot be read."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, OSError):
+        return {}
+
+
+def _replaceable(file: Path) -> bool:
+    if file.suffix == ".safetensors":
+        return metadata_of(file).get("made_by") == MARK["made_by"]
+    return file.is_file() and file.suffix in COMPANIONS
+
+
+def _companions(folder: Path) -> list[Path]:
+    files = (file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith("."))
+    return [file for file in files if file.suffix in COMPANIONS and not file.name.endswith(INDEX)]

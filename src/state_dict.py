@@ -53,7 +53,7 @@ class Kept(Lazy):
 
 def outline(tree: StateDict) -> StateDict:
     """Tensors with the shapes and dtypes of `tree`, without computing or reading any entry."""
-    return tree.outline if isinstance(tree, Lazy) else tree
+    return getattr(tree, "outline", tree)
 
 
 def floating(tree: StateDict) -> list[str]:
@@ -108,6 +108,16 @@ def zip_with(combine: Callable[..., Tensor], *trees: StateDict) -> Lazy:
         return torch.empty(outlines[0][key].shape, dtype=dtype, device="meta")
 
     return Lazy(Kept(outlines[0], leaf), lambda key: combine(*(tree[key] for tree in trees)))
+
+
+def blank(like: Tensor, device: torch.device) -> Tensor:
+    """Zeros of the shape and dtype of `like` that take no memory: one zero, seen from everywhere."""
+    return torch.zeros((), dtype=like.dtype, device=device).expand(like.shape)
+
+
+def is_blank(leaf: Tensor) -> bool:
+    """Whether a tensor is one `blank` made, by its form alone where it cannot be."""
+    return leaf.ndim > 0 and leaf.numel() > 1 and not any(leaf.stride()) and not leaf[(0,) * leaf.ndim]
 
 
 def digest(entries: Iterable[tuple[str, Tensor]]) -> str:

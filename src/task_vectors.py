@@ -1,6 +1,7 @@
 """Task vectors (Ilharco et al., 2023): fine-tuned minus pre-trained weights, and their arithmetic."""
 
 import copy
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Number
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from src.checkpoints import open_checkpoint
 from src.errors import UserError
-from src.state_dict import Lazy, StateDict, floating, model_differences, outline, working_dtype, zip_with
+from src.state_dict import Lazy, StateDict, floating, is_blank, model_differences, outline, working_dtype, zip_with
 
 Source = str | os.PathLike | StateDict | nn.Module
 
@@ -30,16 +31,14 @@ class TaskVector(Mapping[str, Tensor]):
         found = model_differences("the pre-trained", before, "the fine-tuned", after)
         if found:
             raise UserError(found)
-        keys = floating(before)
         shapes = {
-            key: torch.empty(leaf.shape, dtype=working_dtype(leaf.dtype), device="meta")
-            for key, leaf in outline(before).items()
-            if key in set(keys)
+            key: torch.empty(outline(before)[key].shape, dtype=working_dtype(outline(before)[key].dtype), device="meta")
+            for key in floating(before)
         }
 
         def difference(key: str) -> Tensor:
             dtype = shapes[key].dtype
-            return after[key].to(dtype) - before[key].to(dtype)
+            return after[key].detach().to(dtype) - before[key].detach().to(dtype)
 
         entries: StateDict = Lazy(shapes, difference)
         on_disk = all(isinstance(source, str | os.PathLike) for source in (pretrained, finetuned))
@@ -141,8 +140,9 @@ class TaskVector(Mapping[str, Tensor]):
         if order not in (1, 2):
             raise ValueError(f"norm is of order 1 or 2; got {order}")
         total = 0.0
-        for leaf in (entry if entry.is_floating_point() else entry.float() for entry in self.values()):
-            total += (leaf.abs() if order == 1 else leaf.square()).sum(dtype=torch.float64).item()
+        for leaf in (entry for entry in self.values() if not is_blank(entry)):
+            for part in leaf.reshape(-1).split(2**20):  # double precision of a part at a time
+                total += part.double().abs().pow(order).sum().item()
         return total ** (1 / order)
 
     def dot(self, other: "TaskVector") -> float:
@@ -157,10 +157,12 @@ class TaskVector(Mapping[str, Tensor]):
     def apply_to(self, pretrained: Source, scaling_coef: float = 1.0) -> "dict[str, Tensor] | nn.Module":
         """`pretrained` plus `scaling_coef` times this vector: a new state dict, or a new module if given a module.
 
-        Every entry keeps the dtype it has in `pretrained`; entries that are not in this vector are copied.
+        Every entry keeps the dtype it has in `pretrained`; entries that are not in this vector stay as they are.
+        Raises UserError if the vector has names or shapes that `pretrained` has not, or an entry overflows its dtype.
         """
         before = _read(pretrained)
-        edited = dict(added(before, self, scaling_coef))
+        sums = added(before, self, scaling_coef)
+        edited = {key: leaf.clone() if leaf is before[key] else leaf for key, leaf in sums.items()}
         if not isinstance(pretrained, nn.Module):
             return edited
         module = copy.deepcopy(pretrained)
@@ -175,9 +177,9 @@ class NonLinearTaskVector(TaskVector):
 def added(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> Lazy:
     """`pretrained + scale * vector`, lazily, in the dtypes of `pretrained`; entries without a vector are its own.
 
-    Raises UserError if the vector has names or shapes that `pretrained` has not.
+    Raises UserError if the vector has names or shapes that `pretrained` has not, or an entry overflows its dtype.
     """
-    shapes, moves = outline(pretrained), vector.outline if isinstance(vector, TaskVector) else outline(vector)
+    shapes, moves = outline(pretrained), outline(vector)
     strange = [key for key in moves if key not in shapes or shapes[key].shape != moves[key].shape]
     if strange:
         raise UserError(f"the vector does not fit these weights: {', '.join(strange[:3])} ({len(strange)} in all)")
@@ -187,8 +189,12 @@ def added(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> Lazy:
         if key not in moves:
             return before
         move = vector[key]
-        total = torch.add(before.to(device=move.device, dtype=move.dtype), move, alpha=scale)
-        return total.to(before.dtype)
+        if is_blank(move):
+            return before
+        total = torch.add(before.to(device=move.device, dtype=move.dtype), move, alpha=scale).to(before.dtype)
+        if not math.isfinite(total.sum(dtype=torch.float64).item()) and torch.isfinite(before).all():
+            raise UserError(f"the merged {key} overflows {before.dtype}; lower the coefficient or merge in a wider dtype")
+        return total
 
     return Lazy(shapes, entry)
 

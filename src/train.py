@@ -1,5 +1,6 @@
 """The one training loop: fine-tune a model family on one task."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import Generator
 
+from src.errors import UserError
 from src.models.family import ModelFamily, TaskLike
-from src.saving import save_file
+from src.saving import metadata_of, save_file
+from src.state_dict import digest
 
 Report = Callable[[str, int], None]
 
@@ -28,9 +31,10 @@ class Recipe:
 
     def __post_init__(self):
         positive = {name: getattr(self, name) for name in ("lr", "epochs", "batch_size", "max_grad_norm")}
-        wrong = [f"{name} is positive; got {value}" for name, value in positive.items() if not value > 0]
+        wrong = [f"{name} is a positive number; got {value}" for name, value in positive.items()
+                 if not isinstance(value, int | float) or not value > 0]  # fmt: skip
         if wrong:
-            raise ValueError("; ".join(wrong))
+            raise UserError([f"model.recipe.{sentence}" for sentence in wrong])
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of optimiser step `step` of `steps`, counted from 0."""
@@ -68,5 +72,25 @@ def finetune(
             step += 1
             report(f"fine-tuning {family.name} on {task.name}", 1)
     if not math.isfinite(loss.item()):
-        raise ArithmeticError(f"the loss on {task.name} ended as {loss.item()}; lower lr and try again")
-    save_file(family.weights(), path, {"task": task.name, "model": family.name})
+        raise UserError(f"the loss on {task.name} ended as {loss.item()}; lower model.recipe.lr and try again")
+    save_file(family.weights(), path, {"task": task.name, "model": family.name, "made_from": made_from(family, recipe)})
+
+
+def made_from(family: ModelFamily, recipe: Recipe) -> str:
+    """What fine-tuned weights follow from, as they carry it in their file."""
+    return json.dumps({"pretrained": digest(family.pretrained.items()), "recipe": vars(recipe)}, sort_keys=True)
+
+
+def mismatch(path: Path, family: ModelFamily, recipe: Recipe) -> str | None:
+    """How weights made here differ in origin from what would be made now; None if they do not, or come from elsewhere."""
+    said = metadata_of(path).get("made_from")
+    expected = made_from(family, recipe)
+    if said is None or said == expected:
+        return None
+    before, now = json.loads(said), json.loads(expected)
+    if before["pretrained"] != now["pretrained"]:
+        what = "from other pre-trained weights"
+    else:
+        changed = [key for key in now["recipe"] if before["recipe"].get(key) != now["recipe"][key]]
+        what = "with " + ", ".join(f"{key}={before['recipe'].get(key)}, not {now['recipe'][key]}" for key in changed)
+    return f"{path} was fine-tuned {what}; remove it, or choose another model_location"

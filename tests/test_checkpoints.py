@@ -1,5 +1,6 @@
 import json
 import pickle
+import socket
 
 import pytest
 import torch
@@ -7,9 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from src.checkpoints import open_all, open_checkpoint
 from src.errors import UserError
-from src.saving import save_by_task, save_folder, size_of
+from src.saving import check_target, save_by_task, save_folder, size_of
 from src.saving import save_file as stream_file
 from src.state_dict import Lazy
+from src.task_vectors import TaskVector
 
 TREE = {
     "a": torch.arange(12.0).reshape(3, 4),
@@ -131,14 +133,77 @@ def test_a_folder_is_sharded_like_its_model_and_keeps_its_small_files(tmp_path):
     assert index["metadata"]["total_size"] == size_of(TREE)
 
 
-def test_a_folder_with_other_files_is_not_replaced(tmp_path):
+def test_a_folder_of_one_file_a_task_appears_whole(tmp_path):
+    for _ in range(2):
+        save_by_task({"cars": TREE, "dtd": TREE}, tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["cars.safetensors", "dtd.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_outputs_that_would_destroy_something_are_refused_before_any_work(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"thesis\.tex"):
-        save_by_task({"cars": TREE}, tmp_path / "home")
-    assert (tmp_path / "home" / "thesis.tex").exists()
-    save_by_task({"cars": TREE, "dtd": TREE}, tmp_path / "out")
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["cars.safetensors", "dtd.safetensors"]
+    (tmp_path / "model").mkdir()
+    save_file(TREE, tmp_path / "model" / "model.safetensors")  # somebody else's, without our mark
+    (tmp_path / "file").write_text("a file")
+    stream_file(TREE, tmp_path / "earlier" / "model.safetensors")
+    source = tmp_path / "model" / "model.safetensors"
+    for path, as_folder, word in (
+        ("home", True, "thesis"), ("model", True, "input"), ("file", True, "is a file"), ("merged.pt", True, "safetensors"),
+        ("model", False, "folder"), ("model/model.safetensors", False, "input"), ("model/deeper", True, "input"), (".", True, "input"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=word):
+            check_target(tmp_path / path, as_folder, [source, source.parent], 10)
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        check_target(tmp_path / "model", True, [], 10)
+    check_target(tmp_path / "earlier", True, [source], 10)
+    check_target(tmp_path / "new", True, [source], 10)
+    check_target(tmp_path / "earlier" / "model.safetensors", False, [source], 10)
+    with pytest.raises(UserError, match="free"):
+        check_target(tmp_path / "new", True, [], 2**60)
+
+
+def test_what_killed_processes_left_is_cleared_and_moved_folders_are_put_back(tmp_path):
+    host, dead = socket.gethostname(), 2**22 + 1  # above the largest process number
+    (tmp_path / f".out.safetensors~{host}~{dead}~0.part").write_text("half")
+    (tmp_path / f".merged~{host}~{dead}~1.old").mkdir()
+    (tmp_path / f".merged~{host}~{dead}~1.old" / "model.safetensors").write_text("the earlier result")
+    (tmp_path / f".other~elsewhere~{dead}~0.part").write_text("of another machine")
+    stream_file(TREE, tmp_path / "a.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "merged", f".other~elsewhere~{dead}~0.part"}
+
+
+def test_a_vector_is_computed_once_when_it_is_saved(tmp_path):
+    made = []
+    vector = TaskVector.of(Lazy({"a": TREE["a"], "s": TREE["s"]}, lambda key: made.append(key) or TREE[key]))
+    save_folder(vector, tmp_path / "out", TREE)
+    assert made == ["a", "s"]
+
+
+def test_folders_of_the_hub_are_read_as_they_lie(tmp_path):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    save_file(TREE, whole / "model.safetensors")
+    (whole / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "not-here.bin"}}))
+    assert same(dict(open_checkpoint(whole)), TREE)
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    torch.save(TREE, trained / "pytorch_model.bin")
+    torch.save(TREE, trained / "training_args.bin")
+    assert same(dict(open_checkpoint(trained)), TREE)
+    (whole / "broken.index.json").write_text(json.dumps({"weight_map": {"a": 1}}))
+    with pytest.raises(UserError, match="broken"):
+        open_checkpoint(whole / "broken.index.json")
+
+
+def test_parameters_that_require_gradients_are_read_as_tensors(tmp_path):
+    torch.save({"a": torch.nn.Parameter(torch.ones(2))}, tmp_path / "a.pt")
+    assert not open_checkpoint(tmp_path / "a.pt")["a"].requires_grad
+
+
+def test_a_dtype_the_format_has_not_is_named(tmp_path):
+    with pytest.raises(UserError, match="complex64"):
+        stream_file({"a": torch.ones(1, dtype=torch.complex64)}, tmp_path / "a.safetensors")
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):

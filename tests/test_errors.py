@@ -1,12 +1,14 @@
 """Every mistake a user can make ends in a sentence: a non-zero exit, no traceback, what and which, nothing destroyed."""
 
+import json
 import resource
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from tests.conftest import run_script, tiny_models
+from src.saving import save_file as stream_file
+from tests.conftest import ROOT, run_script, tiny_models
 
 FILES = ("model=files", "pretrained=base.safetensors", "output=merged.safetensors")
 TWO = "finetuned=[task0.safetensors,task1.safetensors]"
@@ -28,6 +30,8 @@ def folder(tmp_path_factory):
     (folder / "noise.pt").write_bytes(b"this is no checkpoint")
     (folder / "elsewhere").mkdir()
     save_file(finetuned["task0"], folder / "elsewhere" / "task0.safetensors")
+    save_file({"n": torch.arange(3)}, folder / "whole.safetensors")
+    save_file({"n": torch.arange(3)}, folder / "whole2.safetensors")
     flat = {"conv.weight": torch.ones(2), "fc.weight": torch.ones(2)}
     save_file(flat, folder / "flat.safetensors")
     save_file({key: leaf + 1 for key, leaf in flat.items()}, folder / "flat2.safetensors")
@@ -51,6 +55,20 @@ CASES = {
     "a coefficient average does not have": (("method=average", "specify_lambda=0.7"), ["0.7", "method=sum"]),
     "a device that is not there": (("device=tpu",), ["tpu"]),
     "a device torch knows but we do not": (("device=meta",), ["meta"]),
+    "an empty grid": (("method.grid=[]",), ["method.grid", "[]"]),
+    "a grid that is no list": (("method.grid=0.3", "n_eval_points=3"), ["method.grid", "0.3"]),
+    "num_tasks is no number": (("num_tasks=abc",), ["num_tasks=abc"]),
+    "no task": (("DATASETS=[]",), ["DATASETS"]),
+    "a single task's index out of range": (("method=single_task", "method.task_index=8"), ["task_index=8", "7 Arrows"]),
+    "a place that does not resolve": (("cache_dir=${nope}",), ["nope"]),
+    "finetuned is a number": (("model=files", "pretrained=base.safetensors", "finetuned=5", "output=o.safetensors", "method=average"), ["5"]),
+    "integers only": (("model=files", "pretrained=whole.safetensors", "finetuned=[whole2.safetensors]", "output=o.safetensors",
+                       "method=ties", "specify_lambda=1"), ["floating"]),
+    "a spoiled pretrained model under zeroshot": (("model=files", "pretrained=nan.safetensors", "finetuned=[task1.safetensors]",
+                                                   "output=o.safetensors", "method=zeroshot"), ["blocks.1.w", "NaN"]),
+    "an output in an input folder": (("model=files", "pretrained=elsewhere", TWO, "output=elsewhere", "specify_lambda=1"),
+                                     ["elsewhere", "overwrite"]),
+    "an output that is a pickle": (("model=files", "pretrained=base.safetensors", TWO, "output=merged.pt", "specify_lambda=1"), ["merged.pt"]),
     "an output kind there is not": (("output_kind=onnx",), ["onnx", "task_vector"]),
     "no files": (("model=files",), ["pretrained", "finetuned", "output"]),
     "no coefficient": ((*FILES, TWO), ["specify_lambda"]),
@@ -90,7 +108,59 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_the_earlier_result(folder):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def spoiled_demo(folder):
+    """A demo whose fine-tuned weights are there, but not as they should be."""
+    pretrained = load_file(ROOT / "demo" / "ViT-demo.safetensors")
+    model = {f"model.{key}": leaf.float() for key, leaf in pretrained.items() if not key.startswith("transformer.")}
+    places = {
+        task: folder / "checkpoints" / "ViT-demo" / f"{task}Val" / "nonlinear_finetuned.safetensors"
+        for task in ("Digits", "Arrows")
+    }
+    for path in places.values():
+        path.parent.mkdir(parents=True)
+        save_file(model, path)
+    return model, places
+
+
+def test_fine_tuned_weights_that_are_spoiled_are_named_before_anything_is_scored(tmp_path):
+    model, places = spoiled_demo(tmp_path)
+    options = ("DATASETS=[Digits,Arrows]", "method=average")
+    save_file({**model, "model.visual.proj": torch.full_like(model["model.visual.proj"], float("nan"))}, places["Arrows"])
+    done = run_script("main.py", *options, cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "ArrowsVal" in done.stderr and "model.visual.proj" in done.stderr and "Digits" not in done.stderr
+    for path in places.values():
+        path.write_bytes(path.read_bytes()[:-9])
+    done = run_script("main.py", *options, cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "ArrowsVal" in done.stderr and "DigitsVal" in done.stderr and "truncated" in done.stderr
+    assert not (tmp_path / "cache" / "scores").exists() and not (tmp_path / "results").exists()
+
+
+def test_weights_of_another_origin_are_not_reused_silently(tmp_path):
+    model, places = spoiled_demo(tmp_path)
+    recipe = {
+        "lr": 3e-4,
+        "weight_decay": 0.1,
+        "warmup_steps": 10,
+        "epochs": 3,
+        "batch_size": 128,
+        "max_grad_norm": 1.0,
+        "seed": 0,
+    }
+    stream_file(model, places["Digits"], {"made_from": json.dumps({"pretrained": "another", "recipe": recipe})})
+    for script in (("main.py", "DATASETS=[Digits,Arrows]"), ("finetune.py", "--train-dataset=Digits,Arrows")):
+        done = run_script(*script, cwd=tmp_path)
+        assert done.returncode == 1 and "other pre-trained weights" in done.stderr and "DigitsVal" in done.stderr, done.stderr
+
+
 def test_finetune_speaks_plainly_too(tmp_path):
-    for arguments, word in ((("--model=ViT-Z",), "ViT-Z"), (("--train-dataset=MNISS",), "MNISS"), (("model.recipe.lr=0",), "lr")):
+    cases = (
+        (("--model=ViT-Z",), "ViT-Z"),
+        (("--model=files",), "files"),
+        (("--train-dataset=MNISS",), "MNISS"),
+        (("model.recipe.lr=0",), "lr"),
+    )
+    for arguments, word in cases:
         done = run_script("finetune.py", *arguments, cwd=tmp_path)
         assert done.returncode != 0 and word in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -83,3 +83,27 @@ def test_loading_keeps_the_entries(models):
     assert move["head.bias"] is not move["head.bias"]
     kept = move.load()
     assert kept["head.bias"] is kept["head.bias"] and torch.equal(kept["head.bias"], move["head.bias"])
+
+
+def test_the_result_of_apply_to_shares_nothing_with_the_pretrained_weights(models):
+    pretrained, finetuned = models
+    edited = TaskVector(pretrained, finetuned["task0"]).apply_to(pretrained)
+    before = pretrained["positions"].clone()
+    edited["positions"].zero_()
+    edited["frozen.weight"].zero_()
+    assert torch.equal(pretrained["positions"], before) and pretrained["frozen.weight"].any()
+
+
+def test_sums_that_overflow_the_pretrained_dtype_are_refused_by_name():
+    with pytest.raises(UserError, match=r"w overflows torch\.float16"):
+        {"w": torch.tensor([60000.0]).half()} + vector(20000.0)
+
+
+@pytest.mark.parametrize(
+    "key,leaf", [("scalar", torch.tensor(2.0)), ("empty", torch.zeros(0, 3)), ("turned", torch.ones(3, 4).T)]
+)
+def test_tensors_of_unusual_form(key, leaf):
+    other = torch.full_like(leaf, 5.0)
+    move = TaskVector({key: leaf}, {key: other})
+    assert torch.equal(move[key], other - leaf) and torch.equal(({key: leaf} + move)[key], other)
+    assert move.norm(1) == pytest.approx((other - leaf).abs().sum().item())

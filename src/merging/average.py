@@ -1,5 +1,6 @@
 """Weight averaging (Wortsman et al., ICML 2022, uniform soup): the mean of the fine-tuned models."""
 
+import math
 from dataclasses import dataclass
 
 from src.errors import UserError
@@ -19,7 +20,7 @@ class Average(Fixed):
         return 1 / tasks
 
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
-        if coefficient != 1 / tasks:
+        if not math.isclose(coefficient, 1 / tasks, rel_tol=1e-3):
             raise UserError(
                 f"method=average has the fixed coefficient 1/T = {1 / tasks:.4g}, not specify_lambda={coefficient}; "
                 "for another one use method=sum, which is the same vector"

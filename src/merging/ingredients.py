@@ -9,15 +9,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from threading import Barrier
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.state_dict import Kept, Lazy, StateDict, floating, model_differences, outline, working_dtype
+from src.state_dict import Kept, Lazy, StateDict, blank, floating, model_differences, outline, working_dtype
 from src.task_vectors import TaskVector
 
 STACK_BYTES = {"cpu": 2**21, "cuda": 2**28}
@@ -27,7 +28,12 @@ Seen = TypeVar("Seen")
 @cache
 def cores() -> ThreadPoolExecutor:
     """A worker a core, each computing alone: slices side by side stay in their cores' caches."""
-    return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+    count = torch.get_num_threads()
+    workers = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    started = Barrier(count)
+    list(workers.map(lambda _: started.wait(), range(count)))
+    torch.set_num_threads(count)  # what a worker set for itself also became the default of threads to come
+    return workers
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Ingredients:
                      for p in model_differences("the pre-trained model", self.pretrained, task, model)]  # fmt: skip
             if not self.finetuned:
                 found.append("there are no fine-tuned models to merge")
+            if not floating(self.pretrained):
+                found.append("the pre-trained model has no floating-point entries, so there is nothing to merge")
             if found:
                 raise UserError(found)
 
@@ -65,8 +73,9 @@ class Ingredients:
 
     @cached_property
     def vectors(self) -> dict[str, TaskVector]:
-        """Each task's vector, untrimmed, read when asked for."""
-        return {task: self.slicewise(lambda stack, row=row: stack[row]) for row, task in enumerate(self.tasks)}
+        """Each task's vector, untrimmed; only that task's model is read for it."""
+        alone = (replace(self, finetuned={task: model}, floors=None, shared={}) for task, model in self.finetuned.items())
+        return {given.tasks[0]: given.slicewise(lambda stack: stack[0]) for given in alone}
 
     @cached_property
     def outline(self) -> dict[str, Tensor]:
@@ -93,7 +102,7 @@ class Ingredients:
         """`visit(part, stack)` of every slice of the flattened parameter `key`, in order.
 
         The stack holds the task vectors' entries there, (tasks, n), on the device, trimmed. It is valid during the
-        visit, which may edit it; visits of one parameter run side by side on a CPU's cores.
+        visit, which may edit it; visits of one parameter run side by side on a CPU's cores, and start no others.
         Raises UserError naming the task and parameter if an entry is NaN or infinite.
         """
         before = self.pretrained[key].reshape(-1)
@@ -128,7 +137,7 @@ class Ingredients:
         def entry(key: str) -> Tensor:
             leaf = self.outline[key]
             if not self.changed(key):
-                return torch.zeros((), dtype=leaf.dtype, device=self.device).expand(leaf.shape)
+                return blank(leaf, self.device)
             out = torch.empty(leaf.shape, dtype=leaf.dtype, device=self.device)
             flat = out.view(-1)
 
@@ -149,7 +158,7 @@ class Ingredients:
 
     @contextmanager
     def _buffer(self, dtype: torch.dtype, room: int) -> Iterator[Tensor]:
-        """A (tasks, room) buffer that nobody else is using: visits run side by side, and may start others."""
+        """A (tasks, room) buffer that nobody else is using: visits run side by side."""
         idle = self.shared.setdefault("idle buffers", {}).setdefault(dtype, [])
         try:
             buffer = idle.pop()
@@ -165,11 +174,14 @@ class Ingredients:
         found = [name for name, model in models.items() if not torch.isfinite(model[key]).all()]
         if found:
             raise UserError(f"{key} holds NaN or infinite values in {', '.join(found)}; train or fetch it again")
+        raise UserError(f"the task vectors' entries of {key} are too large to add up in {self.outline[key].dtype}")
 
 
 def _trim(stack: Tensor, floors: Tensor) -> None:
     """Set the entries below each row's floor to zero, in place."""
-    just_below = torch.nextafter(floors, torch.zeros_like(floors)).to(stack.dtype)
-    for row, limit, floor in zip(stack, just_below.tolist(), floors.tolist()):
-        if floor > 0:  # hardshrink keeps what is above its limit, in one pass and without a temporary
-            torch.hardshrink(row, limit, out=row)
+    for row, floor in zip(stack, floors):
+        kept = floor.to(row)  # the smallest magnitude of this dtype that is kept
+        if kept.double() < floor.double():
+            kept = torch.nextafter(kept, torch.full_like(kept, torch.inf))
+        if kept > 0:  # hardshrink keeps what is above its limit, in one pass and without a temporary
+            torch.hardshrink(row, torch.nextafter(kept, torch.zeros_like(kept)).item(), out=row)

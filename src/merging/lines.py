@@ -4,7 +4,7 @@ An entry in block l of L blocks is scaled by `floor + slope * l / (L - 1)`, an e
 (alpha and beta in the paper).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,6 +47,9 @@ class LiNeS(Method):
 
     def used(self, given: Ingredients) -> Ingredients:
         return self.base.used(given)
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        self.base.check_tasks(tasks)
 
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
         self.base.check_coefficient(coefficient, tasks)

@@ -50,7 +50,7 @@ class Method(ABC):
 
     @abstractmethod
     def respaced(self, points: int) -> "Method":
-        """This method with `points` coefficients, evenly from 0 (left out, unless the grid has it) to the largest."""
+        """This method with its grid cut anew: `points` numbers from 0, which is left out, to the grid's largest."""
 
     def used(self, given: Ingredients) -> Ingredients:
         """The ingredients as this method sums them (trimmed, say): what LiNeS takes the norm of."""
@@ -67,6 +67,9 @@ class Method(ABC):
         if not math.isfinite(coefficient):
             raise UserError(f"specify_lambda is a finite number; got {coefficient}")
 
+    def check_tasks(self, tasks: Sequence[str]) -> None:  # noqa: B027  most methods take any
+        """Raise UserError if this method cannot be used on these tasks."""
+
     def objective(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
         """What the search maximises, of validation accuracies by task: their mean over the fine-tuned models'."""
         return fmean(over(merged[task], finetuned[task]) for task in merged)
@@ -81,6 +84,9 @@ class Searched(Method):
     """A method whose coefficient is searched over `grid` on validation data."""
 
     grid: Sequence[float]
+
+    def __post_init__(self):
+        check_grid("method.grid", self.grid)
 
     def coefficients(self, tasks: int) -> tuple[float, ...]:
         return tuple(self.grid)
@@ -101,6 +107,16 @@ class Fixed(Method):
 
     def respaced(self, points: int) -> Method:
         return self
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_grid(name: str, grid: object) -> None:
+    """Raise UserError unless `grid` is a list of numbers."""
+    if not isinstance(grid, list | tuple) or not grid or not all(map(is_number, grid)):
+        raise UserError(f"{name} is a list of numbers such as [0.1,0.2,0.3]; got {grid}")
 
 
 def spaced(grid: Sequence[float], points: int) -> tuple[float, ...]:

@@ -1,13 +1,13 @@
 """One task's vector, scored on its own task (target) and on all others (control), as LiNeS' first experiment does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 from src.errors import UserError
 from src.merging.ingredients import Ingredients
 from src.merging.lines import scaled_by_depth
-from src.merging.method import Accuracies, Family, Fixed, Method, Searched, over, spaced
+from src.merging.method import Accuracies, Family, Fixed, Method, Searched, check_grid, is_number, over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,14 @@ class SingleTask(Fixed):
     floors: Sequence[float]
 
     def __post_init__(self):
-        if not isinstance(self.task_index, int) or self.task_index < 0:
-            raise ValueError(f"single_task.task_index counts tasks from 0; got {self.task_index}")
-        if self.tradeoff_target_weight < 0:
-            raise ValueError(f"single_task.tradeoff_target_weight is not negative; got {self.tradeoff_target_weight}")
+        if type(self.task_index) is not int or self.task_index < 0:
+            raise UserError(f"method.task_index is a whole number that counts tasks from 0; got {self.task_index}")
+        if not is_number(self.tradeoff_target_weight) or self.tradeoff_target_weight < 0:
+            raise UserError(f"method.tradeoff_target_weight is a number, not negative; got {self.tradeoff_target_weight}")
+        check_grid("method.floors", self.floors)
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        self.target(tasks)
 
     def __call__(self, given: Ingredients) -> Family:
         vector = given.vectors[self.target(given.tasks)]
@@ -78,8 +82,8 @@ class SingleTaskLiNeS(Searched):
 
         return Family(lambda floor: dict.fromkeys(given.tasks, scaled_by_depth(vector, given.depth, scale, floor)), scale)
 
-    def respaced(self, points: int) -> Method:
-        return replace(self, grid=spaced(self.grid, points))
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        self.base.check_tasks(tasks)
 
     def objective(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
         return self.base.trade_off(merged, finetuned, zeroshot)

@@ -14,6 +14,7 @@ class Sum(Searched):
     k: float
 
     def __post_init__(self):
+        super().__post_init__()
         check_percentage(self.k, "sum")
 
     def __call__(self, given: Ingredients) -> Family:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from src.errors import UserError
 from src.merging.ingredients import Ingredients
 from src.merging.method import Family, Searched
 from src.merging.trimming import check_percentage, trimmed
@@ -21,9 +22,10 @@ class Ties(Searched):
     agg: str
 
     def __post_init__(self):
+        super().__post_init__()
         check_percentage(self.k, "ties")
         if self.agg not in COMBINE:
-            raise ValueError(f"ties.agg is one of {', '.join(COMBINE)}; got {self.agg}")
+            raise UserError(f"ties.agg is one of {', '.join(COMBINE)}; got {self.agg}")
 
     def __call__(self, given: Ingredients) -> Family:
         kept = trimmed(given, self.k)

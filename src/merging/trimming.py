@@ -10,15 +10,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from src.errors import UserError
 from src.merging.ingredients import Ingredients
 
 DIGIT = 12
 
 
 def check_percentage(k: float, name: str) -> None:
-    """Raise ValueError unless `k` is a percentage in (0, 100], or a fraction in (0, 1), which means the same."""
+    """Raise UserError unless `k` is a percentage in (0, 100], or a fraction in (0, 1), which means the same."""
     if not isinstance(k, int | float) or isinstance(k, bool) or not 0 < k <= 100:
-        raise ValueError(f"{name}.k is the percentage of entries kept, in (0, 100] (a number below 1 is a fraction); got {k}")
+        raise UserError(f"{name}.k is the percentage of entries kept, in (0, 100] (a number below 1 is a fraction); got {k}")
 
 
 def trimmed(given: Ingredients, k: float) -> Ingredients:

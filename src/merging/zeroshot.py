@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from src.errors import UserError
 from src.merging.ingredients import Ingredients
 from src.merging.method import Family, Fixed, Method
-from src.task_vectors import TaskVector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +12,7 @@ class ZeroShot(Fixed):
     """The zero vector."""
 
     def __call__(self, given: Ingredients) -> Family:
-        zero = TaskVector.of({key: leaf.new_zeros((), device=given.device).expand(leaf.shape)
-                              for key, leaf in given.outline.items()})  # fmt: skip
+        zero = given.slicewise(lambda stack: stack[0].zero_())  # reads the models, so that spoiled ones are found
         return Family(lambda coefficient: dict.fromkeys(given.tasks, zero))
 
     def coefficient(self, tasks: int) -> float:

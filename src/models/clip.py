@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
-import safetensors
 import torch
 import torch.nn.functional as F
+import xxhash
 from PIL.Image import Image
 from torch import Generator, Tensor, nn
 from torchvision.transforms import Compose, Normalize
 
+from src.checkpoints import open_checkpoint
 from src.errors import UserError
 from src.models.family import Batch, TaskLike
 from src.models.heads import zero_shot_head
-from src.saving import save_file
-from src.state_dict import StateDict, digest
+from src.saving import metadata_of, save_file
+from src.state_dict import StateDict, digest, outline
 
 PREFIX, TEXT = "model.", "transformer."
 
@@ -61,11 +62,16 @@ class Clip:
         self._decoded = cache(partial(Decoded, self._view))
         self._live = {PREFIX + key: leaf for key, leaf in self._clip.state_dict().items() if not key.startswith(TEXT)}
         self.pretrained: StateDict = {key: leaf.detach().cpu().clone() for key, leaf in self._live.items()}
+        settings = [open_clip.get_model_config(architecture), quick_gelu, self._normalise.mean, self._normalise.std]
+        words = Path(merges).read_bytes() if merges else b""
+        self.identity = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode() + words)
         self._blocks = len(self._clip.visual.transformer.resblocks)
 
     def load(self, weights: StateDict) -> None:
         """Copy the image tower's entries of `weights` into the model; UserError if names or shapes differ."""
-        strange = list(self._live.keys() ^ weights.keys())
+        shapes = {key: leaf.shape for key, leaf in outline(weights).items()}
+        strange = [key for key in self._live.keys() | shapes.keys()
+                   if key not in self._live or shapes.get(key) != self._live[key].shape]  # fmt: skip
         if strange:
             raise UserError(f"these weights do not fit {self.name}: {', '.join(sorted(strange)[:3])} ({len(strange)} in all)")
         with torch.no_grad():
@@ -82,7 +88,7 @@ class Clip:
     def prepare(self, task: TaskLike) -> str:
         """Make the task's head, or read the one made before from the heads folder, if prompts and model are the same."""
         if task.name not in self._heads:
-            made_from = json.dumps([self._text_digest, list(task.classes), list(task.templates)])
+            made_from = json.dumps([self.identity, self._text_digest, list(task.classes), list(task.templates)])
             path = self._heads_folder / f"head_{task.name}.safetensors"
             kept = _kept_head(path, made_from)
             if kept is None:
@@ -158,7 +164,5 @@ def _tensor(image: Image) -> Tensor:
 
 
 def _kept_head(path: Path, made_from: str) -> Tensor | None:
-    if not path.exists():
-        return None
-    with safetensors.safe_open(str(path), framework="pt") as file:
-        return file.get_tensor("weight") if (file.metadata() or {}).get("made_from") == made_from else None
+    """The head at `path` if it can be read and was made from just this."""
+    return open_checkpoint(path)["weight"] if metadata_of(path).get("made_from") == made_from else None

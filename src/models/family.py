@@ -33,6 +33,7 @@ class ModelFamily(Protocol):
     """One architecture with one pre-trained model."""
 
     name: str
+    identity: str  # a digest of all that decides predictions and that neither weights nor data show
     pretrained: StateDict
 
     def load(self, weights: StateDict) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -51,3 +53,14 @@ def test_floors_are_found_once(given):
 def test_impossible_percentages_are_refused_by_name(k):
     with pytest.raises(ValueError, match=r"ties\.k"):
         check_percentage(k, "ties")
+
+
+def test_floors_between_dtypes_keep_what_is_as_large():
+    """A threshold of float64 falls between two values of float32, or on one."""
+    pretrained = {"a": torch.zeros(1, dtype=torch.float64), "b": torch.zeros(4)}
+    for value, kept in ((1.00000001, [0.0, 2.0]), (0.99999999, [1.0, 2.0]), (1.0, [1.0, 2.0])):
+        tuned = {"t": {"a": torch.tensor([value], dtype=torch.float64), "b": torch.tensor([1.0, 2.0, 0.5, 0.1])}}
+        given = ingredients((pretrained | {"blocks.0.w": torch.zeros(1)}, {"t": tuned["t"] | {"blocks.0.w": torch.zeros(1)}}))
+        given = replace(given, floors=torch.tensor([value], dtype=torch.float64))
+        (vector,) = given.slicewise(lambda stack: stack[0])["b"][None]
+        assert vector[:2].tolist() == kept and vector[2:].tolist() == [0.0, 0.0]
