@@ -21,7 +21,7 @@ from src.errors import UserError
 from src.state_dict import Kept, Lazy, StateDict, blank, floating, model_differences, outline, working_dtype
 from src.task_vectors import TaskVector
 
-STACK_BYTES = {"cpu": 2**21, "cuda": 2**28}
+SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
 Seen = TypeVar("Seen")
 
 
@@ -108,7 +108,7 @@ class Ingredients:
         before = self.pretrained[key].reshape(-1)
         models = [model[key].reshape(-1) for model in self.finetuned.values()]
         dtype = self.outline[key].dtype
-        room = STACK_BYTES[self.device.type] // (dtype.itemsize * len(models))
+        room = SLICE_BYTES[self.device.type] // dtype.itemsize
 
         def at(start: int) -> Seen:
             part = slice(start, min(start + room, len(before)))

@@ -71,7 +71,7 @@ def test_a_method_gives_every_task_a_finite_vector_of_the_models_shapes(name, li
 def test_the_same_question_has_the_same_answer_kept_or_not_in_slices_or_whole(name, lines, monkeypatch):
     models = tiny_models()
     whole = build(name, lines)(ingredients(models, keep=True))(0.7)
-    monkeypatch.setitem(module.STACK_BYTES, "cpu", 3 * 4 * 5)  # five entries a slice
+    monkeypatch.setitem(module.SLICE_BYTES, "cpu", 4 * 5)  # five entries a slice
     cut = build(name, lines)(ingredients(models, keep=False))(0.7)
     for task, vector in whole.items():
         for key in vector:
@@ -82,7 +82,7 @@ def test_the_same_question_has_the_same_answer_kept_or_not_in_slices_or_whole(na
 def test_a_merge_holds_a_stack_for_each_core_and_no_more(name, lines, monkeypatch):
     """Of all tasks' entries never more than one slice a core is in memory, however many parameters there are."""
     tasks, room = 6, 5
-    monkeypatch.setitem(module.STACK_BYTES, "cpu", tasks * 4 * room)
+    monkeypatch.setitem(module.SLICE_BYTES, "cpu", 4 * room)
     alive, most, lock = 0, 0, threading.Lock()
     real = Ingredients.each
 
