@@ -191,9 +191,13 @@ def added(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> Lazy:
         move = vector[key]
         if is_blank(move):
             return before
-        total = torch.add(before.to(device=move.device, dtype=move.dtype), move, alpha=scale).to(before.dtype)
-        if not math.isfinite(total.sum(dtype=torch.float64).item()) and torch.isfinite(before).all():
-            raise UserError(f"the merged {key} overflows {before.dtype}; lower the coefficient or merge in a wider dtype")
+        total = torch.empty(before.shape, dtype=before.dtype, device=move.device)
+        parts = (leaf.reshape(-1).split(2**20) for leaf in (total, before, move))  # wide copies of a part at a time
+        for out, base, step in zip(*parts):
+            out.copy_(torch.add(base.to(device=move.device, dtype=move.dtype), step, alpha=scale))
+            spoiled = not math.isfinite(out.sum(dtype=move.dtype).item()) and not torch.isfinite(out).all()
+            if spoiled and torch.isfinite(base).all():
+                raise UserError(f"the merged {key} overflows {before.dtype}; lower the coefficient, or use a wider dtype")
         return total
 
     return Lazy(shapes, entry)
