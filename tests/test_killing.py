@@ -75,17 +75,23 @@ def test_an_output_is_the_earlier_or_the_new_one_and_never_half(output, tmp_path
         file = path if path.is_file() else path / "model.safetensors"
         return digest(load_file(file).items())
 
+    run_for(None, *command, "specify_lambda=1.0", folder=tmp_path)  # the first run may have to import torch
     started = time.monotonic()
     run_for(None, *command, "specify_lambda=1.0", folder=tmp_path)
     took = time.monotonic() - started
-    kills = 0
+    kills = turn = 0
     states = [merged()]
-    for turn in range(10):
+    while kills < 10:  # a run that ends before its moment does not count, and shows how short the moments must be
+        turn += 1
+        assert turn < 50
         coefficient = 0.5 if turn % 2 == 0 else 1.0
-        kills += run_for(moments.uniform(0.2 * took, took), *command, f"specify_lambda={coefficient}", folder=tmp_path)
+        started = time.monotonic()
+        landed = run_for(moments.uniform(0.1 * took, took), *command, f"specify_lambda={coefficient}", folder=tmp_path)
+        took = took if landed else min(took, time.monotonic() - started)
+        kills += landed
         killed = merged()
         run_for(None, *command, f"specify_lambda={coefficient}", folder=tmp_path)
         assert killed in (states[-1], merged())
         states.append(merged())
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert len(set(states)) == 2 and kills >= 3
+    assert len(set(states)) == 2

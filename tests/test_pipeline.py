@@ -38,7 +38,10 @@ def test_the_first_run_shows_a_table_and_writes_a_record_and_a_picture(demo):
     assert record["coefficient"] in [point["coefficient"] for point in record["validation"]]
     best = max(point["objective"] for point in record["validation"])
     assert record["coefficient"] == next(p["coefficient"] for p in record["validation"] if p["objective"] == best)
-    assert set(record["lineage"]) == {"model", "pretrained", "finetuned", "heads", "data"} and len(record["lineage"]["finetuned"]) == 8
+    assert (
+        set(record["lineage"]) == {"model", "pretrained", "finetuned", "heads", "data"}
+        and len(record["lineage"]["finetuned"]) == 8
+    )
     assert record["bytes_stored"] > 3e6 and record["seconds"] > 0 and record["peak_memory_bytes"]["resident"] > 1e8
     picture = demo / "results" / record["name"] / "accuracy.png"
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

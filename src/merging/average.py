@@ -14,7 +14,8 @@ class Average(Fixed):
 
     def __call__(self, given: Ingredients) -> Family:
         total = given.slicewise(lambda stack: stack.sum(0))
-        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * total))
+        mean = (1 / len(given.tasks)) * total
+        return Family(lambda coefficient: dict.fromkeys(given.tasks, mean))  # 0.333 for 1/3 is 1/3
 
     def coefficient(self, tasks: int) -> float:
         return 1 / tasks
