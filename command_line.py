@@ -33,6 +33,8 @@ from src.train import Recipe, finetune, mismatch
 ROOT = Path(__file__).parent
 OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
 
+SUGAR = ("apply_lines", "depth_pattern", "use_ties", "ties_base", "load_mask")  # of method=, and no field of its class
+
 failures: list[str] = []  # of the jobs of a sweep, which goes on after one
 
 
@@ -119,14 +121,27 @@ def device_of(config: DictConfig) -> torch.device:
 
 
 def build_method(config: DictConfig) -> Method:
-    """The merging method, under LiNeS if asked, over the grid asked for."""
-    fields = {key: value for key, value in config.method.items() if key not in ("apply_lines", "depth_pattern")}
+    """The merging method, over TIES and under LiNeS if asked, over the grid asked for."""
+    fields = _without_sugar(OmegaConf.to_container(config.method, resolve=True))
+    if config.specify_lambda is not None and "grid" in fields:
+        fields["grid"] = [config.specify_lambda]
     method = instantiate(fields, _convert_="all")
-    if config.method.apply_lines not in (True, False):
-        raise UserError(f"method.apply_lines is true or false; got {config.method.apply_lines}")
+    for flag in ("apply_lines", "use_ties"):
+        if config.method.get(flag, False) not in (True, False):
+            raise UserError(f"method.{flag} is true or false; got {config.method[flag]}")
     if config.method.apply_lines:
         method = method.by_depth()
-    return method if config.n_eval_points is None else method.respaced(config.n_eval_points)
+    respaced = config.n_eval_points is not None and config.specify_lambda is None
+    return method.respaced(config.n_eval_points) if respaced else method
+
+
+def _without_sugar(fields: dict) -> dict:
+    """The fields of a method's class: without what other code reads, the base exchanged where use_ties asks for it."""
+    kept = {key: value for key, value in fields.items() if key not in SUGAR}
+    if fields.get("use_ties") is True:
+        kept["base"] = fields["ties_base"]
+    return {key: _without_sugar(value) if isinstance(value, dict) and "_target_" in value else value
+            for key, value in kept.items()}  # fmt: skip
 
 
 def check_choices(config: DictConfig) -> None:

@@ -28,8 +28,8 @@ from src.models.blocks import depth_by_name
 from src.results import Result, Row
 from src.saving import save_by_task, save_file, save_folder, size_of
 from src.search import Asked, Point, search
-from src.state_dict import StateDict
-from src.task_vectors import TaskVector, added
+from src.state_dict import StateDict, added
+from src.task_vectors import TaskVector
 
 
 @hydra.main(version_base=None, config_path="config", config_name="config")

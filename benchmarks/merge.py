@@ -29,7 +29,8 @@ from src.merging.ingredients import Ingredients
 from src.merging.method import Method
 from src.models.blocks import depth_by_name
 from src.saving import save_file, save_folder
-from src.task_vectors import TaskVector, added
+from src.state_dict import added
+from src.task_vectors import TaskVector
 
 CASES = {"sum": "sum", "sum + LiNeS": "sum", "ties k=20": "ties"}
 

@@ -10,8 +10,8 @@ from src.data.task import Task
 from src.errors import raise_any
 from src.evaluate import Score, Scorer
 from src.merging.ingredients import Ingredients
-from src.state_dict import Kept, digest
-from src.task_vectors import TaskVector, added
+from src.state_dict import Kept, added, digest
+from src.task_vectors import TaskVector
 
 
 @dataclass(frozen=True)

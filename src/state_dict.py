@@ -4,11 +4,14 @@ A mapping may be lazy (`Lazy`, or a checkpoint on disk): its entries are made wh
 expression over twenty checkpoints costs the memory of the entries looked at, one at a time.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 import xxhash
 from torch import Tensor
+
+from src.errors import UserError
 
 StateDict = Mapping[str, Tensor]
 
@@ -118,6 +121,35 @@ def blank(like: Tensor, device: torch.device) -> Tensor:
 def is_blank(leaf: Tensor) -> bool:
     """Whether a tensor is one `blank` made, by its form alone where it cannot be."""
     return leaf.ndim > 0 and leaf.numel() > 1 and not any(leaf.stride()) and not leaf[(0,) * leaf.ndim]
+
+
+def added(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> Lazy:
+    """`pretrained + scale * vector`, lazily, in the dtypes of `pretrained`; entries without a vector are its own.
+
+    Raises UserError if the vector has names or shapes that `pretrained` has not, or an entry overflows its dtype.
+    """
+    shapes, moves = outline(pretrained), outline(vector)
+    strange = [key for key in moves if key not in shapes or shapes[key].shape != moves[key].shape]
+    if strange:
+        raise UserError(f"the vector does not fit these weights: {', '.join(strange[:3])} ({len(strange)} in all)")
+
+    def entry(key: str) -> Tensor:
+        before = pretrained[key]
+        if key not in moves:
+            return before
+        move = vector[key]
+        if is_blank(move):
+            return before
+        total = torch.empty(before.shape, dtype=before.dtype, device=move.device)
+        parts = (leaf.reshape(-1).split(2**20) for leaf in (total, before, move))  # wide copies of a part at a time
+        for out, base, step in zip(*parts):
+            out.copy_(torch.add(base.to(device=move.device, dtype=move.dtype), step, alpha=scale))
+            spoiled = not math.isfinite(out.sum(dtype=move.dtype).item()) and not torch.isfinite(out).all()
+            if spoiled and torch.isfinite(base).all():
+                raise UserError(f"the merged {key} overflows {before.dtype}; lower the coefficient, or use a wider dtype")
+        return total
+
+    return Lazy(shapes, entry)
 
 
 def digest(entries: Iterable[tuple[str, Tensor]]) -> str:

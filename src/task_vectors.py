@@ -1,7 +1,6 @@
 """Task vectors (Ilharco et al., 2023): fine-tuned minus pre-trained weights, and their arithmetic."""
 
 import copy
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Number
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from src.checkpoints import open_checkpoint
 from src.errors import UserError
-from src.state_dict import Lazy, StateDict, floating, is_blank, model_differences, outline, working_dtype, zip_with
+from src.state_dict import Lazy, StateDict, added, floating, is_blank, model_differences, outline, working_dtype, zip_with
 
 Source = str | os.PathLike | StateDict | nn.Module
 
@@ -172,35 +171,6 @@ class TaskVector(Mapping[str, Tensor]):
 
 class NonLinearTaskVector(TaskVector):
     """The task vector of ordinary fine-tuning, by the name it has in the tangent-space papers."""
-
-
-def added(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> Lazy:
-    """`pretrained + scale * vector`, lazily, in the dtypes of `pretrained`; entries without a vector are its own.
-
-    Raises UserError if the vector has names or shapes that `pretrained` has not, or an entry overflows its dtype.
-    """
-    shapes, moves = outline(pretrained), outline(vector)
-    strange = [key for key in moves if key not in shapes or shapes[key].shape != moves[key].shape]
-    if strange:
-        raise UserError(f"the vector does not fit these weights: {', '.join(strange[:3])} ({len(strange)} in all)")
-
-    def entry(key: str) -> Tensor:
-        before = pretrained[key]
-        if key not in moves:
-            return before
-        move = vector[key]
-        if is_blank(move):
-            return before
-        total = torch.empty(before.shape, dtype=before.dtype, device=move.device)
-        parts = (leaf.reshape(-1).split(2**20) for leaf in (total, before, move))  # wide copies of a part at a time
-        for out, base, step in zip(*parts):
-            out.copy_(torch.add(base.to(device=move.device, dtype=move.dtype), step, alpha=scale))
-            spoiled = not math.isfinite(out.sum(dtype=move.dtype).item()) and not torch.isfinite(out).all()
-            if spoiled and torch.isfinite(base).all():
-                raise UserError(f"the merged {key} overflows {before.dtype}; lower the coefficient, or use a wider dtype")
-        return total
-
-    return Lazy(shapes, entry)
 
 
 def _read(source: Source) -> StateDict:

@@ -89,7 +89,7 @@ def test_memory_does_not_grow_with_the_number_of_models(tmp_path):
         "from src.checkpoints import open_all\n"
         "from src.merging.ingredients import Ingredients\n"
         "from src.saving import save_file\n"
-        "from src.task_vectors import added\n"
+        "from src.state_dict import added\n"
         "folder, tasks = Path(sys.argv[1]), int(sys.argv[2])\n"
         "method = command_line.build_method(command_line.composed(['method=ties']))\n"
         "torch.ones(8, 8).sum(0)\n"

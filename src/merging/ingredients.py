@@ -1,39 +1,28 @@
-"""What a merging method is given, and how it streams: one slice of one parameter of all tasks at a time.
+"""What a merging method is given, and how it streams: one slice, or one matrix, of all tasks at a time.
 
 The floor of an elementwise merge is reading every input byte once. Slices are cut so that the stack of all tasks
 stays in a CPU's cache, and the buffer that holds it is used again for every slice: fresh memory is ten times slower
-to write than warm memory.
+to write than warm memory. Decompositions see a whole matrix of all tasks, in a buffer that is used again too.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from threading import Barrier
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from src.errors import UserError
+from src.merging.cores import side_by_side
 from src.state_dict import Kept, Lazy, StateDict, blank, floating, model_differences, outline, working_dtype
 from src.task_vectors import TaskVector
 
 SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
+NO_LAYER = "text_projection"  # two-dimensional, and no layer: the papers merge it like a vector
 Seen = TypeVar("Seen")
-
-
-@cache
-def cores() -> ThreadPoolExecutor:
-    """A worker a core, each computing alone: slices side by side stay in their cores' caches."""
-    count = torch.get_num_threads()
-    workers = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-    started = Barrier(count)
-    list(workers.map(lambda _: started.wait(), range(count)))
-    torch.set_num_threads(count)  # what a worker set for itself also became the default of threads to come
-    return workers
 
 
 @dataclass(frozen=True)
@@ -99,21 +88,20 @@ class Ingredients:
         return known[key]
 
     def each(self, key: str, visit: Callable[[slice, Tensor], Seen]) -> Iterator[Seen]:
-        """`visit(part, stack)` of every slice of the flattened parameter `key`, in order.
+        """`visit(part, stack)` of every slice of the flattened parameter `key`, in order; slices start at multiples of 8.
 
         The stack holds the task vectors' entries there, (tasks, n), on the device, trimmed. It is valid during the
-        visit, which may edit it; visits of one parameter run side by side on a CPU's cores, and start no others.
+        visit, which may edit it; visits of one parameter run side by side on a CPU's cores.
         Raises UserError naming the task and parameter if an entry is NaN or infinite.
         """
-        before = self.pretrained[key].reshape(-1)
-        models = [model[key].reshape(-1) for model in self.finetuned.values()]
+        before, models = self.weights(key)
         dtype = self.outline[key].dtype
-        room = SLICE_BYTES[self.device.type] // dtype.itemsize
+        room = max(SLICE_BYTES[self.device.type] // dtype.itemsize // 8 * 8, 8)
 
         def at(start: int) -> Seen:
             part = slice(start, min(start + room, len(before)))
-            with self._buffer(dtype, room) as buffer:
-                stack = buffer[:, : part.stop - part.start]
+            with self._buffer(dtype, len(models) * room) as buffer:
+                stack = buffer.view(len(models), room)[:, : part.stop - part.start]
                 base = before[part].to(device=self.device, dtype=dtype)
                 for row, model in zip(stack, models):
                     if model.dtype == dtype and self.device.type == "cpu":
@@ -127,9 +115,11 @@ class Ingredients:
                 return visit(part, stack)
 
         starts = range(0, len(before), room)
-        if self.device.type == "cpu" and len(starts) > 1:
-            return cores().map(at, starts)
-        return map(at, starts)
+        return side_by_side(at, starts, self.device) if len(starts) > 1 else map(at, starts)
+
+    def weights(self, key: str) -> tuple[Tensor, list[Tensor]]:
+        """The flattened parameter `key`, (n,), of the pre-trained model and of each task's, as they are stored."""
+        return self.pretrained[key].reshape(-1), [model[key].reshape(-1) for model in self.finetuned.values()]
 
     def slicewise(self, merge: Callable[[Tensor], Tensor]) -> TaskVector:
         """The vector whose every slice is `merge(stack)`, (tasks, n) -> (n); zero where no task changed a parameter."""
@@ -150,20 +140,60 @@ class Ingredients:
 
         return TaskVector.of((Kept if self.keep else Lazy)(self.outline, entry))
 
+    def is_matrix(self, key: str) -> bool:
+        """Whether a parameter is a layer's matrix: two-dimensional, and not CLIP's text projection."""
+        return self.outline[key].ndim == 2 and key.rpartition(".")[2] != NO_LAYER
+
+    @contextmanager
+    def stacked(self, key: str) -> Iterator[Tensor]:
+        """The task vectors' entries of a changed matrix, (tasks, m, n), on the device, trimmed; valid, and free to edit,
+        inside.
+
+        Raises UserError naming the task and parameter if an entry is NaN or infinite.
+        """
+        leaf, tasks = self.outline[key], len(self.finetuned)
+        with self._buffer(leaf.dtype, tasks * self._largest_matrix) as buffer:
+            stack = buffer[: tasks * leaf.numel()].view(tasks, -1)
+
+            def visit(part: slice, values: Tensor) -> None:
+                stack[:, part] = values
+
+            for _ in self.each(key, visit):
+                pass
+            yield stack.view(tasks, *leaf.shape)
+
+    def matrixwise(self, merge: Callable[[Tensor], Tensor], rest: Callable[[Tensor], Tensor]) -> TaskVector:
+        """The vector whose matrices are `merge(stack)`, (tasks, m, n) -> (m, n), and whose other entries are
+        `rest(stack)`, (tasks, n) -> (n), a slice at a time; zero where no task changed a parameter."""
+        others = self.slicewise(rest)
+
+        def entry(key: str) -> Tensor:
+            if not self.is_matrix(key) or not self.changed(key):
+                return others[key]
+            with self.stacked(key) as stack:
+                return merge(stack)
+
+        return TaskVector.of((Kept if self.keep else Lazy)(self.outline, entry))
+
     def scan(self, visit: Callable[[Tensor], Seen]) -> Iterator[Seen]:
         """`visit(stack)` of all changed parameters, for what needs the whole vector; the unchanged are zero."""
         for key in self.outline:
             if self.changed(key):
                 yield from self.each(key, lambda _, stack: visit(stack))
 
+    @cached_property
+    def _largest_matrix(self) -> int:
+        """Entries of the largest matrix that any task changed."""
+        return max(leaf.numel() for key, leaf in self.outline.items() if leaf.ndim == 2 and self.changed(key))
+
     @contextmanager
     def _buffer(self, dtype: torch.dtype, room: int) -> Iterator[Tensor]:
-        """A (tasks, room) buffer that nobody else is using: visits run side by side."""
-        idle = self.shared.setdefault("idle buffers", {}).setdefault(dtype, [])
+        """A (room,) buffer that nobody else is using: visits run side by side."""
+        idle = self.shared.setdefault("idle buffers", {}).setdefault((dtype, room), [])
         try:
             buffer = idle.pop()
         except IndexError:
-            buffer = torch.empty(len(self.finetuned), room, dtype=dtype, device=self.device)
+            buffer = torch.empty(room, dtype=dtype, device=self.device)
         try:
             yield buffer
         finally:
@@ -180,8 +210,14 @@ class Ingredients:
 def _trim(stack: Tensor, floors: Tensor) -> None:
     """Set the entries below each row's floor to zero, in place."""
     for row, floor in zip(stack, floors):
-        kept = floor.to(row)  # the smallest magnitude of this dtype that is kept
-        if kept.double() < floor.double():
-            kept = torch.nextafter(kept, torch.full_like(kept, torch.inf))
+        kept = smallest_kept(floor, row.dtype)
         if kept > 0:  # hardshrink keeps what is above its limit, in one pass and without a temporary
             torch.hardshrink(row, torch.nextafter(kept, torch.zeros_like(kept)).item(), out=row)
+
+
+def smallest_kept(floor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The smallest magnitude of `dtype` that is not below `floor`, on the CPU."""
+    kept = floor.cpu().to(dtype)
+    if kept.double() < floor.double():
+        kept = torch.nextafter(kept, torch.full_like(kept, torch.inf))
+    return kept

@@ -4,7 +4,7 @@ An entry in block l of L blocks is scaled by `floor + slope * l / (L - 1)`, an e
 (alpha and beta in the paper).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from src.errors import UserError
 from src.merging.ingredients import Ingredients
 from src.merging.method import Accuracies, Family, Method
+from src.state_dict import StateDict
 from src.task_vectors import TaskVector
 
 
@@ -44,6 +45,13 @@ class LiNeS(Method):
 
     def respaced(self, points: int) -> Method:
         return replace(self, base=self.base.respaced(points))
+
+    @property
+    def mask_method(self) -> Method | None:
+        return self.base.mask_method
+
+    def with_masks(self, masks: Mapping[str, StateDict]) -> Method:
+        return replace(self, base=self.base.with_masks(masks))
 
     def used(self, given: Ingredients) -> Ingredients:
         return self.base.used(given)

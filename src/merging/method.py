@@ -1,18 +1,21 @@
 """What a merging method is: called once with its ingredients, it returns a family, `coefficient -> {task: vector}`.
 
 A method that merges into one model maps every task to the same vector; one that gives each task its own maps each to
-its own. A new method is one file with a frozen dataclass (`Searched` or `Fixed`), and one yaml that names it.
+its own, rebuilt from a compact form (one bit a parameter, or low-rank factors). A new method is one file with a frozen
+dataclass (`Searched` or `Fixed`), and one yaml that names it.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import ClassVar
 
+from src.compact import Compact
 from src.errors import UserError
 from src.merging.ingredients import Ingredients
+from src.state_dict import StateDict
 from src.task_vectors import TaskVector
 
 Accuracies = Mapping[str, float]
@@ -23,13 +26,30 @@ class Family:
     """All merges that differ in one coefficient: `family(coefficient)` is `{task: vector to add}`.
 
     scale: under LiNeS, what a coefficient multiplies an entry of a given depth by.
+    compact: where each task has a vector of its own, what all are rebuilt from, for a coefficient by task.
     """
 
     vectors: Callable[[float], dict[str, TaskVector]]
     scale: Callable[[float, float | None], float] | None = None
+    compact: Callable[[Mapping[str, float]], Compact] | None = None
 
     def __call__(self, coefficient: float) -> dict[str, TaskVector]:
         return self.vectors(coefficient)
+
+    @classmethod
+    def of_compact(cls, tasks: Sequence[str], compact: Callable[[Mapping[str, float]], Compact]) -> "Family":
+        """The family whose vectors are those of `compact`."""
+
+        def vectors(coefficient: float) -> dict[str, TaskVector]:
+            held = compact(dict.fromkeys(tasks, coefficient))
+            return {task: TaskVector.of(held.vector(task)) for task in tasks}
+
+        return cls(vectors, compact=compact)
+
+    def chosen(self, coefficients: Mapping[str, float]) -> dict[str, TaskVector]:
+        """Each task's vector at its own coefficient."""
+        found = {coefficient: self(coefficient) for coefficient in dict.fromkeys(coefficients.values())}
+        return {task: found[coefficient][task] for task, coefficient in coefficients.items()}
 
 
 class Method(ABC):
@@ -51,6 +71,22 @@ class Method(ABC):
     @abstractmethod
     def respaced(self, points: int) -> "Method":
         """This method with its grid cut anew: `points` numbers from 0, which is left out, to the grid's largest."""
+
+    @property
+    def mask_method(self) -> "Method | None":
+        """The method whose masks, chosen on validation data, this one still lacks."""
+        return None
+
+    def with_masks(self, masks: Mapping[str, StateDict]) -> "Method":
+        """This method with packed masks by task and key that were made earlier."""
+        raise UserError(f"method.load_mask: {type(self).__name__} uses no masks; leave it out")
+
+    @property
+    def description(self) -> dict:
+        """Which method this is, with the fields that decide its vectors (not the coefficients tried), as json values."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "grid"}
+        told = {name: value.description if isinstance(value, Method) else value for name, value in own.items()}
+        return {"method": type(self).__name__, **told}
 
     def used(self, given: Ingredients) -> Ingredients:
         """The ingredients as this method sums them (trimmed, say): what LiNeS takes the norm of."""
@@ -107,6 +143,17 @@ class Fixed(Method):
 
     def respaced(self, points: int) -> Method:
         return self
+
+
+class Unscaled(Fixed):
+    """A method whose vectors are used as they are."""
+
+    def coefficient(self, tasks: int) -> float:
+        return 1.0
+
+    def check_coefficient(self, coefficient: float, tasks: int) -> None:
+        if coefficient != 1:
+            raise UserError(f"{type(self).__name__} has the fixed coefficient 1; leave specify_lambda={coefficient} out")
 
 
 def is_number(value: object) -> bool:

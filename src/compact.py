@@ -1,0 +1,106 @@
+"""Models of several tasks in little room: one bit a parameter over a vector they share, or low-rank factors.
+
+A task's part maps names to tensors: `mask/KEY` holds packed bits that select from the shared vector's KEY,
+`left/KEY` and `right/KEY` hold factors whose product is KEY, `entry/KEY` holds KEY as it is. What has none is zero.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from src.state_dict import Lazy, StateDict, blank, outline
+
+MASK, LEFT, RIGHT, ENTRY = "mask/", "left/", "right/", "entry/"
+PART = 2**18  # entries rebuilt at a time: a multiple of 8
+
+# Eight bytes of 0 or 1, read as one (signed) number, times the first gather in its highest byte, the first byte as the
+# highest bit, as np.packbits has it. The other way, a byte is copied eight times and each copy keeps one bit.
+_GATHER = 0x8040201008040201 - 2**64
+_COPIES, _BITS, _CARRY = 0x0101010101010101, 0x0102040810204080, 0x7F7F7F7F7F7F7F7F
+
+
+def packed_size(count: int) -> int:
+    """Bytes that `count` bits take."""
+    return math.ceil(count / 8)
+
+
+def pack(mask: Tensor) -> Tensor:
+    """(..., n) bool -> (..., ceil(n / 8)) uint8, in the order of np.packbits: the first bit is a byte's highest."""
+    short = -mask.shape[-1] % 8
+    if short:
+        mask = torch.nn.functional.pad(mask, (0, short))
+    return mask.contiguous().view(torch.int64).mul(_GATHER).bitwise_right_shift_(56).to(torch.uint8)
+
+
+def unpack(packed: Tensor, count: int) -> Tensor:
+    """(ceil(count / 8),) uint8 -> (count,) bool."""
+    bits = packed.long().mul_(_COPIES).bitwise_and_(_BITS)
+    return bits.add_(_CARRY).bitwise_right_shift_(7).bitwise_and_(_COPIES).view(torch.bool)[:count]
+
+
+def masked(values: Tensor, packed: Tensor) -> Tensor:
+    """A copy of `values` that is zero where the packed mask of its flattened form is off."""
+    out = torch.zeros_like(values, memory_format=torch.contiguous_format)
+    flat, given = out.view(-1), values.reshape(-1)
+    packed = packed.to(values.device)
+    for start in range(0, len(flat), PART):
+        part = given[start : start + PART]
+        on = unpack(packed[start // 8 : packed_size(start + len(part))], len(part))
+        torch.mul(part, on.view(torch.uint8), out=flat[start : start + PART])
+    return out
+
+
+@dataclass(frozen=True)
+class Compact:
+    """A vector for each task, rebuilt when it is asked for.
+
+    outline: the shapes and dtypes of a vector's entries; shared: the vector that masks select from; parts: by task.
+    """
+
+    outline: StateDict
+    parts: Mapping[str, StateDict]
+    shared: StateDict = field(default_factory=dict)
+
+    def vector(self, task: str) -> Lazy:
+        """The task's vector, an entry at a time."""
+        part = self.parts[task]
+        names = outline(part)
+
+        def entry(key: str) -> Tensor:
+            if MASK + key in names:
+                return masked(self.shared[key], part[MASK + key])
+            if LEFT + key in names:
+                return part[LEFT + key] @ part[RIGHT + key]
+            return part[ENTRY + key] if ENTRY + key in names else blank(self.outline[key], torch.device("cpu"))
+
+        return Lazy(self.outline, entry)
+
+    def flattened(self) -> Lazy:
+        """All parts in one mapping, under `TASK/NAME`."""
+        names = {f"{task}/{name}": (task, name) for task, part in self.parts.items() for name in outline(part)}
+        shapes = {whole: outline(self.parts[task])[name] for whole, (task, name) in names.items()}
+        return Lazy(shapes, lambda whole: self.parts[names[whole][0]][names[whole][1]])
+
+
+def parts_of(flattened: StateDict, tasks: list[str]) -> dict[str, StateDict]:
+    """What `Compact.flattened` was made of."""
+
+    def part(task: str) -> Lazy:
+        start = f"{task}/"
+        shapes = {key.removeprefix(start): leaf for key, leaf in outline(flattened).items() if key.startswith(start)}
+        return Lazy(shapes, lambda name: flattened[start + name])
+
+    return {task: part(task) for task in tasks}
+
+
+def masks_as_parts(masks: Mapping[str, StateDict]) -> dict[str, StateDict]:
+    """Packed masks by task and key, as the parts of a `Compact`."""
+
+    def part(packed: StateDict) -> Lazy:
+        shapes = {MASK + key: leaf for key, leaf in outline(packed).items()}
+        return Lazy(shapes, lambda name: packed[name.removeprefix(MASK)])
+
+    return {task: part(packed) for task, packed in masks.items()}

@@ -1,0 +1,25 @@
+"""Iso-C (Marczak et al., ICML 2025, No Task Left Behind): the sum of the task matrices with all singular values equal."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from src.merging.ingredients import Ingredients
+from src.merging.linear_algebra import polar_factor, weights_floor
+from src.merging.method import Family, Searched
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsoC(Searched):
+    """Of each layer's matrix: every singular value of the sum becomes their mean; other entries are averaged."""
+
+    def __call__(self, given: Ingredients) -> Family:
+        vector = given.matrixwise(_flattened, lambda stack: stack.mean(0))
+        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector))
+
+
+def _flattened(stack: Tensor) -> Tensor:
+    total = stack.sum(0)
+    factor = polar_factor(total, weights_floor(total))
+    mean = (factor * total).sum() / min(total.shape)  # <U V^T, U S V^T> is the sum of the singular values
+    return factor.mul_(mean)

@@ -1,0 +1,39 @@
+"""Iso-CTS (Marczak et al., ICML 2025, No Task Left Behind): directions common to all tasks and directions of each task's
+own, all with the same singular value."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from src.errors import UserError
+from src.merging.ingredients import Ingredients
+from src.merging.linear_algebra import concatenated, leading_triplets, leading_triplets_of_each, orthogonalised
+from src.merging.method import Family, Searched, is_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsoCTS(Searched):
+    """Of each layer's matrix of rank r: about `common_space_fraction` of r leading directions of the sum, the others
+    shared out among the tasks, whose directions lie outside the common ones; other entries are averaged."""
+
+    common_space_fraction: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not is_number(self.common_space_fraction) or not 0 < self.common_space_fraction <= 1:
+            raise UserError(f"method.common_space_fraction is in (0, 1]; got {self.common_space_fraction}")
+
+    def __call__(self, given: Ingredients) -> Family:
+        def merge(stack: Tensor) -> Tensor:
+            total = stack.sum(0)
+            rank = min(total.shape)
+            own = round((rank - int(self.common_space_fraction * rank)) / len(stack))
+            common = leading_triplets(total, max(rank - own * len(stack), 0))
+            outside = stack - common.left @ (common.left.T @ stack)
+            parts = concatenated([*leading_triplets_of_each(outside, own), common])
+            mean = parts.values.sum() / rank
+            left, _, right = orthogonalised(parts)
+            return mean * (left @ right.T)
+
+        vector = given.matrixwise(merge, lambda stack: stack.mean(0))
+        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector))
