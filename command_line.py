@@ -150,8 +150,15 @@ def check_choices(config: DictConfig) -> None:
     problems = []
     if config.output_kind not in ("model", "task_vector", "bundle"):
         problems.append(f"output_kind is model, task_vector or bundle; got {config.output_kind}")
-    if config.output_kind == "bundle":
-        problems.append(f"method={method_name(config)} has no compact form to bundle; use output_kind=model or task_vector")
+    if config.output_kind == "bundle" and not config.output:
+        problems.append("output_kind=bundle needs a folder to write, such as output=bundle/")
+    load = config.method.get("load_mask", False)
+    if not isinstance(load, bool | str | None):
+        problems.append(f"method.load_mask is true, false, null or a path; got {load}")
+    elif load and config.method.get("mask_lambda") is not None:
+        problems.append("method.mask_lambda makes masks and method.load_mask loads them; give one of the two")
+    elif load and method_name(config) == "tall_mask" and config.specify_lambda is not None:
+        problems.append("specify_lambda makes masks and method.load_mask loads them; give one of the two")
     if config.specify_lambda is not None and not is_number(config.specify_lambda):
         problems.append(f"specify_lambda is a number; got {config.specify_lambda}")
     if type(config.batch_size) is not int or config.batch_size < 1:
@@ -278,9 +285,13 @@ def _stem(name: str) -> str:
 
 def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pretrained: StateDict, tasks: int) -> None:
     """Raise UserError, before any work, if what `output` asks for cannot be written or would destroy an input."""
+    if config.output_kind == "bundle" and not method.per_task:
+        raise UserError(
+            f"method={method_name(config)} makes one model: there is nothing to bundle; use output_kind=model or task_vector"
+        )
     if config.output:
         path = Path(config.output).expanduser()
-        copies = tasks if method.per_task else 1
+        copies = 2 if config.output_kind == "bundle" else tasks if method.per_task else 1
         check_target(path, method.per_task or path.suffix != ".safetensors", inputs, copies * size_of(pretrained))
 
 

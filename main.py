@@ -19,17 +19,18 @@ import command_line
 from command_line import Progress
 from src.cache import Cache
 from src.checkpoints import open_all
+from src.choosing import choose, with_new_masks, with_saved_masks
 from src.errors import UserError
 from src.evaluate import Scorer
+from src.masks import MadeOf, facts_of, save_masks
 from src.measurement import Measurement
 from src.merging.ingredients import Ingredients
 from src.merging.method import Family, Method
 from src.models.blocks import depth_by_name
 from src.results import Result, Row
-from src.saving import save_by_task, save_file, save_folder, size_of
-from src.search import Asked, Point, search
-from src.state_dict import StateDict, added
-from src.task_vectors import TaskVector
+from src.saving import save_bundle, save_by_task, save_file, save_folder, size_of
+from src.state_dict import added, digest
+from src.storage import storage_of
 
 
 @hydra.main(version_base=None, config_path="config", config_name="config")
@@ -49,7 +50,8 @@ def merge_files(config: DictConfig, method: Method) -> None:
     base, sources = command_line.file_sources(config)
     method.check_tasks(list(sources))
     coefficient = command_line.specified_coefficient(config, method, len(sources))
-    if coefficient is None:
+    load = config.method.get("load_mask", False)
+    if coefficient is None and not (load and method.per_task):
         raise UserError("model=files has no validation data to choose a coefficient on; give specify_lambda=NUMBER")
     opened = open_all({"the pre-trained model": base, **sources})
     pretrained, finetuned = opened["the pre-trained model"], {task: opened[task] for task in sources}
@@ -57,7 +59,16 @@ def merge_files(config: DictConfig, method: Method) -> None:
     given = Ingredients(pretrained, finetuned, depth, command_line.device_of(config), keep=False)
     inputs = [file for checkpoint in opened.values() for file in (checkpoint.path, *checkpoint.files)]
     command_line.check_output(config, method, inputs, pretrained, len(sources))
-    save(config, method(given)(coefficient), pretrained, method)
+    made_of = None
+    if load or config.output_kind == "bundle":
+        digests = {task: digest(model.items()) for task, model in opened.items()}
+        made_of = MadeOf(method.mask_base, digests.pop("the pre-trained model"), digests)
+    prepared = with_saved_masks(method, load or False, None, given, made_of)
+    known = prepared.masks.lambdas if prepared.masks and method.per_task else None
+    coefficients = known or dict.fromkeys(sources, coefficient)
+    save(config, prepared.method(given), coefficients, given, made_of)
+    for note in prepared.notes:
+        print(note)
     seconds = time.monotonic() - started
     print(f"{config.output}: {len(sources)} models merged in {seconds:.1f} s")
 
@@ -66,7 +77,8 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
     """Merge a model family's fine-tuned weights, search, score, show and save."""
     started = time.monotonic()
     tasks = command_line.selected_tasks(config)
-    method.check_tasks([task.name for task in tasks])
+    names = [task.name for task in tasks]
+    method.check_tasks(names)
     specified = command_line.specified_coefficient(config, method, len(tasks))
     device = command_line.device_of(config)
     family = command_line.build_family(config, device)
@@ -75,57 +87,60 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
     command_line.require_checkpoints(config, family, tasks)
     checkpoints = open_all({task.name: command_line.checkpoint_path(config, task.name) for task in tasks})
     given = Ingredients(family.pretrained, checkpoints, family.depth, device, keep=True)
-    candidates = method(given)
-    coefficients = method.coefficients(len(tasks)) if specified is None else (specified,)
     cache = Cache(Path(config.cache_dir).expanduser())
+    models, masks_folder = command_line.models_folder(config), command_line.models_folder(config) / "masks"
     with Progress() as progress:
         scorer = Scorer(family, cache, config.batch_size, progress.report)
-        measured = Measurement(scorer, cache, {task.name: task for task in tasks}, checkpoints, given)
+        measured = Measurement(scorer, cache, dict(zip(names, tasks)), checkpoints, given)
+        made_of = MadeOf(method.mask_base, *measured.made_of)
+        prepared = with_saved_masks(method, config.method.get("load_mask", False), models, given, made_of)
         tests, vals = (sum(len(task.examples(split)) for task in tasks) for split in ("test", "val"))
-        progress.plan(3 * tests + (1 + len(coefficients)) * vals * (len(coefficients) > 1))
-        coefficient, curve = choose(method, candidates, coefficients, measured)
-        vectors = candidates(coefficient)
-        merged = measured.merged(vectors, "test", f"coefficient {coefficient:.4g}")
-        rows = {task: Row(measured.zeroshot(task, "test"), measured.finetuned(task, "test"), merged[task]) for task in merged}
+        tried = [method.coefficients(len(tasks)) if specified is None else (specified,)]
+        if prepared.method.mask_method:
+            tried.append(method.mask_method.coefficients(len(tasks)))
+        searched = sum(len(coefficients) for coefficients in tried if len(coefficients) > 1)
+        progress.plan(3 * tests + (searched + any(len(coefficients) > 1 for coefficients in tried)) * vals)
+        if not prepared.masks:
+            prepared = with_new_masks(method, masks_folder, measured, made_of)
+        candidates, curve = prepared.method(given), []
+        if prepared.masks and method.per_task:
+            coefficients = prepared.masks.lambdas or dict.fromkeys(names)
+        else:
+            coefficients, curve = choose(prepared.method, candidates, tried[0], measured)
+        vectors = candidates.chosen(coefficients)
+        merged = measured.merged(vectors, "test", "the merged model")
+        rows = {task: Row(measured.zeroshot(task, "test"), measured.finetuned(task, "test"), merged[task]) for task in names}
+    notes = list(prepared.notes)
+    if method.makes_masks and not prepared.masks:
+        grid = tried[0] if len(tried[0]) > 1 else None
+        path = save_masks(candidates.compact(coefficients), masks_folder, made_of, coefficients, grid)
+        notes.append(f"masks: {path}")
+    written = save(config, candidates, coefficients, given, made_of) if config.output else None
+    storage = storage_of(candidates.compact(coefficients), given.pretrained, written) if candidates.compact else None
     by_kind = ({task: getattr(row, kind).accuracy for task, row in rows.items()} for kind in ("merged", "finetuned", "zeroshot"))
     result = Result(
         title=f"{config.model.name}, {len(tasks)} tasks, {command_line.method_name(config)}",
         config=OmegaConf.to_container(config, resolve=True),
         question=command_line.question(config, tasks),
-        lineage=measured.lineage(),
-        coefficient=coefficient,
+        lineage={**measured.lineage(), **({"masks": prepared.masks.digest} if prepared.masks else {})},
+        coefficients=coefficients,
         curve=curve,
         rows=rows,
         summary=method.summary(*by_kind),
-        scale_by_depth=scale_by_depth(candidates, coefficient, given),
-        bytes_stored=size_of(given.pretrained),
+        scale_by_depth=scale_by_depth(candidates, coefficients, given),
+        bytes_stored=storage.bytes if storage else size_of(given.pretrained),
+        storage=storage,
+        notes=notes,
         seconds=time.monotonic() - started,
     )
     publish(config, result)
-    if config.output:
-        save(config, vectors, given.pretrained, method)
 
 
-def choose(
-    method: Method, candidates: Family, coefficients: tuple[float, ...], measured: Measurement
-) -> tuple[float, list[Point]]:
-    """The best coefficient on validation data and the curve; nothing is measured where there is no choice."""
-    if len(coefficients) == 1:
-        return coefficients[0], []
-
-    def measure(vectors: dict[str, TaskVector], coefficient: float) -> dict[str, float]:
-        scores = measured.merged(vectors, "val", f"coefficient {coefficient:.4g}")
-        return {task: score.accuracy for task, score in scores.items()}
-
-    finetuned = Asked(tuple(measured.tasks), lambda task: measured.finetuned(task, "val").accuracy)
-    zeroshot = Asked(tuple(measured.tasks), lambda task: measured.zeroshot(task, "val").accuracy)
-    return search(method, candidates, coefficients, measure, finetuned, zeroshot)
-
-
-def scale_by_depth(candidates: Family, coefficient: float, given: Ingredients) -> list[tuple[str, float]]:
+def scale_by_depth(candidates: Family, coefficients: dict[str, float], given: Ingredients) -> list[tuple[str, float]]:
     """What LiNeS multiplies the entries outside all blocks, and those of each block, by; empty without LiNeS."""
     if candidates.scale is None:
         return []
+    coefficient = next(iter(coefficients.values()))
     depths = sorted({depth for depth in map(given.depth, given.outline) if depth is not None})
     blocks = [(str(number), candidates.scale(coefficient, depth)) for number, depth in enumerate(depths)]
     return [("outside", candidates.scale(coefficient, None)), *blocks]
@@ -149,18 +164,25 @@ def publish(config: DictConfig, result: Result) -> None:
     command_line.report_online(config, result)
 
 
-def save(config: DictConfig, vectors: dict[str, TaskVector], pretrained: StateDict, method: Method) -> None:
-    """Write what `output` and `output_kind` ask for."""
-    path = Path(config.output).expanduser()
+def save(
+    config: DictConfig, candidates: Family, coefficients: dict[str, float], given: Ingredients, made_of: MadeOf | None
+) -> int | None:
+    """Write what `output` and `output_kind` ask for; returns the bytes a bundle takes on disk."""
+    path, pretrained = Path(config.output).expanduser(), given.pretrained
+    if config.output_kind == "bundle":
+        facts = {"method": command_line.method_name(config), **facts_of(made_of, coefficients, None)}
+        return save_bundle(candidates.compact(coefficients), pretrained, path, facts)
+    vectors = candidates.chosen(coefficients)
     whole = config.output_kind == "model"
     contents = {task: added(pretrained, vector) if whole else vector for task, vector in vectors.items()}
     metadata = {"kind": config.output_kind, "method": command_line.method_name(config), "tasks": ",".join(vectors)}
-    if method.per_task:
+    if candidates.compact:
         save_by_task(contents, path, metadata)
     elif path.suffix == ".safetensors":
         save_file(next(iter(contents.values())), path, metadata)
     else:
         save_folder(next(iter(contents.values())), path, pretrained, metadata)
+    return None
 
 
 if __name__ == "__main__":

@@ -3,16 +3,20 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import safetensors
 import torch
 from torch import Tensor
 
+from src.compact import Compact, parts_of
 from src.errors import UserError, raise_any
+from src.state_dict import StateDict, added, moves_of, outline
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 INDEX = ".index.json"
+STARTING, SHARED, TASKS = "pretrained.safetensors", "shared.safetensors", "tasks.safetensors"  # the files of a bundle
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -39,6 +43,11 @@ class Checkpoint(Mapping[str, Tensor]):
     def __contains__(self, key: object) -> bool:
         return key in self._entries
 
+    @cached_property
+    def outline(self) -> StateDict:
+        """Shapes and dtypes, without rebuilding what a bundle holds in compact form."""
+        return {key: outline(entries)[key].detach() for key, entries in self._entries.items()}
+
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self)} entries)"
 
@@ -61,11 +70,14 @@ class _Mapped(Mapping[str, Tensor]):
 
 
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """A checkpoint from a `.safetensors` or `.pt` file, an index json, or a folder that holds either.
+    """A checkpoint from a `.safetensors` or `.pt` file, an index json, or a folder that holds either; `BUNDLE/TASK` is the
+    model of a task, rebuilt from a bundle an entry at a time.
 
     Raises UserError if a file is missing, truncated, or holds anything but tensors; nothing in a file is executed.
     """
     path = Path(path)
+    if not path.exists() and (path.parent / TASKS).exists():
+        return _rebuilt(path)
     if not path.exists():
         raise UserError(f"there is no checkpoint at {path}; check the path (relative paths start at {Path.cwd()})")
     target = _in_folder(path) if path.is_dir() else path
@@ -83,6 +95,32 @@ def open_all(paths: Mapping[str, str | os.PathLike]) -> dict[str, Checkpoint]:
             problems += reason.problems
     raise_any(problems)
     return opened
+
+
+def open_compact(folder: str | os.PathLike) -> tuple[Compact, dict]:
+    """What a bundle's task vectors are rebuilt from, and the facts it was written with (see `saving.save_bundle`).
+
+    Raises UserError if `folder` is no bundle.
+    """
+    folder = Path(folder)
+    facts = metadata_of(folder / TASKS).get("facts")
+    if facts is None:
+        raise UserError(f"{folder} is no bundle: it holds no {TASKS} that output_kind=bundle wrote")
+    told = json.loads(facts)
+    shared = open_checkpoint(folder / SHARED) if (folder / SHARED).exists() else {}
+    return Compact(
+        moves_of(open_checkpoint(folder / STARTING)), parts_of(open_checkpoint(folder / TASKS), list(told["finetuned"])), shared
+    ), told
+
+
+def _rebuilt(path: Path) -> Checkpoint:
+    folder, task = path.parent, path.name
+    compact, _ = open_compact(folder)
+    if task not in compact.parts:
+        raise UserError(f"{folder} is a bundle of {', '.join(compact.parts)}, and has no {task}")
+    model = added(open_checkpoint(folder / STARTING), compact.vector(task))
+    others = {folder / name: {} for name in (STARTING, SHARED) if (folder / name).exists()}
+    return Checkpoint(path, {folder / TASKS: model, **others})
 
 
 def _in_folder(folder: Path) -> Path:
@@ -152,3 +190,14 @@ def _load_pickled(path: Path) -> object:
         if "mmap can only be used" not in str(reason):
             raise
         return torch.load(path, map_location="cpu", weights_only=True)  # files from before torch 1.6 cannot be mapped
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The header's strings of a safetensors file; empty for any other file, and for one that cannot be read."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, OSError):
+        return {}

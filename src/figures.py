@@ -32,7 +32,7 @@ def draw_accuracy(result: Result, path: Path) -> None:
         axes.axhline(mean, color=colour, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     means = result.means()
     axes.set_title(
-        f"{result.title}, coefficient {result.coefficient:.4g}: {100 * means['merged']['mean']:.1f} % on average, "
+        f"{result.heading}: {100 * means['merged']['mean']:.1f} % on average, "
         f"{100 * means['normalised']['mean']:.1f} % normalised",
         loc="left", fontsize=11, color=INK,
     )  # fmt: skip

@@ -45,21 +45,28 @@ class Measurement:
 
     def merged(self, vectors: Mapping[str, TaskVector], split: str, what: str) -> dict[str, Score]:
         """Scores of the pre-trained model plus each task's vector."""
-        sums = {id(vector): added(self.given.pretrained, vector) for vector in vectors.values()}
-        models = {key: Kept(model.outline, model.__getitem__) for key, model in sums.items()}  # hashed, then loaded
-        digests = {key: digest(model.items()) for key, model in models.items()}
-        return {
-            task: self.scorer.score(models[id(vector)], digests[id(vector)], self.tasks[task], split, what)
-            for task, vector in vectors.items()
-        }
+        scores = {}
+        for shared in {id(vector): vector for vector in vectors.values()}.values():
+            total = added(self.given.pretrained, shared)
+            model = Kept(total.outline, total.__getitem__)  # hashed, then loaded
+            known = digest(model.items())
+            for task in (task for task, vector in vectors.items() if vector is shared):
+                scores[task] = self.scorer.score(model, known, self.tasks[task], split, what)
+        return {task: scores[task] for task in vectors}
+
+    @property
+    def made_of(self) -> tuple[str, dict[str, str]]:
+        """The digests of the pre-trained and the fine-tuned weights."""
+        return self._pretrained_digest, {task: facts.digest for task, facts in self._facts.items()}
 
     def lineage(self) -> dict:
         """Digests of all models, heads and data: numbers may be compared where these are equal."""
         family = self.scorer.family
+        pretrained, finetuned = self.made_of
         return {
             "model": family.identity,
-            "pretrained": self._pretrained_digest,
-            "finetuned": {task: facts.digest for task, facts in self._facts.items()},
+            "pretrained": pretrained,
+            "finetuned": finetuned,
             "heads": {name: family.prepare(task) for name, task in self.tasks.items()},
             "data": {name: {split: family.data_digest(task, split) for split in ("val", "test")}
                      for name, task in self.tasks.items()},

@@ -16,6 +16,7 @@ from rich.table import Table
 from src.evaluate import Score
 from src.files import write_json
 from src.search import Point
+from src.storage import Storage
 
 Z95 = 1.959964
 
@@ -51,20 +52,34 @@ def half_width(variances: list[float]) -> float:
 class Result:
     """Everything one run found out.
 
-    config: all options; question: those of them that decide the numbers; lineage: digests of all that went in.
+    config: all options; question: those of them that decide the numbers; lineage: digests of all that went in;
+    coefficients: by task, None where it is not known (masks that do not say).
     """
 
     title: str
     config: dict
     question: dict
     lineage: dict
-    coefficient: float
+    coefficients: dict[str, float | None]
     curve: list[Point]
     rows: dict[str, Row]
     summary: dict[str, float]
     bytes_stored: int
     seconds: float
     scale_by_depth: list[tuple[str, float]] = field(default_factory=list)
+    storage: Storage | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def coefficient(self) -> float | None:
+        """The one that all tasks have; None if they differ or are not known."""
+        different = set(self.coefficients.values())
+        return different.pop() if len(different) == 1 else None
+
+    @property
+    def heading(self) -> str:
+        """The title with the coefficient."""
+        return f"{self.title}, coefficient {_shown(self.coefficient, 'by task')}"
 
     @property
     def name(self) -> str:
@@ -92,6 +107,7 @@ class Result:
             "question": self.question,
             "config": self.config,
             "coefficient": self.coefficient,
+            "coefficients": self.coefficients,
             "validation": [vars(point) for point in self.curve],
             "test": {
                 task: {
@@ -104,6 +120,8 @@ class Result:
             "means": self.means(),
             "summary": self.summary,
             "bytes_stored": self.bytes_stored,
+            "storage": self.storage and {**vars(self.storage), "bits_per_task": self.storage.bits_per_task},
+            "notes": self.notes,
             "scale_by_depth": dict(self.scale_by_depth),
             "seconds": self.seconds,
             "peak_memory_bytes": {"resident": peak, "cuda": cuda},
@@ -119,17 +137,28 @@ class Result:
 
     def show(self, console: Console) -> None:
         """Print the table: tasks by zero-shot, fine-tuned, merged and normalised accuracy, in percent."""
-        table = Table(title=f"{self.title}, coefficient {self.coefficient:.4g}, test accuracy in %")
+        table = Table(title=f"{self.heading}, test accuracy in %")
         table.add_column("task")
+        by_task = len(set(self.coefficients.values())) > 1
+        if by_task:
+            table.add_column("coefficient", justify="right")
         for heading in ("zero-shot", "fine-tuned", "merged", "normalised"):
             table.add_column(heading, justify="right")
         for task, row in self.rows.items():
             figures = (row.zeroshot.accuracy, row.finetuned.accuracy, row.merged.accuracy, row.normalised)
-            table.add_row(task, *(f"{100 * figure:.1f}" for figure in figures))
+            own = [_shown(self.coefficients[task], "-")] if by_task else []
+            table.add_row(task, *own, *(f"{100 * figure:.1f}" for figure in figures))
         table.add_section()
         means = self.means()
         kinds = ("zeroshot", "finetuned", "merged", "normalised")
-        table.add_row("mean", *(f"{100 * means[k]['mean']:.1f} ± {100 * means[k]['half_width_95']:.1f}" for k in kinds))
+        cells = [""] if by_task else []
+        table.add_row("mean", *cells, *(f"{100 * means[k]['mean']:.1f} ± {100 * means[k]['half_width_95']:.1f}" for k in kinds))
         console.print(table)
         for name, figure in self.summary.items():
             console.print(f"{name}: {figure:.4f}", highlight=False)
+        for line in (*([self.storage.sentence()] if self.storage else []), *self.notes):
+            console.print(line, highlight=False)
+
+
+def _shown(coefficient: float | None, unknown: str) -> str:
+    return unknown if coefficient is None else f"{coefficient:.4g}"

@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import safetensors
 import torch
 
-from src.checkpoints import INDEX, PICKLED, Checkpoint
+from src.checkpoints import INDEX, PICKLED, SHARED, STARTING, TASKS, Checkpoint, metadata_of
+from src.compact import Compact
 from src.errors import UserError, raise_any
 from src.files import folder_beside, require_room, written_beside
 from src.state_dict import Lazy, StateDict, outline
@@ -109,15 +109,24 @@ def save_by_task(models: Mapping[str, StateDict], folder: Path, metadata: Mappin
             save_file(entries, draft / f"{task}.safetensors", metadata)
 
 
-def metadata_of(path: Path) -> dict[str, str]:
-    """The header's strings of a safetensors file; empty for any other file, and for one that cannot be read."""
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            return file.metadata() or {}
-    except (safetensors.SafetensorError, OSError):
-        return {}
+def save_bundle(compact: Compact, pretrained: StateDict, folder: Path, facts: Mapping[str, object]) -> int:
+    """Write all that the tasks' models are rebuilt from as one folder; returns the bytes it takes on disk.
+
+    `pretrained.safetensors` is the model they start from, `shared.safetensors` the vector that masks select from (if
+    there is one), and `tasks.safetensors` holds each task's masks or factors, with `facts` in its header.
+    """
+    require_room(folder.parent, bundle_size(compact, pretrained))
+    with folder_beside(folder) as draft:
+        save_file(pretrained, draft / STARTING)
+        if compact.shared:
+            save_file(compact.shared, draft / SHARED)
+        save_file(compact.flattened(), draft / TASKS, {"kind": "bundle", "facts": json.dumps(facts)})
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def bundle_size(compact: Compact, pretrained: StateDict) -> int:
+    """Bytes of a bundle's entries; on disk it takes some thousand more for names and shapes."""
+    return sum(map(size_of, (pretrained, compact.shared, compact.flattened())))
 
 
 def _replaceable(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Choose a method's coefficient on validation data."""
+"""Choose a method's coefficient on validation data: one for all tasks, or each task's own."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,15 +42,19 @@ def search(
     measure: Callable[[dict[str, TaskVector], float], Accuracies],
     finetuned: Mapping[str, float],
     zeroshot: Mapping[str, float],
-) -> tuple[float, list[Point]]:
-    """The coefficient with the best objective (the first of equals) and the whole curve.
+) -> tuple[dict[str, float], list[Point]]:
+    """Each task's coefficient, and the whole curve.
 
-    `measure(vectors, coefficient)` gives validation accuracies; `finetuned` and `zeroshot` those of the reference
-    models on the same data.
+    It is the coefficient with the best objective, or, where a method gives each task its own vector, the one with the
+    task's best accuracy; the first of equals. `measure(vectors, coefficient)` gives validation accuracies; `finetuned`
+    and `zeroshot` those of the reference models on the same data.
     """
     curve = []
     for coefficient in coefficients:
         accuracy = measure(family(coefficient), coefficient)
         curve.append(Point(coefficient, accuracy, method.objective(accuracy, finetuned, zeroshot)))
     best = max(curve, key=lambda point: point.objective)  # max keeps the first of equals
-    return best.coefficient, curve
+    chosen = dict.fromkeys(best.accuracy, best.coefficient)
+    if method.per_task:
+        chosen = {task: max(curve, key=lambda point: point.accuracy[task]).coefficient for task in chosen}
+    return chosen, curve

@@ -69,6 +69,12 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def moves_of(model: StateDict) -> dict[str, Tensor]:
+    """Meta tensors with the shapes and dtypes of a task vector of `model`: its floating entries, in working dtypes."""
+    shapes = outline(model)
+    return {key: torch.empty(shapes[key].shape, dtype=working_dtype(shapes[key].dtype), device="meta") for key in floating(model)}
+
+
 def differences(name: str, tree: StateDict, other_name: str, other: StateDict) -> list[str]:
     """What keeps two state dicts from being combined entry by entry, a sentence each: keys and shapes."""
     ours, theirs = outline(tree), outline(other)

@@ -8,9 +8,9 @@ from numbers import Number
 import torch
 from torch import Tensor, nn
 
-from src.checkpoints import open_checkpoint
+from src.checkpoints import open_checkpoint, open_compact
 from src.errors import UserError
-from src.state_dict import Lazy, StateDict, added, floating, is_blank, model_differences, outline, working_dtype, zip_with
+from src.state_dict import Lazy, StateDict, added, is_blank, model_differences, moves_of, outline, zip_with
 
 Source = str | os.PathLike | StateDict | nn.Module
 
@@ -30,10 +30,7 @@ class TaskVector(Mapping[str, Tensor]):
         found = model_differences("the pre-trained", before, "the fine-tuned", after)
         if found:
             raise UserError(found)
-        shapes = {
-            key: torch.empty(outline(before)[key].shape, dtype=working_dtype(outline(before)[key].dtype), device="meta")
-            for key in floating(before)
-        }
+        shapes = moves_of(before)
 
         def difference(key: str) -> Tensor:
             dtype = shapes[key].dtype
@@ -50,6 +47,14 @@ class TaskVector(Mapping[str, Tensor]):
         vector = cls.__new__(cls)
         vector._entries = entries
         return vector
+
+    @classmethod
+    def from_bundle(cls, folder: str | os.PathLike, task: str) -> "TaskVector":
+        """The vector of one task of a bundle (`output_kind=bundle`), rebuilt an entry at a time."""
+        compact, _ = open_compact(folder)
+        if task not in compact.parts:
+            raise UserError(f"{folder} is a bundle of {', '.join(compact.parts)}, and has no {task}")
+        return cls.of(compact.vector(task))
 
     @property
     def vector(self) -> StateDict:

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Generator
 
+from src.checkpoints import metadata_of
 from src.errors import UserError
 from src.models.family import ModelFamily, TaskLike
-from src.saving import metadata_of, save_file
+from src.saving import save_file
 from src.state_dict import digest
 
 Report = Callable[[str, int], None]

@@ -58,14 +58,14 @@ def test_search_takes_the_first_of_equals_and_keeps_the_curve():
     asked = []
     finetuned = Asked(("a",), lambda task: asked.append(task) or 0.8)
     best, curve = search(method, family, method.coefficients(1), lambda vectors, c: {"a": accuracy[vectors["a"]]}, finetuned, {})
-    assert best == 0.2 and [point.coefficient for point in curve] == [0.1, 0.2, 0.3, 0.4]
+    assert best == {"a": 0.2} and [point.coefficient for point in curve] == [0.1, 0.2, 0.3, 0.4]
     assert curve[1].objective == pytest.approx(0.75) and asked == ["a"]
 
 
 def result(**changes) -> Result:
     rows = {"a": Row(Score(20, 100), Score(80, 100), Score(60, 100)), "b": Row(Score(50, 100), Score(100, 100), Score(90, 100))}
     fields = {"config": {}, "question": {"k": 1}, "lineage": {}, "curve": [], "summary": {}, "bytes_stored": 1, "seconds": 2.0}
-    fields |= {"title": "m, 2 tasks, sum + LiNeS", "coefficient": 0.3, "rows": rows}
+    fields |= {"title": "m, 2 tasks, sum + LiNeS", "coefficients": {"a": 0.3, "b": 0.3}, "rows": rows}
     return Result(**{**fields, **changes})
 
 

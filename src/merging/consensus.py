@@ -61,6 +61,10 @@ class Consensus(Searched):
         return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector))
 
     @property
+    def mask_base(self) -> dict:
+        return self.tall_mask.mask_base
+
+    @property
     def mask_method(self) -> Method | None:
         return self.tall_mask if self.masks is None and self.mask_lambda is None else None
 

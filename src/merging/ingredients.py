@@ -17,7 +17,7 @@ from torch import Tensor
 
 from src.errors import UserError
 from src.merging.cores import side_by_side
-from src.state_dict import Kept, Lazy, StateDict, blank, floating, model_differences, outline, working_dtype
+from src.state_dict import Kept, Lazy, StateDict, blank, floating, model_differences, moves_of
 from src.task_vectors import TaskVector
 
 SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
@@ -69,9 +69,7 @@ class Ingredients:
     @cached_property
     def outline(self) -> dict[str, Tensor]:
         """The floating entries of a vector: their shapes and working dtypes, in the order of the pre-trained model."""
-        shapes = outline(self.pretrained)
-        keys = floating(self.pretrained)
-        return {key: torch.empty(shapes[key].shape, dtype=working_dtype(shapes[key].dtype), device="meta") for key in keys}
+        return moves_of(self.pretrained)
 
     @property
     def size(self) -> int:

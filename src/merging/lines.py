@@ -47,6 +47,10 @@ class LiNeS(Method):
         return replace(self, base=self.base.respaced(points))
 
     @property
+    def mask_base(self) -> dict:
+        return self.base.mask_base
+
+    @property
     def mask_method(self) -> Method | None:
         return self.base.mask_method
 

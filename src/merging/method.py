@@ -55,10 +55,11 @@ class Family:
 class Method(ABC):
     """Prepare once (`__call__`), vary cheaply (the family it returns).
 
-    per_task: whether each task gets a vector of its own.
+    per_task: whether each task gets a vector of its own; makes_masks: whether from masks that are worth saving.
     """
 
     per_task: ClassVar[bool] = False
+    makes_masks: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, given: Ingredients) -> Family:
@@ -71,6 +72,11 @@ class Method(ABC):
     @abstractmethod
     def respaced(self, points: int) -> "Method":
         """This method with its grid cut anew: `points` numbers from 0, which is left out, to the grid's largest."""
+
+    @property
+    def mask_base(self) -> dict:
+        """The description of the method whose vector this one's masks are made for; empty without masks."""
+        return {}
 
     @property
     def mask_method(self) -> "Method | None":

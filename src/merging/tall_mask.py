@@ -27,6 +27,7 @@ class TallMask(Searched):
     masks: Mapping[str, StateDict] | None = None
 
     per_task = True
+    makes_masks = True
 
     def __call__(self, given: Ingredients) -> Family:
         shared = multi_task_vector(self.base, given)
@@ -52,8 +53,8 @@ class TallMask(Searched):
         return chosen
 
     @property
-    def description(self) -> dict:
-        return {"method": "TallMask", "base": self.base.description}
+    def mask_base(self) -> dict:
+        return self.base.description
 
     def with_masks(self, masks: Mapping[str, StateDict]) -> Method:
         return replace(self, masks=masks)

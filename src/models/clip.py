@@ -15,11 +15,11 @@ from PIL.Image import Image
 from torch import Generator, Tensor, nn
 from torchvision.transforms import Compose, Normalize
 
-from src.checkpoints import open_checkpoint
+from src.checkpoints import metadata_of, open_checkpoint
 from src.errors import UserError
 from src.models.family import Batch, TaskLike
 from src.models.heads import zero_shot_head
-from src.saving import metadata_of, save_file
+from src.saving import save_file
 from src.state_dict import StateDict, digest, outline
 
 PREFIX, TEXT = "model.", "transformer."

@@ -1,0 +1,86 @@
+"""What a run settles on validation data before it scores: coefficients, and the masks that a method is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from src.errors import UserError
+from src.masks import MadeOf, SavedMasks, find_masks, open_masks, save_masks
+from src.measurement import Measurement
+from src.merging.ingredients import Ingredients
+from src.merging.method import Family, Method
+from src.search import Asked, Point, search
+from src.task_vectors import TaskVector
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A method with the masks it needs; masks: those that were saved earlier or made for it; notes: what was done."""
+
+    method: Method
+    masks: SavedMasks | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def choose(
+    method: Method, candidates: Family, coefficients: Sequence[float], measured: Measurement
+) -> tuple[dict[str, float], list[Point]]:
+    """Each task's best coefficient on validation data and the curve; nothing is measured where there is no choice."""
+    if len(coefficients) == 1:
+        return dict.fromkeys(measured.tasks, coefficients[0]), []
+
+    def measure(vectors: dict[str, TaskVector], coefficient: float) -> dict[str, float]:
+        scores = measured.merged(vectors, "val", f"coefficient {coefficient:.4g}")
+        return {task: score.accuracy for task, score in scores.items()}
+
+    finetuned = Asked(tuple(measured.tasks), lambda task: measured.finetuned(task, "val").accuracy)
+    zeroshot = Asked(tuple(measured.tasks), lambda task: measured.zeroshot(task, "val").accuracy)
+    return search(method, candidates, tuple(coefficients), measure, finetuned, zeroshot)
+
+
+def with_saved_masks(
+    method: Method, load: bool | str | None, folder: Path | None, given: Ingredients, made_of: MadeOf
+) -> Prepared:
+    """`method` with masks saved earlier, as method.load_mask asks: true for any under `folder` that fit, a path for its
+    own, null for those of the same choice if there are any.
+
+    Raises UserError with the reason where the masks asked for do not fit.
+    """
+    if load is False or (load is None and (method.mask_method is None or folder is None)):
+        return Prepared(method)
+    grid = (method.mask_method or method).coefficients(len(given.tasks))
+    if isinstance(load, str):
+        saved = open_masks(Path(load).expanduser(), made_of, given.outline)
+    elif folder is None:
+        raise UserError("method.load_mask=True looks beside a model's checkpoints; with model=files give the masks' path")
+    else:
+        try:
+            saved = find_masks(folder, made_of, given.outline, grid)
+        except UserError:
+            if load:
+                raise
+            return Prepared(method)
+        if load is None and saved.chosen_from != list(grid):
+            return Prepared(method)
+    checked = "" if saved.chosen_from or saved.lambdas else "; the file does not say of which checkpoints they are"
+    return Prepared(method.with_masks(saved.masks), saved, [f"masks: {saved.path} ({_told(saved)}){checked}"])
+
+
+def with_new_masks(method: Method, folder: Path, measured: Measurement, made_of: MadeOf) -> Prepared:
+    """`method` with masks made for it, lambda chosen on validation data, which are saved; as it is if it lacks none."""
+    maker = method.mask_method
+    if maker is None:
+        return Prepared(method)
+    candidates, grid = maker(measured.given), maker.coefficients(len(measured.tasks))
+    chosen, _ = choose(maker, candidates, grid, measured)
+    path = save_masks(candidates.compact(chosen), folder, made_of, chosen, grid)
+    saved = open_masks(path, made_of, measured.given.outline)
+    return Prepared(
+        method.with_masks(saved.masks), saved, [f"masks: none were there that fit, so they were made: {path} ({_told(saved)})"]
+    )
+
+
+def _told(saved: SavedMasks) -> str:
+    if saved.lambdas is None:
+        return "lambda unknown"
+    return "lambda " + ", ".join(f"{number:.4g} {task}" for task, number in saved.lambdas.items())

@@ -1,0 +1,173 @@
+"""TALL masks on disk: ours, which say what they were made of, and the published ones, which do not."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from src.checkpoints import TASKS, metadata_of, open_checkpoint
+from src.compact import MASK, Compact, pack, packed_size, parts_of, unpack
+from src.errors import UserError
+from src.pickles import read_arrays
+from src.saving import save_file
+from src.state_dict import Lazy, StateDict, digest, outline
+
+KIND = "masks"
+PUBLISHED = (".npy", ".pt")
+
+
+@dataclass(frozen=True)
+class MadeOf:
+    """What masks depend on. base: of the multi-task vector; pretrained, finetuned: digests of the checkpoints."""
+
+    base: dict
+    pretrained: str
+    finetuned: Mapping[str, str]
+
+    def differences(self, saved: dict) -> list[str]:
+        """Why masks that were made of `saved` do not fit."""
+        if set(saved["finetuned"]) != set(self.finetuned):
+            return [f"they are of the tasks {', '.join(sorted(saved['finetuned']))}"]
+        found = []
+        if saved["base"] != self.base:
+            found.append(f"they are for the base {json.dumps(saved['base'])}, not {json.dumps(self.base)}")
+        if saved["pretrained"] != self.pretrained:
+            found.append("they were made with other pre-trained weights")
+        other = [task for task, digest in self.finetuned.items() if saved["finetuned"][task] != digest]
+        if other:
+            found.append(f"they were made with other fine-tuned weights of {', '.join(other)}")
+        return found
+
+
+@dataclass(frozen=True)
+class SavedMasks:
+    """Packed masks by task and key. lambdas: by task, None where the file does not say; chosen_from: the grid they were
+    chosen from on validation data, None if they were not."""
+
+    path: Path
+    masks: Mapping[str, StateDict]
+    lambdas: Mapping[str, float] | None = None
+    chosen_from: Sequence[float] | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all masks."""
+        return digest((f"{task}/{key}", leaf) for task, packed in self.masks.items() for key, leaf in packed.items())
+
+
+def save_masks(
+    compact: Compact, folder: Path, made_of: MadeOf, lambdas: Mapping[str, float], chosen_from: Sequence[float] | None
+) -> Path:
+    """Write the masks of a compact form as one file, named by what they are of; returns its path."""
+    facts = facts_of(made_of, lambdas, chosen_from)
+    key = xxhash.xxh3_64_hexdigest(json.dumps([vars(made_of), chosen_from or dict(lambdas)], sort_keys=True).encode())
+    path = folder / f"tall_mask_{len(lambdas)}task_{key[:8]}.safetensors"
+    save_file(compact.flattened(), path, {"kind": KIND, "facts": json.dumps(facts)})
+    return path
+
+
+def facts_of(made_of: MadeOf, coefficients: Mapping[str, float], chosen_from: Sequence[float] | None) -> dict:
+    """What is written beside masks."""
+    return {**vars(made_of), "lambdas": dict(coefficients), "chosen_from": None if chosen_from is None else list(chosen_from)}
+
+
+def open_masks(path: Path, made_of: MadeOf, shapes: StateDict) -> SavedMasks:
+    """The masks in one of our files, in a bundle, or in a published file, for vectors of these shapes.
+
+    Raises UserError with the reason if they do not fit. A published file says nothing of the checkpoints it was made
+    with: of it, only the task names and the number of entries can be checked.
+    """
+    if not path.exists():
+        raise UserError(f"there are no masks at {path}; check method.load_mask, or leave it out to make them")
+    if path.suffix in PUBLISHED:
+        return SavedMasks(path, _published(path, list(made_of.finetuned), shapes))
+    file = path / TASKS if path.is_dir() else path
+    metadata = metadata_of(file)
+    if "facts" not in metadata:
+        raise UserError(f"{path} holds no masks of this program, and is no published .npy file")
+    facts = json.loads(metadata["facts"])
+    found = made_of.differences(facts)
+    parts = parts_of(open_checkpoint(file), list(facts["finetuned"]))
+    if not any(name.startswith(MASK) for part in parts.values() for name in outline(part)):
+        found.append("it holds factors and no masks")
+    if found:
+        raise UserError(f"the masks in {path} do not fit: {'; '.join(found)}. Leave method.load_mask out to make new ones")
+    masks = {task: _of_keys(parts[task]) for task in made_of.finetuned}
+    return SavedMasks(path, masks, facts["lambdas"], facts["chosen_from"])
+
+
+def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Sequence[float]) -> SavedMasks:
+    """The masks under `folder` that fit: those chosen from this grid, else any of ours, else published ones.
+
+    Raises UserError with a reason for each file if none does.
+    """
+    ties = made_of.base["method"] == "Ties"
+    ours = sorted((folder / "masks").glob("*.safetensors"))
+    published = [path for path in sorted(folder.rglob("TALL_mask*.npy")) if ("use_ties" in path.name) == ties]
+    fitting, problems = [], []
+    for path in (*ours, *published):
+        try:
+            fitting.append(open_masks(path, made_of, shapes))
+        except UserError as reason:
+            problems += reason.problems
+    for wanted in (lambda saved: saved.chosen_from == list(chosen_from), lambda saved: True):
+        for saved in filter(wanted, fitting):
+            return saved
+    raise UserError(problems or f"there are no masks under {folder}; leave method.load_mask out to make them")
+
+
+def _of_keys(part: StateDict) -> Lazy:
+    shapes = {name.removeprefix(MASK): leaf for name, leaf in outline(part).items()}
+    return Lazy(shapes, lambda key: part[MASK + key])
+
+
+def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, StateDict]:
+    """Masks over all entries, keys in alphabetical order, as np.packbits packs them."""
+    found = read_arrays(path)
+    arrays = {str(task).removesuffix("Val"): array for task, array in found.items()} if isinstance(found, Mapping) else {}
+    if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise UserError(f"{path} holds no mask by task; published masks are a dict of arrays")
+    if set(arrays) != set(tasks):
+        raise UserError(f"the masks in {path} are of the tasks {', '.join(sorted(arrays))}, not {', '.join(sorted(tasks))}")
+    count = sum(leaf.numel() for leaf in shapes.values())
+    wrong = [f"{len(array)} bytes for {task}" for task, array in arrays.items() if array.ndim != 1 or not _packed(array, count)]
+    packed = {task: _bytes(array, count) for task, array in arrays.items()} if not wrong else {}
+    if wrong:
+        raise UserError(
+            f"the masks in {path} are of another model: {', '.join(wrong)}, and {count} entries take {packed_size(count)}"
+        )
+    starts, end = {}, 0
+    for key in sorted(shapes):
+        starts[key] = end
+        end += shapes[key].numel()
+
+    def of_task(bits: Tensor) -> Lazy:
+        sizes = {key: torch.empty(packed_size(leaf.numel()), dtype=torch.uint8, device="meta") for key, leaf in shapes.items()}
+
+        def entry(key: str) -> Tensor:
+            start, length = starts[key], shapes[key].numel()
+            first = start // 8
+            near = bits[first : packed_size(start + length)]
+            return pack(unpack(near, 8 * len(near))[start - 8 * first :][:length])
+
+        return Lazy(sizes, entry)
+
+    return {task: of_task(packed[task]) for task in tasks}
+
+
+def _packed(array: np.ndarray, count: int) -> bool:
+    """Whether an array can be a mask of so many entries: packed, or unpacked with or without the bits that fill a byte."""
+    bits = array.dtype in (np.uint8, np.bool_) and count <= len(array) <= 8 * packed_size(count)
+    return bits or (array.dtype == np.uint8 and len(array) == packed_size(count))
+
+
+def _bytes(array: np.ndarray, count: int) -> Tensor:
+    if len(array) != packed_size(count) or array.dtype == np.bool_:
+        array = np.packbits(array[:count].astype(bool))
+    return torch.from_numpy(np.array(array))
