@@ -165,6 +165,8 @@ def check_choices(config: DictConfig) -> None:
         problems.append(f"batch_size is a positive whole number; got {config.batch_size}")
     if config.n_eval_points is not None and type(config.n_eval_points) is not int:
         problems.append(f"n_eval_points is a whole number; got {config.n_eval_points}")
+    if config.analysis not in (True, False):
+        problems.append(f"analysis is true or false; got {config.analysis}")
     if config.wandb.mode not in ("disabled", "online", "offline"):
         problems.append(f"wandb.mode is disabled, online or offline; got {config.wandb.mode}")
     elif config.wandb.mode != "disabled" and importlib.util.find_spec("wandb") is None:

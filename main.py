@@ -9,6 +9,8 @@
 
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import hydra
@@ -17,11 +19,13 @@ from rich.console import Console
 
 import command_line
 from command_line import Progress
+from src.analysis import analyse
 from src.cache import Cache
 from src.checkpoints import open_all
 from src.choosing import choose, with_new_masks, with_saved_masks
 from src.errors import UserError
 from src.evaluate import Scorer
+from src.files import write_json
 from src.masks import MadeOf, facts_of, save_masks
 from src.measurement import Measurement
 from src.merging.ingredients import Ingredients
@@ -29,7 +33,7 @@ from src.merging.method import Family, Method
 from src.models.blocks import depth_by_name
 from src.results import Result, Row
 from src.saving import save_bundle, save_by_task, save_file, save_folder, size_of
-from src.state_dict import added, digest
+from src.state_dict import StateDict, added, digest
 from src.storage import storage_of
 
 
@@ -66,7 +70,11 @@ def merge_files(config: DictConfig, method: Method) -> None:
     prepared = with_saved_masks(method, load or False, None, given, made_of)
     known = prepared.masks.lambdas if prepared.masks and method.per_task else None
     coefficients = known or dict.fromkeys(sources, coefficient)
-    save(config, prepared.method(given), coefficients, given, made_of)
+    candidates = prepared.method(given)
+    save(config, candidates, coefficients, given, made_of)
+    if config.analysis:
+        folder = Path(config.results_dir).expanduser() / f"{Path(config.output).stem}-analysis"
+        draw(given, candidates.masks_for(coefficients), f"{len(sources)} models", folder)
     for note in prepared.notes:
         print(note)
     seconds = time.monotonic() - started
@@ -134,6 +142,9 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
         seconds=time.monotonic() - started,
     )
     publish(config, result)
+    if config.analysis:
+        title = f"{config.model.name}, {len(tasks)} tasks"
+        draw(given, candidates.masks_for(coefficients), title, Path(config.results_dir).expanduser() / result.name)
 
 
 def scale_by_depth(candidates: Family, coefficients: dict[str, float], given: Ingredients) -> list[tuple[str, float]]:
@@ -162,6 +173,18 @@ def publish(config: DictConfig, result: Result) -> None:
     for path in (record, *pictures):
         print(path)
     command_line.report_online(config, result)
+
+
+def draw(given: Ingredients, masks: Mapping[str, StateDict] | None, title: str, folder: Path) -> None:
+    """Write what the tasks share, as numbers and as pictures."""
+    from src.analysis_figures import draw_analysis
+
+    found = analyse(given, masks)
+    write_json(folder / "analysis.json", asdict(found))
+    for path in (folder / "analysis.json", *draw_analysis(found, title, folder)):
+        print(path)
+    if masks is None:
+        print("no picture of masks: this method uses none (tall_mask, consensus and mag_masking do)")
 
 
 def save(

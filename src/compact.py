@@ -78,6 +78,12 @@ class Compact:
 
         return Lazy(self.outline, entry)
 
+    def masks(self) -> dict[str, StateDict]:
+        """The packed masks by task and key; empty where the parts are no masks."""
+        if not any(name.startswith(MASK) for part in self.parts.values() for name in outline(part)):
+            return {}
+        return {task: _by_key(part) for task, part in self.parts.items()}
+
     def flattened(self) -> Lazy:
         """All parts in one mapping, under `TASK/NAME`."""
         names = {f"{task}/{name}": (task, name) for task, part in self.parts.items() for name in outline(part)}
@@ -104,3 +110,8 @@ def masks_as_parts(masks: Mapping[str, StateDict]) -> dict[str, StateDict]:
         return Lazy(shapes, lambda name: packed[name.removeprefix(MASK)])
 
     return {task: part(packed) for task, packed in masks.items()}
+
+
+def _by_key(part: StateDict) -> Lazy:
+    shapes = {name.removeprefix(MASK): leaf for name, leaf in outline(part).items()}
+    return Lazy(shapes, lambda key: part[MASK + key])

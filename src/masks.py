@@ -12,11 +12,11 @@ import xxhash
 from torch import Tensor
 
 from src.checkpoints import TASKS, metadata_of, open_checkpoint
-from src.compact import MASK, Compact, pack, packed_size, parts_of, unpack
+from src.compact import Compact, pack, packed_size, parts_of, unpack
 from src.errors import UserError
 from src.pickles import read_arrays
 from src.saving import save_file
-from src.state_dict import Lazy, StateDict, digest, outline
+from src.state_dict import Lazy, StateDict, digest
 
 KIND = "masks"
 PUBLISHED = (".npy", ".pt")
@@ -93,13 +93,12 @@ def open_masks(path: Path, made_of: MadeOf, shapes: StateDict) -> SavedMasks:
         raise UserError(f"{path} holds no masks of this program, and is no published .npy file")
     facts = json.loads(metadata["facts"])
     found = made_of.differences(facts)
-    parts = parts_of(open_checkpoint(file), list(facts["finetuned"]))
-    if not any(name.startswith(MASK) for part in parts.values() for name in outline(part)):
+    masks = Compact(shapes, parts_of(open_checkpoint(file), list(facts["finetuned"]))).masks()
+    if not masks:
         found.append("it holds factors and no masks")
     if found:
         raise UserError(f"the masks in {path} do not fit: {'; '.join(found)}. Leave method.load_mask out to make new ones")
-    masks = {task: _of_keys(parts[task]) for task in made_of.finetuned}
-    return SavedMasks(path, masks, facts["lambdas"], facts["chosen_from"])
+    return SavedMasks(path, {task: masks[task] for task in made_of.finetuned}, facts["lambdas"], facts["chosen_from"])
 
 
 def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Sequence[float]) -> SavedMasks:
@@ -120,11 +119,6 @@ def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Se
         for saved in filter(wanted, fitting):
             return saved
     raise UserError(problems or f"there are no masks under {folder}; leave method.load_mask out to make them")
-
-
-def _of_keys(part: StateDict) -> Lazy:
-    shapes = {name.removeprefix(MASK): leaf for name, leaf in outline(part).items()}
-    return Lazy(shapes, lambda key: part[MASK + key])
 
 
 def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, StateDict]:

@@ -156,8 +156,8 @@ class Result:
         console.print(table)
         for name, figure in self.summary.items():
             console.print(f"{name}: {figure:.4f}", highlight=False)
-        for line in (*([self.storage.sentence()] if self.storage else []), *self.notes):
-            console.print(line, highlight=False)
+        for line in (*(self.storage.sentences() if self.storage else []), *self.notes):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def _shown(coefficient: float | None, unknown: str) -> str:

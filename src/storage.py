@@ -22,14 +22,13 @@ class Storage:
     def bits_per_task(self) -> float:
         return 8 * self.bytes / self.tasks
 
-    def sentence(self) -> str:
+    def sentences(self) -> list[str]:
         """For people."""
-        where = "on disk" if self.on_disk else "as a bundle (output_kind=bundle output=FOLDER writes it)"
-        return (
-            f"stored: {_mega(self.bytes)}B {where}, {_mega(self.bits_per_task)}bit a task; by the paper's formula "
-            f"{_mega(self.formula_bits)}bit in all, here {_mega(8 * self.bytes)}bit; {self.tasks} fine-tuned models: "
-            f"{_mega(self.separate)}B"
-        )
+        where = "on disk" if self.on_disk else "as a bundle (output_kind=bundle output=FOLDER)"
+        return [
+            f"stored {where}: {_mega(self.bytes)}B, {_mega(self.bits_per_task)}bit a task",
+            f"by the paper's formula: {_mega(self.formula_bits / 8)}B; {self.tasks} fine-tuned models: {_mega(self.separate)}B",
+        ]
 
 
 def storage_of(compact: Compact, pretrained: StateDict, measured: int | None) -> Storage:

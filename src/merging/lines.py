@@ -30,7 +30,8 @@ class LiNeS(Method):
             raise UserError("LiNeS scales one merged vector; this method gives each task its own, so leave apply_lines out")
 
     def __call__(self, given: Ingredients) -> Family:
-        merged = next(iter(self.base(given)(1.0).values()))
+        family = self.base(given)
+        merged = next(iter(family(1.0).values()))
         size = sum(self.base.used(given).scan(lambda stack: stack.sum(0).abs_().sum(dtype=torch.float64).item()))
         norm = merged.norm(1)
         floor = size / norm / len(given.tasks) if norm else 0.0
@@ -38,7 +39,10 @@ class LiNeS(Method):
         def scale(slope: float, depth: float | None) -> float:
             return floor + slope * (depth or 0.0)
 
-        return Family(lambda slope: dict.fromkeys(given.tasks, scaled_by_depth(merged, given.depth, scale, slope)), scale)
+        def vectors(slope: float) -> dict[str, TaskVector]:
+            return dict.fromkeys(given.tasks, scaled_by_depth(merged, given.depth, scale, slope))
+
+        return Family(vectors, scale, masks=family.masks)
 
     def coefficients(self, tasks: int) -> tuple[float, ...]:
         return self.base.coefficients(tasks)

@@ -27,11 +27,13 @@ class Family:
 
     scale: under LiNeS, what a coefficient multiplies an entry of a given depth by.
     compact: where each task has a vector of its own, what all are rebuilt from, for a coefficient by task.
+    masks: packed, by task and key, where the vectors were made with them.
     """
 
     vectors: Callable[[float], dict[str, TaskVector]]
     scale: Callable[[float, float | None], float] | None = None
     compact: Callable[[Mapping[str, float]], Compact] | None = None
+    masks: Mapping[str, StateDict] | None = None
 
     def __call__(self, coefficient: float) -> dict[str, TaskVector]:
         return self.vectors(coefficient)
@@ -45,6 +47,10 @@ class Family:
             return {task: TaskVector.of(held.vector(task)) for task in tasks}
 
         return cls(vectors, compact=compact)
+
+    def masks_for(self, coefficients: Mapping[str, float]) -> Mapping[str, StateDict] | None:
+        """The masks that each task's vector at its own coefficient is made with, if it is."""
+        return self.compact(coefficients).masks() or None if self.compact else self.masks
 
     def chosen(self, coefficients: Mapping[str, float]) -> dict[str, TaskVector]:
         """Each task's vector at its own coefficient."""

@@ -1,47 +1,97 @@
 """Against outputs of the papers' released code (tests/data/golden)."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
+import command_line
 from src.checkpoints import open_all, open_checkpoint
+from src.compact import unpack
 from src.merging.ingredients import Ingredients
-from src.merging.lines import LiNeS
-from src.merging.single_task import SingleTask
-from src.merging.sum import Sum
-from src.merging.ties import Ties
 from src.models.blocks import depth_by_name
 
 CASES = sorted((Path(__file__).parent.parent / "data" / "golden").glob("public_*"))
-SUM, TIES = Sum(k=100, grid=[1.0]), Ties(k=20, agg="mean", grid=[1.0])
-SINGLE = SingleTask(task_index=0, tradeoff_target_weight=2, floors=[1.0])
+# expected file: options of main.py, and the tolerance (relative Frobenius)
 METHODS = {
-    "sum": (SUM, 1.0, 1e-6),
-    "sum_k20": (Sum(k=20, grid=[1.0]), 1.0, 1e-6),
-    "ties_k20_mean": (TIES, 1.0, 1e-6),
-    "ties_k20_sum": (Ties(k=20, agg="sum", grid=[1.0]), 1.0, 1e-6),
-    "lines_sum_beta0.5": (LiNeS(SUM), 0.5, 1e-6),
-    "lines_ties_k20_mean_beta0.5": (LiNeS(TIES), 0.5, 1e-6),
-    "lines_single_task0_alpha0.3": (SINGLE.by_depth(), 0.3, 1e-6),
+    "sum": ("method=sum specify_lambda=1.0", 1e-6),
+    "sum_k20": ("method=sum method.k=20 specify_lambda=1.0", 1e-6),
+    "ties_k20_mean": ("method=ties specify_lambda=1.0", 1e-6),
+    "ties_k20_sum": ("method=ties method.agg=sum specify_lambda=1.0", 1e-6),
+    "lines_sum_beta0.5": ("method=sum method.apply_lines=True specify_lambda=0.5", 1e-6),
+    "lines_ties_k20_mean_beta0.5": ("method=ties method.apply_lines=True specify_lambda=0.5", 1e-6),
+    "lines_single_task0_alpha0.3": ("method=single_task method.apply_lines=True specify_lambda=0.3", 1e-6),
+    "tsvm": ("method=TSVM specify_lambda=1.0", 1e-5),
+    "tsvc_task0": ("method=TSVC", 1e-5),
+    "iso_c": ("method=iso_c specify_lambda=1.0", 1e-5),
+    "iso_cts": ("method=iso_cts specify_lambda=1.0", 1e-5),
 }
+FILES = [(case, name) for case in CASES for name in METHODS if (case / f"every8th_{name}.safetensors").exists()]
+MASKS = [(case, name) for case in CASES for name in load_file(case / "masks.safetensors")]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_gives_what_the_papers_code_gives(case: Path, name: str):
-    method, coefficient, tolerance = METHODS[name]
+@cache
+def given(case: Path) -> Ingredients:
     pretrained = open_checkpoint(case / "pretrained.safetensors")
     finetuned = open_all({path.stem: path for path in sorted(case.glob("finetuned_*"))})
-    given = Ingredients(pretrained, finetuned, depth_by_name(pretrained), torch.device("cpu"), keep=False)
-    vector = method(given)(coefficient)["finetuned_0"]
+    return Ingredients(pretrained, finetuned, depth_by_name(pretrained), torch.device("cpu"), keep=False)
+
+
+def vectors(case: Path, options: str) -> dict:
+    config = command_line.composed(options.split())
+    method = command_line.build_method(config)
+    tasks = len(given(case).tasks)
+    coefficient = config.specify_lambda if config.specify_lambda is not None else method.coefficients(tasks)[0]
+    return method(given(case))(coefficient)
+
+
+@pytest.mark.parametrize("case,name", FILES, ids=lambda value: getattr(value, "name", value))
+def test_a_method_gives_what_the_papers_code_gives(case: Path, name: str):
+    options, tolerance = METHODS[name]
+    vector = vectors(case, options)["finetuned_0"]
     expected = load_file(case / f"every8th_{name}.safetensors")
-    assert expected.keys() == vector.keys()
-    error = sum((vector[key].flatten()[::8] - leaf).double().square().sum() for key, leaf in expected.items())
-    size = sum(leaf.double().square().sum() for leaf in expected.values())
-    assert (error / size) ** 0.5 <= tolerance
+    assert all(not vector[key].any() for key in vector.keys() - expected.keys())
+    assert distance({key: vector[key].flatten()[::8] for key in expected}, expected) <= tolerance
+
+
+def test_truncated_matrices_add_up_to_what_the_papers_code_gives():
+    case = CASES[0]
+    tasks = vectors(case, "method=TSVC").values()
+    expected = load_file(case / "every8th_tsv_low_rank_sum.safetensors")
+    share = {key: 1 if leaf.ndim == 2 else 1 / len(tasks) for key, leaf in given(case).outline.items()}
+    sums = {key: sum(vector[key].flatten()[::8] for vector in tasks) * share[key] for key in expected}
+    assert distance(sums, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("case,name", MASKS, ids=lambda value: getattr(value, "name", value))
+def test_masks_are_those_of_the_papers_code_to_the_bit(case: Path, name: str):
+    """A masked vector is the base's where the mask is on, and zero elsewhere: every bit is seen where the base moves."""
+    ties = "ties" in name
+    base = vectors(case, "method=ties method.agg=sum specify_lambda=1.0" if ties else "method=sum specify_lambda=1.0")["finetuned_0"]
+    if name.startswith("consensus"):
+        threshold = name.rpartition("_k")[2]
+        options = f"method=consensus method.mask_lambda=0.4 method.prun_thre_k={threshold} specify_lambda=1.0"
+    elif name.startswith("tall_mask"):
+        options = f"method=tall_mask specify_lambda={name.split('lambda')[1].partition('_')[0]}"
+    else:
+        options = "method=mag_masking"
+    if ties:
+        options += " method.use_ties=True"
+    task = f"finetuned_{name.rpartition('task')[2]}" if "_task" in name else "finetuned_0"
+    got = vectors(case, options)[task]
+    keys = sorted(base)
+    whole = torch.cat([base[key].flatten() for key in keys])
+    on = unpack(load_file(case / "masks.safetensors")[name], len(whole))
+    assert torch.equal(torch.cat([got[key].flatten() for key in keys]), torch.where(on, whole, 0.0))
+
+
+def distance(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    error = sum((got[key] - leaf).double().square().sum() for key, leaf in expected.items())
+    return float((error / sum(leaf.double().square().sum() for leaf in expected.values())) ** 0.5)
 
 
 def test_both_cases_are_there():
-    assert [case.name for case in CASES] == ["public_t3", "public_t4"]
+    assert [case.name for case in CASES] == ["public_t3", "public_t4"] and len(FILES) == 20 and len(MASKS) == 33
