@@ -32,6 +32,8 @@ def pack(mask: Tensor) -> Tensor:
     short = -mask.shape[-1] % 8
     if short:
         mask = torch.nn.functional.pad(mask, (0, short))
+    elif mask.storage_offset() % 8:
+        mask = mask.clone()  # eight bytes can be read as one number only where such a number may start
     return mask.contiguous().view(torch.int64).mul(_GATHER).bitwise_right_shift_(56).to(torch.uint8)
 
 

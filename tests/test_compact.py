@@ -1,0 +1,162 @@
+"""Packed masks, compact forms and the bundles they are written in."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import command_line
+from src.checkpoints import SHARED, STARTING, TASKS, open_all, open_checkpoint, open_compact
+from src.compact import Compact, masked, masks_as_parts, pack, packed_size, parts_of, unpack
+from src.errors import UserError
+from src.saving import bundle_size, save_bundle, size_of
+from src.state_dict import added
+from src.storage import storage_of
+from src.task_vectors import TaskVector
+from tests.conftest import ingredients, run_script, tiny_models
+
+PER_TASK = ("tall_mask", "mag_masking", "TSVC")
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000, 2**18 + 3])
+def test_bits_are_packed_as_numpy_packs_them(count):
+    mask = torch.rand(3, count) < 0.4
+    packed = pack(mask)
+    assert torch.equal(pack(mask[:, 1:].contiguous()[0]), pack(mask[0, 1:])) and torch.equal(pack(mask[2]), packed[2])
+    assert packed.shape == (3, packed_size(count)) and (packed.numpy() == np.packbits(mask.numpy(), axis=-1)).all()
+    assert all(torch.equal(unpack(row, count), bits) for row, bits in zip(packed, mask))
+    values = torch.randn(count)
+    assert torch.equal(masked(values, packed[0]), torch.where(mask[0], values, 0.0))
+
+
+def test_a_mask_selects_from_the_flattened_entry():
+    values = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert masked(values, pack(torch.tensor([True, False, False, True, True, False]))).tolist() == [[1, 0, 0], [4, 5, 0]]
+
+
+def test_parts_come_back_from_one_mapping():
+    outline = {"w": torch.empty(2, 4, device="meta")}
+    masks = {task: {"w": pack(torch.rand(8) < 0.5)} for task in ("a", "a/b")}
+    compact = Compact(outline, masks_as_parts(masks), {"w": torch.ones(2, 4)})
+    again = Compact(outline, parts_of(compact.flattened(), ["a", "a/b"]), compact.shared)
+    for task in masks:
+        assert torch.equal(again.vector(task)["w"], compact.vector(task)["w"])
+        assert torch.equal(again.masks()[task]["w"], masks[task]["w"])
+
+
+def built(name, given, *options):
+    config = command_line.composed([f"method={name}", *options])
+    method = command_line.build_method(config)
+    return method(given), dict.fromkeys(given.tasks, method.coefficients(len(given.tasks))[0])
+
+
+def wide_models(tasks=3):
+    """Large enough for a header to be small beside the entries."""
+    pretrained, finetuned = tiny_models(tasks)
+    draw = torch.Generator().manual_seed(5)
+    pretrained["blocks.0.w"] = torch.randn(512, 301, generator=draw)
+    for model in finetuned.values():
+        model["blocks.0.w"] = pretrained["blocks.0.w"] + 0.1 * torch.randn(512, 301, generator=draw)
+    return pretrained, finetuned
+
+
+@pytest.mark.parametrize("name", PER_TASK)
+def test_a_bundle_gives_back_every_tasks_model_exactly(name, tmp_path):
+    models = wide_models()
+    given = ingredients(models)
+    family, choice = built(name, given)
+    compact = family.compact(choice)
+    facts = {"finetuned": dict.fromkeys(given.tasks, "digest")}
+    written = save_bundle(compact, given.pretrained, tmp_path / "bundle", facts)
+    assert written == sum(file.stat().st_size for file in (tmp_path / "bundle").iterdir())
+    again, told = open_compact(tmp_path / "bundle")
+    assert told == facts and list(again.parts) == list(given.tasks)
+    for task, vector in family(choice["task0"]).items():
+        kept = TaskVector.from_bundle(tmp_path / "bundle", task)
+        assert set(kept) == set(vector) and all(torch.equal(kept[key], vector[key]) for key in vector)
+        model, expected = open_checkpoint(tmp_path / "bundle" / task), added(given.pretrained, vector)
+        assert set(model) == set(expected) and all(torch.equal(model[key], expected[key]) for key in expected)
+        assert model.outline["blocks.0.w"].shape == (512, 301)
+
+
+@pytest.mark.parametrize("name", PER_TASK)
+def test_a_bundle_takes_the_room_it_should(name, tmp_path):
+    pretrained, finetuned = models = wide_models(8)
+    given = ingredients(models)
+    family, choice = built(name, given)
+    compact = family.compact(choice)
+    written = save_bundle(compact, pretrained, tmp_path / "bundle", {"finetuned": {}})
+    count = given.size
+    if name == "TSVC":
+        rank = 301 // 8
+        numbers = rank * (512 + 301) + sum(
+            leaf.numel() for key, leaf in given.outline.items() if given.changed(key) and key != "blocks.0.w"
+        )
+        bound = size_of(pretrained) + 8 * 4 * numbers
+    else:
+        bound = size_of(pretrained) + 4 * count + 8 * count / 8
+    assert written <= 1.02 * bound
+    storage = storage_of(compact, pretrained, written)
+    assert storage.bytes == written and storage.separate == 8 * size_of(pretrained)
+    assert storage.formula_bits / 8 == pytest.approx(written, rel=0.02)
+    assert bundle_size(compact, pretrained) <= written
+
+
+@pytest.mark.parametrize("fraction,exact", [(1, True), (0.9, False), (0.1, False)])
+def test_all_triplets_are_the_finetuned_model_itself(fraction, exact):
+    pretrained, finetuned = models = wide_models()
+    family, choice = built("TSVC", ingredients(models), f"method.rank_fraction={fraction}")
+    vector = family(1.0)["task1"]
+    move = finetuned["task1"]["blocks.0.w"] - pretrained["blocks.0.w"]
+    assert torch.equal(vector["blocks.0.w"], move) == exact
+    left, values, right = torch.linalg.svd(move.double(), full_matrices=False)
+    rank = int(301 * fraction)
+    expected = (left[:, :rank] * values[:rank]) @ right[:rank]
+    assert (vector["blocks.0.w"] - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_one_stack_serves_all_lambdas_and_tasks(monkeypatch):
+    """Masks of the whole grid are made in one pass over the models."""
+    given = ingredients(tiny_models())
+    family, _ = built("tall_mask", given)
+    passes = []
+    real = type(given).each
+    monkeypatch.setattr(type(given), "each", lambda self, key, visit: passes.append(key) or real(self, key, visit))
+    for coefficient in (0.2, 0.3, 0.4, 0.5, 0.6):
+        for vector in family(coefficient).values():
+            for key in vector:
+                vector[key]
+    changed = [key for key in given.outline if given.changed(key)]
+    assert sorted(passes) == sorted(2 * changed)  # once for the sum, once for all masks
+
+
+def test_a_bundle_is_written_and_merged_again_from_the_command_line(tmp_path):
+    pretrained, finetuned = tiny_models(2)
+    torch.save(pretrained, tmp_path / "base.pt")
+    for name, model in finetuned.items():
+        torch.save(model, tmp_path / f"{name}.pt")
+    files = ("model=files", "pretrained=base.pt", "finetuned=[task0.pt,task1.pt]")
+    bundle = ("method=tall_mask", "specify_lambda=0.3", "output_kind=bundle", "output=bundle/")
+    done = run_script("main.py", *files, *bundle, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "bundle").iterdir()} == {STARTING, SHARED, TASKS}
+    again = ("model=files", "pretrained=bundle/pretrained.safetensors", "finetuned=[bundle/task0,bundle/task1]")
+    done = run_script("main.py", *again, "method=average", "output=mean.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    opened = open_all({name: tmp_path / "bundle" / name for name in finetuned} | {"mean": tmp_path / "mean.safetensors"})
+    key = "blocks.0.w"
+    torch.testing.assert_close(opened["mean"][key], (opened["task0"][key] + opened["task1"][key]) / 2)
+    done = run_script("main.py", *files, *bundle, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr  # replaces its own earlier result
+    done = run_script("main.py", "model=files", "pretrained=base.pt", "finetuned=[bundle/task7]", "method=average",
+                      "output=x.safetensors", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 1 and "task0, task1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no bundle"):
+        open_compact(tmp_path)
+    (tmp_path / TASKS).write_text(json.dumps({}))
+    with pytest.raises(UserError):
+        open_checkpoint(tmp_path / "cars")
