@@ -4,6 +4,10 @@
     python -m benchmarks.merge --tasks 20
     python -m benchmarks.merge --sharded         3 sharded bfloat16 decoders, streamed to disk
     python -m benchmarks.merge --device cuda     also compares with the CPU's result
+    python -m benchmarks.merge --only TSVM,TSVC  these methods
+
+Methods that decompose matrices stand beside the time that a full singular value decomposition of every changed matrix
+of every task takes on this machine: one of each shape is measured, and multiplied by how many there are.
 
 Each figure is of a process of its own; memory is the peak of RssAnon above what importing took (see memory.py).
 Inputs are random, of real shapes, made on first use under cache/benchmarks.
@@ -14,59 +18,117 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+import command_line
 from benchmarks.inputs import FOLDER, clip_encoders, sharded_language_models
 from benchmarks.memory import Peak
 from src.checkpoints import open_all, open_checkpoint
+from src.masks import MadeOf, open_masks, save_masks
 from src.merging.ingredients import Ingredients
-from src.merging.method import Method
+from src.merging.method import Family
 from src.models.blocks import depth_by_name
-from src.saving import save_file, save_folder
+from src.saving import save_bundle, save_file, save_folder
 from src.state_dict import added
 from src.task_vectors import TaskVector
 
-CASES = {"sum": "sum", "sum + LiNeS": "sum", "ties k=20": "ties"}
+CASES = {
+    "sum": ["method=sum"],
+    "sum + LiNeS": ["method=sum", "method.apply_lines=True"],
+    "ties k=20": ["method=ties"],
+    "tall_mask, 5 lambdas": ["method=tall_mask"],
+    "consensus, masks given": ["method=consensus"],
+    "TSVM": ["method=TSVM"],
+    "TSVM_2": ["method=TSVM_2"],
+    "TSVC": ["method=TSVC"],
+    "iso_c": ["method=iso_c"],
+    "iso_cts": ["method=iso_cts"],
+}
+SINGULAR = ("TSVM", "TSVM_2", "TSVC", "iso_c", "iso_cts")
+PER_TASK = ("tall_mask, 5 lambdas", "TSVC")
+COEFFICIENT = {"tall_mask, 5 lambdas": 0.4, "TSVC": 1.0}
 
 
-def method_of(case: str) -> Method:
-    fields = OmegaConf.load(f"config/method/{CASES[case]}.yaml")
-    method = instantiate(fields, _convert_="all")
-    return method.by_depth() if "LiNeS" in case else method
+def opened(paths: list[Path], device: str) -> Ingredients:
+    pretrained, finetuned = open_checkpoint(paths[0]), open_all({path.stem: path for path in paths[1:]})
+    return Ingredients(pretrained, finetuned, depth_by_name(pretrained), torch.device(device), keep=False)
+
+
+def family_of(case: str, given: Ingredients) -> Family:
+    method = command_line.build_method(command_line.composed(CASES[case]))
+    if case.startswith("consensus"):
+        method = method.with_masks(open_masks(_masks(given), _made_of(given), given.outline).masks)
+    return method(given)
 
 
 def measure(case: str, paths: list[Path], device: str, save: bool, sharded: bool) -> dict[str, float]:
-    """Merge in this process, the page cache warm; without saving, the merged vector is computed and held in memory."""
-    method = method_of(case)
+    """Merge in this process, the page cache warm; without saving, what the merge is stored as is computed and held."""
     torch.empty(1, device=device)
+    if case.startswith("consensus"):
+        _masks(opened(paths, "cpu"))
+    command_line.build_method(command_line.composed(CASES[case]))  # what composing imports is not counted
     read_all(paths)  # the page cache is warm, and stays so only for a while
     with Peak() as peak:
         started = time.perf_counter()
-        pretrained, finetuned = open_checkpoint(paths[0]), open_all({path.stem: path for path in paths[1:]})
-        given = Ingredients(pretrained, finetuned, depth_by_name(pretrained), torch.device(device), keep=False)
-        vector = next(iter(method(given)(0.3).values()))
-        if sharded:
-            save_folder(added(pretrained, vector), FOLDER / "merged", pretrained)
-        elif save:
-            save_file(added(pretrained, vector), FOLDER / "merged.safetensors")
+        given = opened(paths, device)
+        family = family_of(case, given)
+        coefficient = COEFFICIENT.get(case, 0.3)
+        if case in PER_TASK:
+            compact = family.compact(dict.fromkeys(given.tasks, coefficient))
+            if save:
+                save_bundle(compact, given.pretrained, FOLDER / "bundle", {"finetuned": dict.fromkeys(given.tasks, "")})
+            else:
+                held = [*compact.shared.values(), *compact.flattened().values()]
         else:
-            held = [vector[key] for key in vector if given.changed(key)]
-            if device != "cpu":
-                held[0].sum().item()  # waits for the device
+            vector = next(iter(family(coefficient).values()))
+            if sharded:
+                save_folder(added(given.pretrained, vector), FOLDER / "merged", given.pretrained)
+            elif save:
+                save_file(added(given.pretrained, vector), FOLDER / "merged.safetensors")
+            else:
+                held = [vector[key] for key in vector if given.changed(key)]
+        if device != "cpu" and not save:
+            held[0].sum().item()  # waits for the device
         seconds = time.perf_counter() - started
     found = {"seconds": seconds, "bytes": peak.above}
     if device != "cpu":
-        there = Ingredients(pretrained, finetuned, given.depth, torch.device("cpu"), keep=False)
-        reference = next(iter(method(there)(0.3).values()))
+        vector, reference = (next(iter(family_of(case, opened(paths, where))(coefficient).values())) for where in (device, "cpu"))
         moved = TaskVector.of({key: vector[key].cpu() for key in vector})
         found["difference"] = (moved - reference).norm() / reference.norm()
     return found
+
+
+def full_decompositions(paths: list[Path], device: str) -> dict[str, float]:
+    """Seconds that full singular value decompositions of every changed matrix of every task would take."""
+    given = opened(paths, device)
+    shapes = Counter(leaf.shape for key, leaf in given.outline.items() if given.is_matrix(key) and given.changed(key))
+    seconds = 0.0
+    for shape, count in shapes.items():
+        matrix = torch.randn(shape, device=device)
+        torch.linalg.svd(matrix[:8, :8])
+        started = time.perf_counter()
+        torch.linalg.svd(matrix, full_matrices=False).S.sum().item()
+        seconds += (time.perf_counter() - started) * count * len(given.tasks)
+    return {"seconds": seconds, "matrices": len(given.tasks) * shapes.total()}
+
+
+def _made_of(given: Ingredients) -> MadeOf:
+    return MadeOf({}, "", dict.fromkeys(given.tasks, ""))
+
+
+def _masks(given: Ingredients) -> Path:
+    """TALL masks of these models, lambda 0.4, made once."""
+    found = sorted((FOLDER / "masks").glob(f"tall_mask_{len(given.tasks)}task_*.safetensors"))
+    if found:
+        return found[0]
+    lambdas = dict.fromkeys(given.tasks, 0.4)
+    method = command_line.build_method(command_line.composed(["method=tall_mask", "specify_lambda=0.4"]))
+    return save_masks(method(given).compact(lambdas), FOLDER / "masks", _made_of(given), lambdas, None)
 
 
 def floors(paths: list[Path]) -> dict[str, float]:
@@ -110,13 +172,18 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sharded", action="store_true")
     parser.add_argument("--repeat", type=int, default=3, help="the shortest time of so many runs, and the highest peak")
-    parser.add_argument("--case", choices=(*CASES, "floors"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", help=f"comma-separated, of {', '.join(CASES)} (or how they begin)")
+    parser.add_argument("--case", choices=(*CASES, "floors", "svd"), help=argparse.SUPPRESS)
     parser.add_argument("--save", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
         paths = sharded_language_models(3) if options.sharded else _flat(clip_encoders(options.tasks))
-        figures = floors(paths) if options.case == "floors" else measure(
-            options.case, paths, options.device, options.save, options.sharded)  # fmt: skip
+        if options.case == "floors":
+            figures = floors(paths)
+        elif options.case == "svd":
+            figures = full_decompositions(paths, options.device)
+        else:
+            figures = measure(options.case, paths, options.device, options.save, options.sharded)
         print(json.dumps(figures))
         return
     paths = sharded_language_models(3) if options.sharded else _flat(clip_encoders(options.tasks))
@@ -127,7 +194,9 @@ def main() -> None:
     table = Table(title=f"merging {len(paths) - 1} models on {options.device}, {torch.get_num_threads()} threads")
     for column in ("method", "seconds", "peak GiB", "seconds with saving", "peak GiB with saving"):
         table.add_column(column, justify="left" if column == "method" else "right")
-    for case in CASES:
+    wanted = tuple(options.only.split(",")) if options.only else ("",)
+    cases = [case for case in CASES if case.startswith(wanted) and (not options.sharded or case not in PER_TASK)]
+    for case in cases:
         runs = [[*common, "--case", case, "--save"]]
         if not options.sharded:
             runs.insert(0, [*common, "--case", case])
@@ -141,6 +210,10 @@ def main() -> None:
             console.print(f"{case}: relative difference from the CPU {repeats[0][0]['difference']:.1e}", highlight=False)
         table.add_row(case, *(["-", "-"] if options.sharded else []), *cells)
     console.print(table)
+    if set(cases) & set(SINGULAR) and not options.sharded:
+        plain = child([*common, "--case", "svd"])
+        told = f"{plain['matrices']:.0f} plain full singular value decompositions take {plain['seconds']:.0f} s on this machine"
+        console.print(told, highlight=False)
 
 
 def _flat(encoders: tuple[Path, list[Path]]) -> list[Path]:

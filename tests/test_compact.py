@@ -82,7 +82,7 @@ def test_a_bundle_gives_back_every_tasks_model_exactly(name, tmp_path):
 
 @pytest.mark.parametrize("name", PER_TASK)
 def test_a_bundle_takes_the_room_it_should(name, tmp_path):
-    pretrained, finetuned = models = wide_models(8)
+    pretrained, _finetuned = models = wide_models(8)
     given = ingredients(models)
     family, choice = built(name, given)
     compact = family.compact(choice)
@@ -106,7 +106,7 @@ def test_a_bundle_takes_the_room_it_should(name, tmp_path):
 @pytest.mark.parametrize("fraction,exact", [(1, True), (0.9, False), (0.1, False)])
 def test_all_triplets_are_the_finetuned_model_itself(fraction, exact):
     pretrained, finetuned = models = wide_models()
-    family, choice = built("TSVC", ingredients(models), f"method.rank_fraction={fraction}")
+    family, _choice = built("TSVC", ingredients(models), f"method.rank_fraction={fraction}")
     vector = family(1.0)["task1"]
     move = finetuned["task1"]["blocks.0.w"] - pretrained["blocks.0.w"]
     assert torch.equal(vector["blocks.0.w"], move) == exact

@@ -66,7 +66,7 @@ def test_forms_that_masks_were_saved_in(tmp_path, form):
 
 
 def test_masks_of_another_model_or_other_tasks_are_refused_with_the_reason(tmp_path):
-    with pytest.raises(UserError, match="5865 bytes for MNIST.*46914 entries take 5865|of another model"):
+    with pytest.raises(UserError, match="of another model: 5865 bytes for MNIST"):
         open_masks(LEGACY / "TALL_mask_3task.npy", PUBLISHED, {**SHAPES, "more": torch.empty(99, device="meta")})
     with pytest.raises(UserError, match="DTD, MNIST, SVHN, not Cars"):
         open_masks(LEGACY / "TALL_mask_3task.npy", replace(PUBLISHED, finetuned={"Cars": "c"}), SHAPES)
@@ -107,13 +107,13 @@ def test_a_pickle_that_asks_to_call_something_is_refused_by_name_and_nothing_run
 def test_spoiled_files_are_named(tmp_path, content):
     path = tmp_path / "TALL_mask.npy"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="TALL_mask.npy"):
+    with pytest.raises(UserError, match="TALL_mask"):
         open_masks(path, PUBLISHED, SHAPES)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("other", b"")
     path.write_bytes(archive.getvalue())
-    with pytest.raises(UserError, match="TALL_mask.npy"):
+    with pytest.raises(UserError, match="TALL_mask"):
         read_arrays(path)
 
 
@@ -193,7 +193,9 @@ def test_masks_of_a_bundle_serve_consensus_and_the_same_masks(tmp_path):
             assert "masks: bundle (lambda 0.4 task0" in done.stdout
     assert (tmp_path / "loaded.safetensors").read_bytes() == (tmp_path / "made.safetensors").read_bytes()
     for task in ("task0", "task1"):
-        assert (tmp_path / "first" / f"{task}.safetensors").read_bytes() == (tmp_path / "again" / f"{task}.safetensors").read_bytes()
+        assert (tmp_path / "first" / f"{task}.safetensors").read_bytes() == (
+            tmp_path / "again" / f"{task}.safetensors"
+        ).read_bytes()
     analysis = json.loads((tmp_path / "results" / "again-analysis" / "analysis.json").read_text())
     assert sum(analysis["masks"]["share"]) == pytest.approx(1) and len(analysis["layers"]) == 4
     assert {path.suffix for path in (tmp_path / "results" / "again-analysis").iterdir()} == {".json", ".png"}

@@ -6,7 +6,7 @@ to write than warm memory. Decompositions see a whole matrix of all tasks, in a 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.merging.cores import side_by_side
+from src.merging.cores import Ahead, side_by_side
 from src.state_dict import Kept, Lazy, StateDict, blank, floating, model_differences, moves_of
 from src.task_vectors import TaskVector
 
 SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
 NO_LAYER = "text_projection"  # two-dimensional, and no layer: the papers merge it like a vector
 Seen = TypeVar("Seen")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -164,14 +165,22 @@ class Ingredients:
         """The vector whose matrices are `merge(stack)`, (tasks, m, n) -> (m, n), and whose other entries are
         `rest(stack)`, (tasks, n) -> (n), a slice at a time; zero where no task changed a parameter."""
         others = self.slicewise(rest)
+        merged = self.each_matrix(filter(self.is_matrix, self.outline), merge)
 
         def entry(key: str) -> Tensor:
-            if not self.is_matrix(key) or not self.changed(key):
-                return others[key]
-            with self.stacked(key) as stack:
-                return merge(stack)
+            return merged[key] if key in merged else others[key]
 
         return TaskVector.of((Kept if self.keep else Lazy)(self.outline, entry))
+
+    def each_matrix(self, keys: Iterable[str], work: Callable[[Tensor], Made]) -> Mapping[str, Made]:
+        """`work(stack)`, (tasks, m, n), of those of these keys that any task changed, made when asked for; asked for in
+        order, matrices are worked on side by side, one core each."""
+
+        def make(key: str) -> Made:
+            with self.stacked(key) as stack:
+                return work(stack)
+
+        return Ahead([key for key in keys if self.changed(key)], make, self.device)
 
     def scan(self, visit: Callable[[Tensor], Seen]) -> Iterator[Seen]:
         """`visit(stack)` of all changed parameters, for what needs the whole vector; the unchanged are zero."""

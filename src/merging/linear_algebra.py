@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from src.merging.cores import side_by_side
+from src.partial_eigen import largest_eigenpairs
 
 EPSILON = torch.finfo(torch.float32).eps
 UNITS_FLOOR = 8 * EPSILON
 # Ratios of eigenvalues (squared singular values) and singular values below which single precision is not enough.
 FLAT, SHORT = 1 / 64, 1 / 32
+FEW = 1 / 3  # of the eigenvectors, up to which finding only those is faster
 BLOCK = 192  # rows of a Gram matrix computed at a time
 
 
@@ -102,7 +104,9 @@ def weights_floor(matrix: Tensor) -> float:
 
 def _eigen(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The `rank` largest eigenvalues of `rows rows^T`, largest first, and their eigenvectors in columns."""
-    values, vectors = torch.linalg.eigh(_gram(rows))
+    gram = _gram(rows)
+    few = gram.device.type == "cpu" and rank <= FEW * len(gram)
+    values, vectors = largest_eigenpairs(gram, rank) if few else torch.linalg.eigh(gram)
     return values[-rank:].flip(0), vectors[:, -rank:].flip(1)
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from src.compact import ENTRY, LEFT, RIGHT, Compact
 from src.errors import UserError
-from src.merging.cores import side_by_side
 from src.merging.ingredients import Ingredients
 from src.merging.linear_algebra import leading_triplets
 from src.merging.method import Family, Unscaled, is_number
@@ -33,41 +32,44 @@ class TSVC(Unscaled):
     def __call__(self, given: Ingredients) -> Family:
         share = 1 / len(given.tasks) if self.rank_fraction is None else self.rank_fraction
         changed = {key: leaf for key, leaf in given.outline.items() if given.changed(key)}
-        ranks = {key: int(min(leaf.shape) * share) for key, leaf in changed.items() if leaf.ndim == 2}
-        cut = {key: rank for key, rank in ranks.items() if rank < min(changed[key].shape)}
-
-        @cache
-        def truncated(key: str) -> list[dict[str, Tensor]]:
-            with given.stacked(key) as stack:
-                return list(side_by_side(lambda matrix: _stored(key, matrix, cut[key]), stack, given.device))
+        cut = {key: leaf for key, leaf in changed.items() if leaf.ndim == 2 and _rank(leaf, share) < min(leaf.shape)}
+        factors = given.each_matrix(cut, lambda stack: [_truncated(matrix, share) for matrix in stack])
+        kept = cache(factors.__getitem__)
 
         def part(row: int, task: str) -> Lazy:
-            shapes = {}
+            places = {}  # of each stored tensor: its parameter, and which of its factors it is
+            shapes: dict[str, Tensor] = {}
             for key, leaf in changed.items():
-                shapes |= _stored(key, leaf, cut[key]) if key in cut else {ENTRY + key: leaf}
-            origin = {name: name.partition("/")[2] for name in shapes}
+                forms = _shapes(leaf, share) if key in cut else (leaf,)
+                names = [LEFT + key, RIGHT + key] if len(forms) == 2 else [ENTRY + key]
+                shapes |= dict(zip(names, forms))
+                places |= {name: (key, number) for number, name in enumerate(names)}
 
             def entry(name: str) -> Tensor:
-                key = origin[name]
-                return truncated(key)[row][name] if key in cut else given.vectors[task][key]
+                key, number = places[name]
+                return kept(key)[row][number] if key in cut else given.vectors[task][key]
 
             return Lazy(shapes, entry)
 
-        made = Compact(given.outline, {task: part(row, task) for row, task in enumerate(given.tasks)})
-        return Family.of_compact(given.tasks, lambda coefficients: made)
+        compact = Compact(given.outline, {task: part(row, task) for row, task in enumerate(given.tasks)})
+        return Family.of_compact(given.tasks, lambda coefficients: compact)
 
 
-def _stored(key: str, matrix: Tensor, rank: int) -> dict[str, Tensor]:
-    """What is kept of a matrix, (m, n): its `rank` leading triplets as two factors, or their product if that is smaller.
+def _rank(matrix: Tensor, share: float) -> int:
+    return int(min(matrix.shape) * share)
 
-    Of a meta tensor, the shapes.
-    """
-    rows, columns = matrix.shape
-    small = rank * (rows + columns) < rows * columns
-    if matrix.is_meta:
-        left, right = matrix.new_empty(rows, rank), matrix.new_empty(rank, columns)
-        return {LEFT + key: left, RIGHT + key: right} if small else {ENTRY + key: matrix}
-    found = leading_triplets(matrix, rank)
-    if small:
-        return {LEFT + key: found.left * found.values, RIGHT + key: found.right.T.contiguous()}
-    return {ENTRY + key: found.product}
+
+def _shapes(matrix: Tensor, share: float) -> tuple[Tensor, ...]:
+    """What `_truncated` gives, without computing it: two factors, or their product where that is smaller."""
+    (rows, columns), rank = matrix.shape, _rank(matrix, share)
+    if rank * (rows + columns) >= rows * columns:
+        return (matrix,)
+    return matrix.new_empty(rows, rank, device="meta"), matrix.new_empty(rank, columns, device="meta")
+
+
+def _truncated(matrix: Tensor, share: float) -> tuple[Tensor, ...]:
+    """The leading triplets of a matrix, (m, n), as what is stored of them."""
+    found = leading_triplets(matrix, _rank(matrix, share))
+    if len(_shapes(matrix, share)) == 1:
+        return (found.product,)
+    return found.left * found.values, found.right.T.contiguous()

@@ -70,7 +70,9 @@ def test_truncated_matrices_add_up_to_what_the_papers_code_gives():
 def test_masks_are_those_of_the_papers_code_to_the_bit(case: Path, name: str):
     """A masked vector is the base's where the mask is on, and zero elsewhere: every bit is seen where the base moves."""
     ties = "ties" in name
-    base = vectors(case, "method=ties method.agg=sum specify_lambda=1.0" if ties else "method=sum specify_lambda=1.0")["finetuned_0"]
+    base = vectors(case, "method=ties method.agg=sum specify_lambda=1.0" if ties else "method=sum specify_lambda=1.0")[
+        "finetuned_0"
+    ]
     if name.startswith("consensus"):
         threshold = name.rpartition("_k")[2]
         options = f"method=consensus method.mask_lambda=0.4 method.prun_thre_k={threshold} specify_lambda=1.0"

@@ -99,7 +99,9 @@ def test_singular_values_are_all_of_them_largest_first():
     assert found.shape == (20,) and found[:4].allclose(expected[:4], rtol=1e-6) and not found[4:].any()
 
 
-@pytest.mark.parametrize("tasks,shape", [(3, (48, 48)), (4, (64, 24)), (5, (24, 64)), (8, (96, 96)), (7, (16, 16)), (8, (400, 420))])
+@pytest.mark.parametrize(
+    "tasks,shape", [(3, (48, 48)), (4, (64, 24)), (5, (24, 64)), (8, (96, 96)), (7, (16, 16)), (8, (400, 420))]
+)
 @pytest.mark.parametrize("steepness", [0.0, 1.0], ids=["flat", "decaying"])
 def test_a_merge_is_within_1e_4_of_float64_where_it_is_determined(tasks, shape, steepness):
     spectrum = torch.arange(1, min(shape) + 1) ** -steepness
@@ -165,4 +167,4 @@ def test_a_gram_matrix_by_blocks_is_the_whole_one(monkeypatch):
 
 
 def test_units_are_told_from_noise_more_finely_than_weights():
-    assert UNITS_FLOOR < weights_floor(torch.empty(64, 64))
+    assert weights_floor(torch.empty(64, 64)) > UNITS_FLOOR

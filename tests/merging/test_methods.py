@@ -242,3 +242,19 @@ def test_a_gpu_gives_what_the_cpu_gives(name, lines):
         moved = build(name, lines)(there)(0.7)[task]
         for key in vector:
             torch.testing.assert_close(moved[key].cpu(), vector[key], rtol=1e-5, atol=1e-7)
+
+
+def test_matrices_asked_for_in_order_are_made_once_each():
+    given, made = ingredients(tiny_models(blocks=6)), []
+    keys = [key for key in given.outline if given.is_matrix(key)]
+
+    def work(stack: torch.Tensor) -> torch.Tensor:
+        made.append(tuple(stack.shape[1:]))
+        return stack.sum(0)
+
+    matrices = given.each_matrix(keys, work)
+    assert list(matrices) == [key for key in keys if given.changed(key)] and "frozen.weight" not in matrices
+    for key in matrices:
+        assert key in matrices
+        torch.testing.assert_close(matrices[key], sum(vector[key] for vector in given.vectors.values()))
+    assert len(made) == len(matrices)
