@@ -11,11 +11,13 @@ import pytest
 import torch
 import xxhash
 
+import command_line
+from src.choosing import with_saved_masks
 from src.compact import Compact, masks_as_parts, pack, unpack
 from src.errors import UserError
 from src.masks import MadeOf, find_masks, open_masks, save_masks
 from src.pickles import read_arrays
-from tests.conftest import ROOT, run_script, tiny_models
+from tests.conftest import ROOT, ingredients, run_script, tiny_models
 
 LEGACY = ROOT / "tests" / "data" / "legacy"
 SHAPES = {key: torch.empty(shape, device="meta") for key, shape in json.loads((LEGACY / "shapes.json").read_text()).items()}
@@ -226,3 +228,36 @@ def test_what_the_user_can_mend_is_said_in_a_sentence(tmp_path, options, words):
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.startswith("error: "), done.stderr
     assert all(word in done.stderr for word in words), done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_saved_masks_are_used_where_they_are_of_the_same_choice(tmp_path):
+    """load_mask: null takes masks that were chosen as this run would choose them, and no others; false takes none."""
+    given = ingredients(tiny_models(2))
+    method = command_line.build_method(command_line.composed(["method=consensus"]))
+    made_of = MadeOf(method.mask_base, "p", dict.fromkeys(given.tasks, "digest"))
+    chosen = dict.fromkeys(given.tasks, 0.4)
+    compact = method.mask_method(given).compact(chosen)
+    assert with_saved_masks(method, None, tmp_path, given, made_of).masks is None
+    save_masks(compact, tmp_path / "masks", made_of, chosen, None)
+    assert with_saved_masks(method, None, tmp_path, given, made_of).masks is None  # lambda was given, not chosen
+    path = save_masks(compact, tmp_path / "masks", made_of, chosen, (0.2, 0.3, 0.4, 0.5, 0.6))
+    prepared = with_saved_masks(method, None, tmp_path, given, made_of)
+    assert prepared.masks.path == path and prepared.method.mask_method is None and str(path) in prepared.notes[0]
+    assert with_saved_masks(method, False, tmp_path, given, made_of).masks is None
+    vector = prepared.method(given)(1.0)["task0"]
+    expected = command_line.build_method(command_line.composed(["method=consensus", "method.mask_lambda=0.4"]))(given)(1.0)[
+        "task0"
+    ]
+    assert all(torch.equal(vector[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 2, 3])
+def test_consensus_of_nobody_is_the_base_and_of_more_than_all_is_nothing(threshold):
+    given = ingredients(tiny_models(2))
+    options = ["method=consensus", "method.mask_lambda=0.4", f"method.prun_thre_k={threshold}"]
+    vector = command_line.build_method(command_line.composed(options))(given)(1.0)["task0"]
+    base = command_line.build_method(command_line.composed(["method=sum"]))(given)(1.0)["task0"]
+    kept = sum(int((vector[key] != 0).sum()) for key in base)
+    moved = sum(int((base[key] != 0).sum()) for key in base)
+    assert kept == {0: moved, 3: 0}.get(threshold, kept) and (threshold in (0, 3) or 0 < kept < moved)
+    assert all(torch.equal(vector[key], torch.where(vector[key] != 0, base[key], 0.0)) for key in base)

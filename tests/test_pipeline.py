@@ -123,3 +123,55 @@ def test_help_is_in_words(script, tmp_path):
     done = run_script(script, "--help", cwd=tmp_path)
     assert done.returncode == 0 and "Powered by Hydra" not in done.stdout
     assert ("specify_lambda" if script == "main.py" else "--train-dataset") in done.stdout
+
+
+def test_masks_keep_the_tasks_apart_in_a_quarter_of_the_room(demo):
+    """TALL masks reach 97 % of the fine-tuned models, and the bundle on disk is as large as it should be."""
+    done = run_script("main.py", "method=tall_mask", "output_kind=bundle", "output=bundle/", "analysis=true", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    record = record_of(demo, "tall-mask")
+    assert record["means"]["normalised"]["mean"] >= 0.97
+    assert set(record["coefficients"].values()) <= {0.2, 0.3, 0.4, 0.5, 0.6} and len(record["coefficients"]) == 8
+    for task, chosen in record["coefficients"].items():
+        best = max(point["accuracy"][task] for point in record["validation"])
+        assert chosen == next(p["coefficient"] for p in record["validation"] if p["accuracy"][task] == best)
+    size = sum(file.stat().st_size for file in (demo / "bundle").iterdir())
+    pretrained = open_checkpoint(demo / "bundle" / "pretrained.safetensors")
+    entries = sum(leaf.numel() for leaf in pretrained.values())
+    assert size == record["storage"]["bytes"] == record["bytes_stored"] and record["storage"]["on_disk"]
+    assert size <= 1.02 * (4 * entries + 4 * entries + 8 * entries / 8)
+    assert "stored on disk" in done.stdout and "by the paper's formula" in done.stdout
+    rebuilt = open_checkpoint(demo / "bundle" / "Digits")
+    assert set(rebuilt) == set(pretrained)
+    folder = demo / "results" / record["name"]
+    names = {"accuracy", "cosine", "mask_use", "mask_overlap", "spectra", "subspaces"}
+    assert {path.stem for path in folder.glob("*.png")} == names
+    numbers = json.loads((folder / "analysis.json").read_text())
+    assert sum(numbers["masks"]["share"]) == pytest.approx(1) and len(numbers["cosine"]) == 8
+    assert all(layer["overlap"][0][0] == pytest.approx(1, abs=1e-3) for layer in numbers["layers"])
+
+
+def test_consensus_makes_masks_that_others_find_and_strangers_are_refused(demo):
+    tasks = "DATASETS=[Digits,Arrows]"
+    done = run_script("main.py", "method=consensus", tasks, "specify_lambda=0.5", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert "masks: none were there that fit, so they were made: " in done.stdout
+    path = re.search(r"made: (\S+)", done.stdout)[1]
+    written = (demo / path).stat().st_mtime_ns
+    found = run_script("main.py", "-m", "method=consensus,tall_mask", tasks, "method.load_mask=True", cwd=demo)
+    assert found.returncode == 0 and found.stdout.count(f"masks: {path} (lambda ") == 2, found.stderr
+    assert (demo / path).stat().st_mtime_ns == written
+    refused = run_script("main.py", "method=tall_mask", "DATASETS=[Digits,Counts]", f"method.load_mask={path}", cwd=demo)
+    assert refused.returncode == 1 and "of the tasks Arrows, Digits" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_singular_vectors_merge_and_compress(demo):
+    done = run_script("main.py", "-m", "method=TSVM,TSVC", "DATASETS=[Digits,Arrows]", "n_eval_points=3", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    merged, compressed = (
+        next(r for n, r in records(demo).items() if n.startswith(f"ViT-demo-2-tasks-{m}")) for m in ("TSVM", "TSVC")
+    )
+    assert [point["coefficient"] for point in merged["validation"]] == [1.5, 3.0]
+    assert merged["means"]["merged"]["mean"] > merged["means"]["zeroshot"]["mean"]
+    assert compressed["means"]["normalised"]["mean"] > 0.97 and compressed["coefficient"] == 1.0
+    assert compressed["storage"]["separate"] == 2 * merged["bytes_stored"]
