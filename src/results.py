@@ -79,7 +79,8 @@ class Result:
     @property
     def heading(self) -> str:
         """The title with the coefficient."""
-        return f"{self.title}, coefficient {_shown(self.coefficient, 'by task')}"
+        unknown = "by task" if any(self.coefficients.values()) else "unknown"
+        return f"{self.title}, coefficient {_shown(self.coefficient, unknown)}"
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from src.checkpoints import open_checkpoint
 from src.evaluate import Score, Scorer
 from src.merging.method import Family
 from src.merging.sum import Sum
+from src.merging.tall_mask import TallMask
 from src.results import Result, Row, half_width
 from src.search import Asked, search
 from src.state_dict import digest
@@ -60,6 +61,15 @@ def test_search_takes_the_first_of_equals_and_keeps_the_curve():
     best, curve = search(method, family, method.coefficients(1), lambda vectors, c: {"a": accuracy[vectors["a"]]}, finetuned, {})
     assert best == {"a": 0.2} and [point.coefficient for point in curve] == [0.1, 0.2, 0.3, 0.4]
     assert curve[1].objective == pytest.approx(0.75) and asked == ["a"]
+
+
+def test_a_method_with_a_vector_for_each_task_gets_a_coefficient_for_each():
+    method = TallMask(base=Sum(k=100, grid=[1.0]), grid=[0.2, 0.3, 0.4])
+    accuracy = {0.2: {"a": 0.5, "b": 0.9}, 0.3: {"a": 0.7, "b": 0.9}, 0.4: {"a": 0.7, "b": 0.1}}
+    family = Family(lambda coefficient: {"a": coefficient, "b": coefficient})
+    reference = {"a": 1.0, "b": 1.0}
+    best, _ = search(method, family, method.coefficients(2), lambda vectors, c: accuracy[c], reference, {})
+    assert best == {"a": 0.3, "b": 0.2} and family.chosen(best) == {"a": 0.3, "b": 0.2}
 
 
 def result(**changes) -> Result:
