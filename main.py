@@ -22,11 +22,11 @@ from command_line import Progress
 from src.analysis import analyse
 from src.cache import Cache
 from src.checkpoints import open_all
-from src.choosing import choose, with_new_masks, with_saved_masks
+from src.choosing import settle, with_saved_masks
 from src.errors import UserError
 from src.evaluate import Scorer
 from src.files import write_json
-from src.masks import MadeOf, facts_of, save_masks
+from src.masks import MadeOf, facts_of
 from src.measurement import Measurement
 from src.merging.ingredients import Ingredients
 from src.merging.method import Family, Method
@@ -96,49 +96,31 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
     checkpoints = open_all({task.name: command_line.checkpoint_path(config, task.name) for task in tasks})
     given = Ingredients(family.pretrained, checkpoints, family.depth, device, keep=True)
     cache = Cache(Path(config.cache_dir).expanduser())
-    models, masks_folder = command_line.models_folder(config), command_line.models_folder(config) / "masks"
     with Progress() as progress:
+        progress.plan(3 * sum(len(task.examples("test")) for task in tasks))
         scorer = Scorer(family, cache, config.batch_size, progress.report)
         measured = Measurement(scorer, cache, dict(zip(names, tasks)), checkpoints, given)
-        made_of = MadeOf(method.mask_base, *measured.made_of)
-        prepared = with_saved_masks(method, config.method.get("load_mask", False), models, given, made_of)
-        tests, vals = (sum(len(task.examples(split)) for task in tasks) for split in ("test", "val"))
-        tried = [method.coefficients(len(tasks)) if specified is None else (specified,)]
-        if prepared.method.mask_method:
-            tried.append(method.mask_method.coefficients(len(tasks)))
-        searched = sum(len(coefficients) for coefficients in tried if len(coefficients) > 1)
-        progress.plan(3 * tests + (searched + any(len(coefficients) > 1 for coefficients in tried)) * vals)
-        if not prepared.masks:
-            prepared = with_new_masks(method, masks_folder, measured, made_of)
-        candidates, curve = prepared.method(given), []
-        if prepared.masks and method.per_task:
-            coefficients = prepared.masks.lambdas or dict.fromkeys(names)
-        else:
-            coefficients, curve = choose(prepared.method, candidates, tried[0], measured)
-        vectors = candidates.chosen(coefficients)
-        merged = measured.merged(vectors, "test", "the merged model")
+        load = config.method.get("load_mask", False)
+        settled = settle(method, specified, load, command_line.models_folder(config), measured, progress.plan)
+        merged = measured.merged(settled.vectors, "test", "the merged model")
         rows = {task: Row(measured.zeroshot(task, "test"), measured.finetuned(task, "test"), merged[task]) for task in names}
-    notes = list(prepared.notes)
-    if method.makes_masks and not prepared.masks:
-        grid = tried[0] if len(tried[0]) > 1 else None
-        path = save_masks(candidates.compact(coefficients), masks_folder, made_of, coefficients, grid)
-        notes.append(f"masks: {path}")
-    written = save(config, candidates, coefficients, given, made_of) if config.output else None
+    candidates, coefficients = settled.candidates, settled.coefficients
+    written = save(config, candidates, coefficients, given, settled.made_of) if config.output else None
     storage = storage_of(candidates.compact(coefficients), given.pretrained, written) if candidates.compact else None
     by_kind = ({task: getattr(row, kind).accuracy for task, row in rows.items()} for kind in ("merged", "finetuned", "zeroshot"))
     result = Result(
         title=f"{config.model.name}, {len(tasks)} tasks, {command_line.method_name(config)}",
         config=OmegaConf.to_container(config, resolve=True),
         question=command_line.question(config, tasks),
-        lineage={**measured.lineage(), **({"masks": prepared.masks.digest} if prepared.masks else {})},
+        lineage={**measured.lineage(), **({"masks": settled.masks.digest} if settled.masks else {})},
         coefficients=coefficients,
-        curve=curve,
+        curve=settled.curve,
         rows=rows,
         summary=method.summary(*by_kind),
         scale_by_depth=scale_by_depth(candidates, coefficients, given),
         bytes_stored=storage.bytes if storage else size_of(given.pretrained),
         storage=storage,
-        notes=notes,
+        notes=settled.notes,
         seconds=time.monotonic() - started,
     )
     publish(config, result)

@@ -1,11 +1,11 @@
 """What a run settles on validation data before it scores: coefficients, and the masks that a method is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.errors import UserError
-from src.masks import MadeOf, SavedMasks, find_masks, open_masks, save_masks
+from src.masks import MASKS, MadeOf, SavedMasks, find_masks, open_masks, save_masks
 from src.measurement import Measurement
 from src.merging.ingredients import Ingredients
 from src.merging.method import Family, Method
@@ -20,6 +20,63 @@ class Prepared:
     method: Method
     masks: SavedMasks | None = None
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """All that is known before test data is looked at. made_of: what masks would be made of; masks: those loaded or made
+    before the search, if there are any."""
+
+    method: Method
+    candidates: Family
+    coefficients: dict[str, float | None]
+    curve: list[Point]
+    made_of: MadeOf
+    masks: SavedMasks | None
+    notes: list[str]
+
+    @property
+    def vectors(self) -> dict[str, TaskVector]:
+        """Each task's vector."""
+        return self.candidates.chosen(self.coefficients)
+
+
+def settle(
+    method: Method,
+    specified: float | None,
+    load: bool | str | None,
+    folder: Path,
+    measured: Measurement,
+    plan: Callable[[int], None],
+) -> Settled:
+    """Find or make the masks that `method` needs, and choose the coefficients that are not specified.
+
+    load: method.load_mask; folder: of the model's checkpoints and masks; plan: is told how many images will be scored.
+    Masks whose lambda is chosen or specified here are saved.
+    """
+    given, tasks = measured.given, measured.tasks
+    made_of = MadeOf(method.mask_base, *measured.made_of)
+    prepared = with_saved_masks(method, load, folder, given, made_of)
+    loaded = bool(prepared.masks and method.per_task)
+    grid = (specified,) if specified is not None else method.coefficients(len(tasks))
+    grids = [] if loaded else [grid]
+    if prepared.method.mask_method:
+        grids.append(prepared.method.mask_method.coefficients(len(tasks)))
+    searched = [len(tried) for tried in grids if len(tried) > 1]
+    if searched:
+        plan((sum(searched) + 1) * sum(len(task.examples("val")) for task in tasks.values()))
+    if not prepared.masks:
+        prepared = with_new_masks(method, folder / MASKS, measured, made_of)
+    candidates, notes = prepared.method(given), list(prepared.notes)
+    if loaded:
+        known = prepared.masks.lambdas or dict.fromkeys(tasks)
+        return Settled(prepared.method, candidates, {task: known[task] for task in tasks}, [], made_of, prepared.masks, notes)
+    coefficients, curve = choose(prepared.method, candidates, grid, measured)
+    if method.makes_masks:
+        chosen_from = grid if len(grid) > 1 else None
+        path = save_masks(candidates.compact(coefficients), folder / MASKS, made_of, coefficients, chosen_from)
+        notes.append(f"masks: {path}")
+    return Settled(prepared.method, candidates, coefficients, curve, made_of, prepared.masks, notes)
 
 
 def choose(

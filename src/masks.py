@@ -18,7 +18,7 @@ from src.pickles import read_arrays
 from src.saving import save_file
 from src.state_dict import Lazy, StateDict, digest
 
-KIND = "masks"
+KIND = MASKS = "masks"  # what such a file is, and the folder beside a model's checkpoints where they are
 PUBLISHED = (".npy", ".pt")
 
 
@@ -107,7 +107,7 @@ def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Se
     Raises UserError with a reason for each file if none does.
     """
     ties = made_of.base["method"] == "Ties"
-    ours = sorted((folder / "masks").glob("*.safetensors"))
+    ours = sorted((folder / MASKS).glob("*.safetensors"))
     published = [path for path in sorted(folder.rglob("TALL_mask*.npy")) if ("use_ties" in path.name) == ties]
     fitting, problems = [], []
     for path in (*ours, *published):
