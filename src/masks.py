@@ -122,7 +122,7 @@ def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Se
 
 
 def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, StateDict]:
-    """Masks over all entries, keys in alphabetical order, as np.packbits packs them."""
+    """Masks by task of a published file: a dict of arrays, each over all entries of a model."""
     found = read_arrays(path)
     arrays = {str(task).removesuffix("Val"): array for task, array in found.items()} if isinstance(found, Mapping) else {}
     if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
@@ -130,38 +130,40 @@ def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, Sta
     if set(arrays) != set(tasks):
         raise UserError(f"the masks in {path} are of the tasks {', '.join(sorted(arrays))}, not {', '.join(sorted(tasks))}")
     count = sum(leaf.numel() for leaf in shapes.values())
-    wrong = [f"{len(array)} bytes for {task}" for task, array in arrays.items() if array.ndim != 1 or not _packed(array, count)]
-    packed = {task: _bytes(array, count) for task, array in arrays.items()} if not wrong else {}
+    wrong = [f"{array.size} bytes for {task}" for task, array in arrays.items() if not _fits(array, count)]
     if wrong:
         raise UserError(
             f"the masks in {path} are of another model: {', '.join(wrong)}, and {count} entries take {packed_size(count)}"
         )
+    return {task: _cut(_bytes(arrays[task], count), shapes) for task in tasks}
+
+
+def _cut(bits: Tensor, shapes: StateDict) -> Lazy:
+    """One mask over all entries, packed, keys in alphabetical order, as a packed mask for each key."""
     starts, end = {}, 0
     for key in sorted(shapes):
         starts[key] = end
         end += shapes[key].numel()
 
-    def of_task(bits: Tensor) -> Lazy:
-        sizes = {key: torch.empty(packed_size(leaf.numel()), dtype=torch.uint8, device="meta") for key, leaf in shapes.items()}
+    def entry(key: str) -> Tensor:
+        start, length = starts[key], shapes[key].numel()
+        first = start // 8
+        near = bits[first : packed_size(start + length)]
+        return pack(unpack(near, 8 * len(near))[start - 8 * first :][:length])
 
-        def entry(key: str) -> Tensor:
-            start, length = starts[key], shapes[key].numel()
-            first = start // 8
-            near = bits[first : packed_size(start + length)]
-            return pack(unpack(near, 8 * len(near))[start - 8 * first :][:length])
-
-        return Lazy(sizes, entry)
-
-    return {task: of_task(packed[task]) for task in tasks}
+    sizes = {key: torch.empty(packed_size(leaf.numel()), dtype=torch.uint8, device="meta") for key, leaf in shapes.items()}
+    return Lazy(sizes, entry)
 
 
-def _packed(array: np.ndarray, count: int) -> bool:
+def _fits(array: np.ndarray, count: int) -> bool:
     """Whether an array can be a mask of so many entries: packed, or unpacked with or without the bits that fill a byte."""
-    bits = array.dtype in (np.uint8, np.bool_) and count <= len(array) <= 8 * packed_size(count)
-    return bits or (array.dtype == np.uint8 and len(array) == packed_size(count))
+    unpacked = count <= array.size <= 8 * packed_size(count)
+    packed = array.dtype == np.uint8 and array.size == packed_size(count)
+    return array.ndim == 1 and array.dtype in (np.uint8, np.bool_) and (packed or unpacked)
 
 
 def _bytes(array: np.ndarray, count: int) -> Tensor:
-    if len(array) != packed_size(count) or array.dtype == np.bool_:
+    """The mask packed, whichever way it was saved."""
+    if array.dtype == np.bool_ or array.size != packed_size(count):
         array = np.packbits(array[:count].astype(bool))
     return torch.from_numpy(np.array(array))
