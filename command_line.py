@@ -19,7 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from src.checkpoints import INDEX, PICKLED
+from src.checkpoints import INDEX, PICKLED, SHARED, STARTING, TASKS
 from src.data.catalogue import find_tasks
 from src.data.task import Task
 from src.errors import UserError, raise_any
@@ -139,6 +139,8 @@ def _without_sugar(fields: dict) -> dict:
     """The fields of a method's class: without what other code reads, the base exchanged where use_ties asks for it."""
     kept = {key: value for key, value in fields.items() if key not in SUGAR}
     if fields.get("use_ties") is True:
+        if (kept["base"]["_target_"], kept["base"].get("k")) != ("src.merging.sum.Sum", 100):
+            raise UserError("method.use_ties=True masks TIES, and method.base says what else to mask; give one of the two")
         kept["base"] = fields["ties_base"]
     return {key: _without_sugar(value) if isinstance(value, dict) and "_target_" in value else value
             for key, value in kept.items()}  # fmt: skip
@@ -157,8 +159,6 @@ def check_choices(config: DictConfig) -> None:
         problems.append(f"method.load_mask is true, false, null or a path; got {load}")
     elif load and config.method.get("mask_lambda") is not None:
         problems.append("method.mask_lambda makes masks and method.load_mask loads them; give one of the two")
-    elif load and method_name(config) == "tall_mask" and config.specify_lambda is not None:
-        problems.append("specify_lambda makes masks and method.load_mask loads them; give one of the two")
     if config.specify_lambda is not None and not is_number(config.specify_lambda):
         problems.append(f"specify_lambda is a number; got {config.specify_lambda}")
     if type(config.batch_size) is not int or config.batch_size < 1:
@@ -247,6 +247,8 @@ def question(config: DictConfig, tasks: list[Task]) -> dict:
 def specified_coefficient(config: DictConfig, method: Method, tasks: int) -> float | None:
     """The one coefficient to use: the user's, or the method's own fixed one; None if it is to be searched."""
     if config.specify_lambda is not None:
+        if method.makes_masks and config.method.get("load_mask", False):
+            raise UserError("specify_lambda makes masks and method.load_mask loads them; give one of the two")
         method.check_coefficient(float(config.specify_lambda), tasks)
         return float(config.specify_lambda)
     own = method.coefficients(tasks)
@@ -274,6 +276,11 @@ def file_sources(config: DictConfig) -> tuple[Path, dict[str, Path]]:
             if len(same) > 1
         ]
         sources = dict(zip(names, paths))
+    problems += [
+        f"a task cannot be called {task!r}, because its files are called as it is; name it as in 'finetuned={{cars: {path}}}'"
+        for task, path in sources.items()
+        if not task or task.startswith(".") or set(task) & {"/", "\\"} or f"{task}.safetensors" in (STARTING, SHARED, TASKS)
+    ]
     raise_any(problems)
     return Path(str(config.pretrained)).expanduser(), sources
 
@@ -293,6 +300,10 @@ def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pre
         )
     if config.output:
         path = Path(config.output).expanduser()
+        load = config.method.get("load_mask")
+        inputs = [*inputs, *([Path(load).expanduser()] if isinstance(load, str) else [])]
+        if method.per_task and path.suffix == ".safetensors":
+            raise UserError(f"output={path}: this method makes a model for each task, which a folder holds; name a folder")
         copies = 2 if config.output_kind == "bundle" else tasks if method.per_task else 1
         check_target(path, method.per_task or path.suffix != ".safetensors", inputs, copies * size_of(pretrained))
 

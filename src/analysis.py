@@ -58,7 +58,8 @@ def analyse(given: Ingredients, masks: Mapping[str, StateDict] | None) -> Analys
     scale = norm.outer(norm)
     cosine = torch.where(scale > 0, gram / scale, 0.0)
     layers = [_spectrum(given, key) for key in given.outline if given.is_matrix(key) and given.changed(key)]
-    use = mask_use(given, [masks[task] for task in tasks]) if masks else None
+    changed = any(given.changed(key) for key in given.outline)
+    use = mask_use(given, [masks[task] for task in tasks]) if masks and changed else None
     return Analysis(tasks, cosine.tolist(), norm.tolist(), layers, use)
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from src.analysis import Analysis, LayerSpectrum
 from src.figures import GRID, INK, MUTED
 from src.files import written_beside
 
 HEAT = "cividis"
+MOST_KINDS = 8  # of layers in one picture; the numbers of all are in the json
 USE = {0: "#b8c1d1", 1: "#e07a3f"}  # catastrophic, selfish; shared otherwise
 SHARED = "#3d6fa5"
 
@@ -58,7 +60,8 @@ def _mask_use(analysis: Analysis, title: str, path: Path) -> Path:
 
 def _spectra(analysis: Analysis, title: str, path: Path) -> Path:
     """Singular values, as shares of the largest, by task: of a shallow, a middle and a deep layer of each kind."""
-    kinds = _kinds(analysis.layers)
+    kinds = {kind: [of[number] for number in sorted({0, len(of) // 2, len(of) - 1})]
+             for kind, of in _kinds(analysis.layers).items()}  # fmt: skip
     rows = max(len(layers) for layers in kinds.values())
     figure = Figure(figsize=(3.8 * len(kinds), 2.5 * rows + 0.6), layout="constrained")
     grid = figure.subplots(rows, len(kinds), squeeze=False)
@@ -86,28 +89,19 @@ def _spectra(analysis: Analysis, title: str, path: Path) -> Path:
 
 
 def _subspaces(analysis: Analysis, title: str, path: Path) -> Path:
-    """Mean overlap of the tasks' leading left singular spaces, layer by layer."""
-    kinds: dict[str, list[LayerSpectrum]] = {}
-    for layer in analysis.layers:
-        kinds.setdefault(_kind(layer.name), []).append(layer)
+    """Mean overlap of the tasks' leading left singular spaces, by layer: a line for each kind that occurs repeatedly."""
     figure = Figure(figsize=(7.2, 4))
     axes = figure.subplots()
-    blocks = sorted({layer.depth for layer in analysis.layers if layer.depth is not None})
-    for kind, layers in kinds.items():
-        if len(layers) > 1:
-            inside = [layer for layer in layers if layer.depth is not None]
-            places = [blocks.index(layer.depth) for layer in inside]
-            axes.plot(places, [_mean_overlap(layer) for layer in inside], marker="o", markersize=4, label=kind, zorder=2)
-        else:
-            axes.axhline(_mean_overlap(layers[0]), linewidth=1, linestyle=(0, (4, 3)), color=MUTED, zorder=1)
-            axes.text(len(blocks) - 0.5, _mean_overlap(layers[0]), kind, fontsize=7, color=MUTED, va="center")
+    for kind, layers in _kinds(analysis.layers).items():
+        places = [place for place in (_block(layer.name) for layer in layers) if place is not None]
+        places = places if len(set(places)) == len(layers) else list(range(len(layers)))
+        axes.plot(places, [_mean_overlap(layer) for layer in layers], marker="o", markersize=4, label=kind, zorder=2)
     axes.set_ylim(bottom=0)
-    axes.set_xticks(range(len(blocks)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("block", color=INK)
     axes.set_ylabel("overlap of two tasks' leading spaces, mean", color=INK)
     axes.grid(axis="y", color=GRID, zorder=0)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4)
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return _write(figure, axes, f"{title}: how much of its singular space a task shares with another", path)
 
 
@@ -117,17 +111,20 @@ def _mean_overlap(layer: LayerSpectrum) -> float:
     return others / (count * (count - 1)) if count > 1 else 1.0
 
 
-def _kind(name: str) -> str:
-    """A layer's name without the number of its block."""
-    return ".".join(part for part in name.split(".")[-3:] if not part.isdigit())
+def _block(name: str) -> int | None:
+    """The first number in a layer's name."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
-def _kinds(layers: list[LayerSpectrum], most: int = 3) -> dict[str, list[LayerSpectrum]]:
-    """Of each kind of layer in the blocks, the first, the middle and the last; of all layers if there are no blocks."""
+def _kinds(layers: list[LayerSpectrum]) -> dict[str, list[LayerSpectrum]]:
+    """Layers by their name without the block's number, in order: those that occur in several blocks, else all."""
     found: dict[str, list[LayerSpectrum]] = {}
-    for layer in [layer for layer in layers if layer.depth is not None] or layers[:most]:
-        found.setdefault(_kind(layer.name), []).append(layer)
-    return {kind: [of[number] for number in sorted({0, len(of) // 2, len(of) - 1})] for kind, of in found.items()}
+    for layer in layers:
+        number = _block(layer.name)
+        kind = layer.name if number is None else layer.name.replace(f".{number}.", ".*.", 1)
+        found.setdefault(kind, []).append(layer)
+    repeated = {kind: of for kind, of in found.items() if len(of) > 1} or found
+    return dict(list(repeated.items())[:MOST_KINDS])
 
 
 def _square(tasks: int) -> tuple[Figure, Axes]:

@@ -42,7 +42,11 @@ class Cache:
     def facts(self, checkpoint: Checkpoint) -> "Facts":
         """What reading all of a checkpoint tells; it is read again only when one of its files changed."""
         stats = [
-            [str(file.resolve()), *(getattr(file.stat(), f"st_{what}") for what in ("size", "mtime_ns", "ctime_ns", "ino"))]
+            [
+                str(checkpoint.path.resolve()),
+                str(file.resolve()),
+                *(getattr(file.stat(), f"st_{what}") for what in ("size", "mtime_ns", "ctime_ns", "ino")),
+            ]
             for file in checkpoint.files
         ]
         return Facts(**self.get("checkpoints", stats, lambda: vars(Facts.of(checkpoint))))

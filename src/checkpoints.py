@@ -10,7 +10,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from src.compact import Compact, parts_of
+from src.compact import MASK, Compact, parts_of
 from src.errors import UserError, raise_any
 from src.state_dict import StateDict, added, moves_of, outline
 
@@ -76,7 +76,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     Raises UserError if a file is missing, truncated, or holds anything but tensors; nothing in a file is executed.
     """
     path = Path(path)
-    if not path.exists() and (path.parent / TASKS).exists():
+    if not path.exists() and path.name not in (STARTING, SHARED, TASKS) and "facts" in metadata_of(path.parent / TASKS):
         return _rebuilt(path)
     if not path.exists():
         raise UserError(f"there is no checkpoint at {path}; check the path (relative paths start at {Path.cwd()})")
@@ -103,14 +103,26 @@ def open_compact(folder: str | os.PathLike) -> tuple[Compact, dict]:
     Raises UserError if `folder` is no bundle.
     """
     folder = Path(folder)
-    facts = metadata_of(folder / TASKS).get("facts")
-    if facts is None:
-        raise UserError(f"{folder} is no bundle: it holds no {TASKS} that output_kind=bundle wrote")
-    told = json.loads(facts)
-    shared = open_checkpoint(folder / SHARED) if (folder / SHARED).exists() else {}
-    return Compact(
-        moves_of(open_checkpoint(folder / STARTING)), parts_of(open_checkpoint(folder / TASKS), list(told["finetuned"])), shared
-    ), told
+    told = facts_in(folder / TASKS)
+    parts = parts_of(open_checkpoint(folder / TASKS), list(told["finetuned"]))
+    masked = any(name.startswith(MASK) for part in parts.values() for name in outline(part))
+    names = [STARTING] + [SHARED] * masked
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise UserError(f"the bundle {folder} lacks {' and '.join(missing)}; copy the whole folder again")
+    start, shared = open_checkpoint(folder / STARTING), open_checkpoint(folder / SHARED) if masked else {}
+    return Compact(moves_of(start), parts, shared), told
+
+
+def facts_in(file: Path) -> dict:
+    """What a file of masks or of a bundle says it is of. Raises UserError if it is no such file."""
+    try:
+        facts = json.loads(metadata_of(file)["facts"])
+        if not isinstance(facts["finetuned"], dict):
+            raise TypeError("finetuned is no table of tasks")
+    except (KeyError, TypeError, ValueError) as reason:
+        raise UserError(f"{file} is no file of masks, and of no bundle, that this program wrote ({reason!r})") from reason
+    return facts
 
 
 def _rebuilt(path: Path) -> Checkpoint:

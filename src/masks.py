@@ -11,7 +11,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from src.checkpoints import TASKS, metadata_of, open_checkpoint
+from src.checkpoints import TASKS, facts_in, open_checkpoint
 from src.compact import Compact, pack, packed_size, parts_of, unpack
 from src.errors import UserError
 from src.pickles import read_arrays
@@ -20,6 +20,7 @@ from src.state_dict import Lazy, StateDict, digest
 
 KIND = MASKS = "masks"  # what such a file is, and the folder beside a model's checkpoints where they are
 PUBLISHED = (".npy", ".pt")
+SUM, TIES = {"method": "Sum", "k": 100}, {"method": "Ties", "k": 20, "agg": "sum"}  # the bases of published masks
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def save_masks(
 
 def facts_of(made_of: MadeOf, coefficients: Mapping[str, float], chosen_from: Sequence[float] | None) -> dict:
     """What is written beside masks."""
-    return {**vars(made_of), "lambdas": dict(coefficients), "chosen_from": None if chosen_from is None else list(chosen_from)}
+    known = None if None in coefficients.values() else dict(coefficients)
+    return {**vars(made_of), "lambdas": known, "chosen_from": None if chosen_from is None else list(chosen_from)}
 
 
 def open_masks(path: Path, made_of: MadeOf, shapes: StateDict) -> SavedMasks:
@@ -88,13 +90,10 @@ def open_masks(path: Path, made_of: MadeOf, shapes: StateDict) -> SavedMasks:
     if path.suffix in PUBLISHED:
         return SavedMasks(path, _published(path, list(made_of.finetuned), shapes))
     file = path / TASKS if path.is_dir() else path
-    metadata = metadata_of(file)
-    if "facts" not in metadata:
-        raise UserError(f"{path} holds no masks of this program, and is no published .npy file")
-    facts = json.loads(metadata["facts"])
+    opened, facts = open_checkpoint(file), facts_in(file)
     found = made_of.differences(facts)
-    masks = Compact(shapes, parts_of(open_checkpoint(file), list(facts["finetuned"]))).masks()
-    if not masks:
+    masks = Compact(shapes, parts_of(opened, list(facts["finetuned"]))).masks()
+    if not masks and opened:
         found.append("it holds factors and no masks")
     if found:
         raise UserError(f"the masks in {path} do not fit: {'; '.join(found)}. Leave method.load_mask out to make new ones")
@@ -106,17 +105,17 @@ def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Se
 
     Raises UserError with a reason for each file if none does.
     """
-    ties = made_of.base["method"] == "Ties"
-    ours = sorted((folder / MASKS).glob("*.safetensors"))
-    published = [path for path in sorted(folder.rglob("TALL_mask*.npy")) if ("use_ties" in path.name) == ties]
-    fitting, problems = [], []
-    for path in (*ours, *published):
-        try:
-            fitting.append(open_masks(path, made_of, shapes))
-        except UserError as reason:
-            problems += reason.problems
-    for wanted in (lambda saved: saved.chosen_from == list(chosen_from), lambda saved: True):
-        for saved in filter(wanted, fitting):
+    published = [path for path in sorted(folder.rglob("TALL_mask*.npy"))
+                 if made_of.base == (TIES if "use_ties" in path.name else SUM)]  # fmt: skip
+    problems: list[str] = []
+    for paths in (sorted((folder / MASKS).glob("*.safetensors")), published):
+        fitting = []
+        for path in paths:
+            try:
+                fitting.append(open_masks(path, made_of, shapes))
+            except UserError as reason:
+                problems += reason.problems
+        for saved in sorted(fitting, key=lambda saved: saved.chosen_from != list(chosen_from)):
             return saved
     raise UserError(problems or f"there are no masks under {folder}; leave method.load_mask out to make them")
 
@@ -124,13 +123,15 @@ def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Se
 def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, StateDict]:
     """Masks by task of a published file: a dict of arrays, each over all entries of a model."""
     found = read_arrays(path)
-    arrays = {str(task).removesuffix("Val"): array for task, array in found.items()} if isinstance(found, Mapping) else {}
+    held = {str(task): array for task, array in found.items()} if isinstance(found, Mapping) else {}
+    arrays = {task if task in tasks or task.removesuffix("Val") in held else task.removesuffix("Val"): array
+              for task, array in held.items()}  # fmt: skip
     if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise UserError(f"{path} holds no mask by task; published masks are a dict of arrays")
     if set(arrays) != set(tasks):
         raise UserError(f"the masks in {path} are of the tasks {', '.join(sorted(arrays))}, not {', '.join(sorted(tasks))}")
     count = sum(leaf.numel() for leaf in shapes.values())
-    wrong = [f"{array.size} bytes for {task}" for task, array in arrays.items() if not _fits(array, count)]
+    wrong = [f"an array of shape {array.shape} for {task}" for task, array in arrays.items() if not _fits(array, count)]
     if wrong:
         raise UserError(
             f"the masks in {path} are of another model: {', '.join(wrong)}, and {count} entries take {packed_size(count)}"

@@ -55,8 +55,14 @@ def _lapack(name: str) -> ctypes._CFuncPtr:
 
 @cache
 def _single_threaded() -> None:
-    """One thread a call from now on: callers run side by side, and more threads than cores slow one another down."""
-    ThreadpoolController().limit(limits=1, user_api="blas")
+    """One thread a call of scipy's own library from now on: callers run side by side, a thread a core."""
+    controller = ThreadpoolController()
+    own = [
+        library["filepath"]
+        for library in controller.info()
+        if "scipy.libs" in library["filepath"] or "/scipy/" in library["filepath"]
+    ]
+    controller.select(filepath=own).limit(limits=1)
 
 
 def _text(letter: bytes) -> object:

@@ -33,7 +33,7 @@ def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int)
 
     An input is never overwritten; a folder is replaced only if it holds nothing but an earlier result.
     """
-    here, problems = path.expanduser().resolve(), []
+    here, problems, inputs = path.expanduser().resolve(), [], list(inputs)
     for source in {file.expanduser().resolve() for file in inputs}:
         if source == here or (as_folder and (here in source.parents or source in here.parents)):
             problems.append(f"output={path} would overwrite an input, {source}; choose another path")
@@ -42,7 +42,7 @@ def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int)
     elif here.is_dir() and not as_folder:
         problems.append(f"output={path} is a folder, and its name asks for one file; choose another name")
     elif here.is_dir():
-        strangers = [file.name for file in sorted(here.iterdir()) if not _replaceable(file)]
+        strangers = [file.name for file in sorted(here.iterdir()) if not _replaceable(file, inputs)]
         if strangers or (any(here.iterdir()) and not any(file.suffix == ".safetensors" for file in here.iterdir())):
             named = ", ".join(strangers[:3]) or "no earlier result"
             problems.append(f"output={path} holds other files ({named}); choose an output folder of its own")
@@ -83,7 +83,7 @@ def save_folder(entries: StateDict, folder: Path, like: StateDict, metadata: Map
 
     Small files beside the original weights (configuration, tokenizer) come along, so that a model stays loadable.
     """
-    sharded = isinstance(like, Checkpoint) and len(like.files) > 1
+    sharded = isinstance(like, Checkpoint) and len(set(like.shard_of.values())) > 1
     shards: dict[str, dict] = {}
     for key, leaf in outline(entries).items():
         name = f"{Path(like.shard_of[key]).stem}.safetensors" if sharded else "model.safetensors"
@@ -129,10 +129,13 @@ def bundle_size(compact: Compact, pretrained: StateDict) -> int:
     return sum(map(size_of, (pretrained, compact.shared, compact.flattened())))
 
 
-def _replaceable(file: Path) -> bool:
+def _replaceable(file: Path, inputs: list[Path]) -> bool:
+    """Whether a file in an output folder is one of ours: written by us, or the copy of a small file of an input."""
     if file.suffix == ".safetensors":
         return metadata_of(file).get("made_by") == MARK["made_by"]
-    return file.is_file() and file.suffix in COMPANIONS
+    originals = (source / file.name for source in inputs if source.is_dir())
+    copied = any(original.is_file() and original.read_bytes() == file.read_bytes() for original in originals)
+    return file.is_file() and (copied or file.name == f"model.safetensors{INDEX}")
 
 
 def _companions(folder: Path) -> list[Path]:

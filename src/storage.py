@@ -24,7 +24,7 @@ class Storage:
 
     def sentences(self) -> list[str]:
         """For people."""
-        where = "on disk" if self.on_disk else "as a bundle (output_kind=bundle output=FOLDER)"
+        where = "on disk" if self.on_disk else "if bundled (output_kind=bundle output=FOLDER)"
         return [
             f"stored {where}: {_mega(self.bytes)}B, {_mega(self.bits_per_task)}bit a task",
             f"by the paper's formula: {_mega(self.formula_bits / 8)}B; {self.tasks} fine-tuned models: {_mega(self.separate)}B",

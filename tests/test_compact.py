@@ -149,13 +149,25 @@ def test_a_bundle_is_written_and_merged_again_from_the_command_line(tmp_path):
     torch.testing.assert_close(opened["mean"][key], (opened["task0"][key] + opened["task1"][key]) / 2)
     done = run_script("main.py", *files, *bundle, cwd=tmp_path)
     assert done.returncode == 0, done.stderr  # replaces its own earlier result
+    done = run_script("main.py", *files, "method=sum", *bundle[1:], cwd=tmp_path)
+    assert done.returncode == 1 and "nothing to bundle" in done.stderr
     done = run_script("main.py", "model=files", "pretrained=base.pt", "finetuned=[bundle/task7]", "method=average",
                       "output=x.safetensors", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 1 and "task0, task1" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("lost", [STARTING, SHARED, TASKS])
+def test_a_bundle_that_lacks_a_file_is_refused_by_name(lost, tmp_path):
+    given = ingredients(tiny_models())
+    family, choice = built("tall_mask", given)
+    save_bundle(family.compact(choice), given.pretrained, tmp_path / "bundle", {"finetuned": dict.fromkeys(given.tasks, "")})
+    (tmp_path / "bundle" / lost).unlink()
+    with pytest.raises(UserError, match=lost if lost != TASKS else "no checkpoint"):
+        open_checkpoint(tmp_path / "bundle" / "task0")
+
+
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no bundle"):
+    with pytest.raises(UserError, match="no file of masks, and of no bundle"):
         open_compact(tmp_path)
     (tmp_path / TASKS).write_text(json.dumps({}))
     with pytest.raises(UserError):

@@ -13,7 +13,7 @@ from src.compact import packed_size, unpack
 from src.errors import UserError
 from src.merging.cores import side_by_side
 from src.merging.ingredients import Ingredients
-from src.merging.masking import multi_task_vector
+from src.merging.masking import check_base, multi_task_vector
 from src.merging.method import Family, Method, Searched, is_number
 from src.merging.tall_mask import TallMask
 from src.merging.trimming import check_percentage, trimmed
@@ -42,6 +42,7 @@ class Consensus(Searched):
     def __post_init__(self):
         super().__post_init__()
         check_percentage(self.k, "consensus")
+        check_base(self.base)
         if type(self.prun_thre_k) is not int or self.prun_thre_k < 0:
             raise UserError(f"method.prun_thre_k counts tasks, from 0; got {self.prun_thre_k}")
 
@@ -50,10 +51,10 @@ class Consensus(Searched):
 
     def __call__(self, given: Ingredients) -> Family:
         masks = self.masks or self._made(given)
-        shared = multi_task_vector(self.base, self.used(given))
+        shared = next(iter(self.base(self.used(given))(1.0).values()))
 
         def entry(key: str) -> Tensor:
-            if key not in shared.outline:
+            if not given.changed(key):
                 return blank(given.outline[key], given.device)
             return _agreed(shared[key], [masks[task][key] for task in given.tasks], self.prun_thre_k)
 
@@ -106,6 +107,7 @@ def _agreed(values: Tensor, masks: Sequence[Tensor], least: int) -> Tensor:
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
     flat, given = out.view(-1), values.reshape(-1)
     masks = [mask.to(values.device) for mask in masks]
+    least = min(least, len(masks) + 1)  # a count that votes can hold
 
     def count(start: int) -> None:
         part = given[start : start + PART]

@@ -83,7 +83,9 @@ class Ingredients:
         if key not in known:
             before = self.pretrained[key]
             models = (model[key] for model in self.finetuned.values())
-            known[key] = any(after.dtype != before.dtype or not torch.equal(after, before) for after in models)
+            known[key] = before.numel() > 0 and any(
+                after.dtype != before.dtype or not torch.equal(after, before) for after in models
+            )
         return known[key]
 
     def each(self, key: str, visit: Callable[[slice, Tensor], Seen]) -> Iterator[Seen]:

@@ -9,6 +9,7 @@ are noise. Unit vectors put side by side are known better than differences of we
 short as 1e-4 when they fill their space: of them, only what is below 8 epsilon counts as zero.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ UNITS_FLOOR = 8 * EPSILON
 # Ratios of eigenvalues (squared singular values) and singular values below which single precision is not enough.
 FLAT, SHORT = 1 / 64, 1 / 32
 FEW = 1 / 3  # of the eigenvectors, up to which finding only those is faster
+SAFE = 40  # binary exponents of entries whose squares, and sums of many, every float32 can hold
 BLOCK = 192  # rows of a Gram matrix computed at a time
 
 
@@ -47,13 +49,15 @@ def leading_triplets(matrix: Tensor, rank: int) -> Triplets:
     if rank == 0 or not matrix.any():
         zeros = [matrix.new_zeros(*shape) for shape in ((matrix.shape[0], rank), (rank,), (matrix.shape[1], rank))]
         return Triplets(*zeros)
+    scale = _scale(matrix)
+    rows = rows / scale if scale != 1 else rows
     values, vectors = _eigen(rows, rank)
     if values[-1] < FLAT * values[0] and matrix.dtype != torch.float64:
         values, vectors = _eigen(rows.double(), rank)
     values, kept = _singular(values, weights_floor(matrix))
     short = (vectors * kept).to(matrix.dtype)
     long = _images(rows.T, vectors, values)
-    values = values.to(matrix.dtype)
+    values = values.to(matrix.dtype) * scale
     return Triplets(long, values, short) if tall else Triplets(short, values, long)
 
 
@@ -106,7 +110,11 @@ def _eigen(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The `rank` largest eigenvalues of `rows rows^T`, largest first, and their eigenvectors in columns."""
     gram = _gram(rows)
     few = gram.device.type == "cpu" and rank <= FEW * len(gram)
-    values, vectors = largest_eigenpairs(gram, rank) if few else torch.linalg.eigh(gram)
+    try:
+        values, vectors = largest_eigenpairs(gram, rank) if few else torch.linalg.eigh(gram)
+    except torch.linalg.LinAlgError:  # by another algorithm, for all of them
+        values, vectors = torch.linalg.eigh(gram.double())
+        values, vectors = values.to(gram.dtype), vectors.to(gram.dtype)
     return values[-rank:].flip(0), vectors[:, -rank:].flip(1)
 
 
@@ -139,6 +147,12 @@ def _images(matrix: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
     if matrix.dtype != torch.float64 and short.any():
         found[:, short] = (matrix.double() @ vectors[:, short].double()).to(matrix.dtype)
     return found.div_(torch.where(values > 0, values, torch.inf).to(matrix.dtype))
+
+
+def _scale(matrix: Tensor) -> float:
+    """What to divide by so that squares stay in the dtype's range: a power of two, and 1 for all but extreme entries."""
+    exponent = math.frexp(torch.linalg.vector_norm(matrix, torch.inf).item())[1]
+    return 1.0 if abs(exponent) < SAFE else 2.0**exponent
 
 
 def _aligned(matrix: Tensor) -> Tensor:

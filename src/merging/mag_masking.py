@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from src.compact import Compact
 from src.merging.ingredients import Ingredients, smallest_kept
-from src.merging.masking import MaskStack, Select, masked_compact, multi_task_vector
+from src.merging.masking import MaskStack, Select, check_base, masked_compact, multi_task_vector
 from src.merging.method import Family, Method, Unscaled
 from src.merging.trimming import check_percentage, magnitude_floors
 
@@ -21,6 +21,7 @@ class MagMasking(Unscaled):
 
     def __post_init__(self):
         check_percentage(self.k, "mag_masking")
+        check_base(self.base)
 
     def __call__(self, given: Ingredients) -> Family:
         shared = multi_task_vector(self.base, given)

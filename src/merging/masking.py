@@ -6,12 +6,19 @@ import torch
 from torch import Tensor
 
 from src.compact import Compact, masks_as_parts, pack, packed_size
+from src.errors import UserError
 from src.merging.ingredients import Ingredients
 from src.merging.method import Method
 from src.state_dict import Kept, Lazy, StateDict, outline
 
 Masks = Iterable[Iterable[Tensor]]  # of one slice: for each mask number, for each task, (n,) bool
 Select = Callable[[slice, Tensor], Masks]
+
+
+def check_base(base: Method) -> None:
+    """Raise UserError unless a base method makes one vector that all tasks share."""
+    if base.per_task:
+        raise UserError("method.base gives each task its own vector, and masks select from one that all share; choose another")
 
 
 def multi_task_vector(base: Method, given: Ingredients) -> StateDict:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src.merging.ingredients import Ingredients
-from src.merging.masking import Masks, MaskStack, Select, masked_compact, multi_task_vector
+from src.merging.masking import Masks, MaskStack, Select, check_base, masked_compact, multi_task_vector
 from src.merging.method import Family, Method, Searched
 from src.state_dict import StateDict
 
@@ -28,6 +28,10 @@ class TallMask(Searched):
 
     per_task = True
     makes_masks = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_base(self.base)
 
     def __call__(self, given: Ingredients) -> Family:
         shared = multi_task_vector(self.base, given)

@@ -168,3 +168,11 @@ def test_a_gram_matrix_by_blocks_is_the_whole_one(monkeypatch):
 
 def test_units_are_told_from_noise_more_finely_than_weights():
     assert weights_floor(torch.empty(64, 64)) > UNITS_FLOOR
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-24, 1e-12, 1e12, 1e24])
+def test_very_large_and_small_entries_are_decomposed_as_others_are(size):
+    matrix = draw(30, 20)
+    for scaled, whole in ((leading_triplets(matrix * size, 5).product / size, leading_triplets(matrix, 5).product),
+                          (polar_factor(matrix * size, 1e-5), polar_factor(matrix, 1e-5))):  # fmt: skip
+        assert distance(scaled, whole.double()) < 1e-5
