@@ -59,7 +59,7 @@ class Consensus(Searched):
             return _agreed(shared[key], [masks[task][key] for task in given.tasks], self.prun_thre_k)
 
         vector = TaskVector.of((Kept if given.keep else Lazy)(given.outline, entry))
-        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector), masks=masks)
+        return Family.shared(given.tasks, vector, masks)
 
     @property
     def mask_base(self) -> dict:

@@ -13,9 +13,11 @@ from src.merging.method import Family, Searched
 class IsoC(Searched):
     """Of each layer's matrix: every singular value of the sum becomes their mean; other entries are averaged."""
 
+    decomposes = True
+
     def __call__(self, given: Ingredients) -> Family:
         vector = given.matrixwise(_flattened, lambda stack: stack.mean(0))
-        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector))
+        return Family.shared(given.tasks, vector)
 
 
 def _flattened(stack: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ class IsoCTS(Searched):
 
     common_space_fraction: float
 
+    decomposes = True
+
     def __post_init__(self):
         super().__post_init__()
         if not is_number(self.common_space_fraction) or not 0 < self.common_space_fraction <= 1:
@@ -36,4 +38,4 @@ class IsoCTS(Searched):
             return mean * (left @ right.T)
 
         vector = given.matrixwise(merge, lambda stack: stack.mean(0))
-        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector))
+        return Family.shared(given.tasks, vector)

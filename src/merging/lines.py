@@ -32,6 +32,8 @@ class LiNeS(Method):
     def __call__(self, given: Ingredients) -> Family:
         family = self.base(given)
         merged = next(iter(family(1.0).values()))
+        if self.base.decomposes and not given.keep:
+            merged = merged.load()  # asked for twice: for its norm, and to be scaled
         size = sum(self.base.used(given).scan(lambda stack: stack.sum(0).abs_().sum(dtype=torch.float64).item()))
         norm = merged.norm(1)
         floor = size / norm / len(given.tasks) if norm else 0.0

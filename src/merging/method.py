@@ -39,6 +39,11 @@ class Family:
         return self.vectors(coefficient)
 
     @classmethod
+    def shared(cls, tasks: Sequence[str], vector: TaskVector, masks: Mapping[str, StateDict] | None = None) -> "Family":
+        """The family that gives every task `vector`, times the coefficient."""
+        return cls(lambda coefficient: dict.fromkeys(tasks, coefficient * vector), masks=masks)
+
+    @classmethod
     def of_compact(cls, tasks: Sequence[str], compact: Callable[[Mapping[str, float]], Compact]) -> "Family":
         """The family whose vectors are those of `compact`."""
 
@@ -61,11 +66,13 @@ class Family:
 class Method(ABC):
     """Prepare once (`__call__`), vary cheaply (the family it returns).
 
-    per_task: whether each task gets a vector of its own; makes_masks: whether from masks that are worth saving.
+    per_task: whether each task gets a vector of its own; makes_masks: whether from masks that are worth saving;
+    decomposes: whether a vector takes so long to make that LiNeS, which needs it twice, keeps it.
     """
 
     per_task: ClassVar[bool] = False
     makes_masks: ClassVar[bool] = False
+    decomposes: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, given: Ingredients) -> Family:

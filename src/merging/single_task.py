@@ -34,7 +34,7 @@ class SingleTask(Fixed):
 
     def __call__(self, given: Ingredients) -> Family:
         vector = given.vectors[self.target(given.tasks)]
-        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector))
+        return Family.shared(given.tasks, vector)
 
     def coefficient(self, tasks: int) -> float:
         return 1.0

@@ -19,7 +19,7 @@ class Sum(Searched):
 
     def __call__(self, given: Ingredients) -> Family:
         total = self.used(given).slicewise(lambda stack: stack.sum(0))
-        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * total))
+        return Family.shared(given.tasks, total)
 
     def used(self, given: Ingredients) -> Ingredients:
         return trimmed(given, self.k)

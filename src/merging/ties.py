@@ -43,7 +43,7 @@ class Ties(Searched):
             return COMBINE[self.agg](agreeing).mul_(sign)
 
         vector = kept.slicewise(merge)
-        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector))
+        return Family.shared(given.tasks, vector)
 
 
 def _mean(agreeing: Tensor) -> Tensor:

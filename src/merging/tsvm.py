@@ -14,6 +14,8 @@ from src.merging.method import Family, Searched
 class TSVM(Searched):
     """Of each layer's matrix every task keeps the 1/T leading singular triplets; other entries are averaged."""
 
+    decomposes = True
+
     def __call__(self, given: Ingredients) -> Family:
         share = 1 / len(given.tasks)
 
@@ -22,4 +24,4 @@ class TSVM(Searched):
             return orthogonalised(concatenated(leading_triplets_of_each(stack, rank))).product
 
         vector = given.matrixwise(merge, lambda stack: stack.mean(0))
-        return Family(lambda coefficient: dict.fromkeys(given.tasks, coefficient * vector))
+        return Family.shared(given.tasks, vector)

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+import command_line
 from src.errors import UserError
+from src.merging.ingredients import Ingredients
 from src.merging.lines import LiNeS
 from src.merging.single_task import SingleTask
 from src.merging.sum import Sum
@@ -76,3 +78,15 @@ def test_depth_by_a_pattern_of_the_users_own():
 def test_no_pattern_is_an_error_and_no_guess(pattern):
     with pytest.raises(UserError, match="depth_pattern"):
         depth_by_name(["conv1.w", "fc.w"], pattern)
+
+
+def test_a_decomposition_is_made_once_under_lines():
+    given, made = ingredients(tiny_models(blocks=6)), []
+    method = command_line.build_method(command_line.composed(["method=TSVM", "method.apply_lines=True"]))
+    real = Ingredients.stacked
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ingredients, "stacked", lambda self, key: made.append(key) or real(self, key))
+        vector = method(given)(0.5)["task0"]
+        for key in vector:
+            vector[key]
+    assert sorted(made) == sorted(key for key in given.outline if given.is_matrix(key) and given.changed(key))
