@@ -27,7 +27,8 @@ def draw_accuracy(result: Result, path: Path) -> None:
         axes.errorbar(spots, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5, zorder=3)
         if kind == "merged":
             for spot, height, error in zip(spots, heights, errors):
-                axes.text(spot, height + error + 1.2, f"{height:.0f}", ha="center", va="bottom", fontsize=8, color=INK)
+                axes.text(spot, height + error + 1.2, f"{height:.0f}", ha="center", va="bottom", fontsize=8, color=INK,
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=4)  # fmt: skip
         mean = 100 * result.means()[kind]["mean"]
         axes.axhline(mean, color=colour, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     means = result.means()
