@@ -91,6 +91,9 @@ def open_masks(path: Path, made_of: MadeOf, shapes: StateDict) -> SavedMasks:
         return SavedMasks(path, _published(path, list(made_of.finetuned), shapes))
     file = path / TASKS if path.is_dir() else path
     opened, facts = open_checkpoint(file), facts_in(file)
+    unsaid = [name for name in ("base", "pretrained", "lambdas", "chosen_from") if name not in facts]
+    if unsaid:
+        raise UserError(f"{path} does not say its {', '.join(unsaid)}, so its masks cannot be told to fit; make new ones")
     found = made_of.differences(facts)
     masks = Compact(shapes, parts_of(opened, list(facts["finetuned"]))).masks()
     if not masks and opened:

@@ -19,6 +19,7 @@ from src.compact import Compact, masks_as_parts, pack, unpack
 from src.errors import UserError
 from src.masks import MadeOf, find_masks, open_masks, save_masks
 from src.pickles import read_arrays
+from src.saving import save_bundle
 from tests.conftest import ROOT, ingredients, run_script, tiny_models
 
 LEGACY = ROOT / "tests" / "data" / "legacy"
@@ -181,6 +182,23 @@ def test_masks_that_do_not_fit_are_refused_with_the_reason(tmp_path, change, rea
         open_masks(path, replace(OURS, **change), compact().outline)
     with pytest.raises(UserError, match=reason):
         find_masks(tmp_path, replace(OURS, **change), compact().outline, (0.2,))
+
+
+def test_a_bundle_that_does_not_say_what_its_masks_are_of_is_refused(tmp_path):
+    save_bundle(compact(), {"w": torch.zeros(4, 5)}, tmp_path / "bundle", {"finetuned": {"a": "1", "b": "2"}})
+    with pytest.raises(UserError, match="does not say its base, pretrained, lambdas, chosen_from"):
+        open_masks(tmp_path / "bundle", OURS, compact().outline)
+
+
+def test_a_mask_file_cut_short_is_named(tmp_path):
+    path = save_masks(compact(), tmp_path / "masks", OURS, {"a": 0.2, "b": 0.4}, (0.2, 0.4))
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match=f"{path.name}.*truncated"):
+        open_masks(path, OURS, compact().outline)
+    whole = (LEGACY / "TALL_mask_3task.npy").read_bytes()
+    (tmp_path / "TALL_mask.npy").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"TALL_mask\.npy cannot be read.*copy or download it again"):
+        open_masks(tmp_path / "TALL_mask.npy", PUBLISHED, SHAPES)
 
 
 def test_masks_of_the_same_choice_are_found_before_others(tmp_path):
