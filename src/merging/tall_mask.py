@@ -77,7 +77,7 @@ def _mask_stack(given: Ingredients, shared: StateDict, lambdas: Sequence[float])
             off = [torch.sub(merged, model[part].to(stack)).abs_() for model in models]
             bound = torch.empty_like(merged)
             for number in lambdas:
-                yield (row > torch.mul(far, number, out=bound) for row, far in zip(own, off))
+                yield [row > torch.mul(far, number, out=bound) for row, far in zip(own, off)]
 
         return select
 
