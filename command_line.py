@@ -33,7 +33,16 @@ from src.train import Recipe, finetune, mismatch
 ROOT = Path(__file__).parent
 OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
 
-SUGAR = ("apply_lines", "depth_pattern", "use_ties", "ties_base", "load_mask")  # of method=, and no field of its class
+OmegaConf.register_new_resolver("tenths", lambda top: [n / 10 for n in range(1, round(10 * top) + 1)], replace=True)
+
+SUGAR = (
+    "apply_lines",
+    "depth_pattern",
+    "use_ties",
+    "own_base",
+    "ties_base",
+    "load_mask",
+)  # of method=, and no field of its class
 
 failures: list[str] = []  # of the jobs of a sweep, which goes on after one
 
@@ -139,7 +148,7 @@ def _without_sugar(fields: dict) -> dict:
     """The fields of a method's class: without what other code reads, the base exchanged where use_ties asks for it."""
     kept = {key: value for key, value in fields.items() if key not in SUGAR}
     if fields.get("use_ties") is True:
-        if (kept["base"]["_target_"], kept["base"].get("k")) != ("src.merging.sum.Sum", 100):
+        if kept["base"] != fields["own_base"]:
             raise UserError("method.use_ties=True masks TIES, and method.base says what else to mask; give one of the two")
         kept["base"] = fields["ties_base"]
     return {key: _without_sugar(value) if isinstance(value, dict) and "_target_" in value else value

@@ -32,7 +32,7 @@ from benchmarks.memory import Peak
 from src.checkpoints import open_all, open_checkpoint
 from src.masks import MadeOf, open_masks, save_masks
 from src.merging.ingredients import Ingredients
-from src.merging.method import Family
+from src.merging.method import Family, Method
 from src.models.blocks import depth_by_name
 from src.saving import save_bundle, save_file, save_folder
 from src.state_dict import added
@@ -50,9 +50,6 @@ CASES = {
     "iso_c": ["method=iso_c"],
     "iso_cts": ["method=iso_cts"],
 }
-SINGULAR = ("TSVM", "TSVM_2", "TSVC", "iso_c", "iso_cts")
-PER_TASK = ("tall_mask, 5 lambdas", "TSVC")
-COEFFICIENT = {"tall_mask, 5 lambdas": 0.4, "TSVC": 1.0}
 
 
 def opened(paths: list[Path], device: str) -> Ingredients:
@@ -60,9 +57,13 @@ def opened(paths: list[Path], device: str) -> Ingredients:
     return Ingredients(pretrained, finetuned, depth_by_name(pretrained), torch.device(device), keep=False)
 
 
+def method_of(case: str) -> Method:
+    return command_line.build_method(command_line.composed(CASES[case]))
+
+
 def family_of(case: str, given: Ingredients) -> Family:
-    method = command_line.build_method(command_line.composed(CASES[case]))
-    if case.startswith("consensus"):
+    method = method_of(case)
+    if method.mask_method:
         method = method.with_masks(open_masks(_masks(given), _made_of(given), given.outline).masks)
     return method(given)
 
@@ -70,16 +71,17 @@ def family_of(case: str, given: Ingredients) -> Family:
 def measure(case: str, paths: list[Path], device: str, save: bool, sharded: bool) -> dict[str, float]:
     """Merge in this process, the page cache warm; without saving, what the merge is stored as is computed and held."""
     torch.empty(1, device=device)
-    if case.startswith("consensus"):
+    method = method_of(case)  # what composing imports is not counted
+    if method.mask_method:
         _masks(opened(paths, "cpu"))
-    command_line.build_method(command_line.composed(CASES[case]))  # what composing imports is not counted
+    grid = method.coefficients(len(paths) - 1)
+    coefficient = grid[len(grid) // 2]
     read_all(paths)  # the page cache is warm, and stays so only for a while
     with Peak() as peak:
         started = time.perf_counter()
         given = opened(paths, device)
         family = family_of(case, given)
-        coefficient = COEFFICIENT.get(case, 0.3)
-        if case in PER_TASK:
+        if method.per_task:
             compact = family.compact(dict.fromkeys(given.tasks, coefficient))
             if save:
                 save_bundle(compact, given.pretrained, FOLDER / "bundle", {"finetuned": dict.fromkeys(given.tasks, "")})
@@ -198,7 +200,7 @@ def main() -> None:
     for column in ("method", "seconds", "peak GiB", "seconds with saving", "peak GiB with saving"):
         table.add_column(column, justify="left" if column == "method" else "right")
     wanted = tuple(options.only.split(",")) if options.only else ("",)
-    cases = [case for case in CASES if case.startswith(wanted) and (not options.sharded or case not in PER_TASK)]
+    cases = [case for case in CASES if case.startswith(wanted) and not (options.sharded and method_of(case).per_task)]
     fastest = {}
     for case in cases:
         runs = [[*common, "--case", case, "--save"]]
@@ -215,11 +217,12 @@ def main() -> None:
             console.print(f"{case}: relative difference from the CPU {repeats[0][0]['difference']:.1e}", highlight=False)
         table.add_row(case, *(["-", "-"] if options.sharded else []), *cells)
     console.print(table)
-    if set(cases) & set(SINGULAR) and not options.sharded:
+    singular = [case for case in cases if method_of(case).decomposes]
+    if singular and not options.sharded:
         plain = child([*common, "--case", "svd"])
         told = f"{plain['matrices']:.0f} plain full singular value decompositions take {plain['seconds']:.1f} s on this machine"
         console.print(told, highlight=False)
-        for case in (case for case in cases if case in SINGULAR):
+        for case in singular:
             console.print(f"{case}: {plain['seconds'] / fastest[case]:.1f} times as fast as those", highlight=False)
 
 

@@ -54,5 +54,5 @@ def test_help_names_every_option():
     for option in set(options) - {"defaults", "method", "wandb"}:
         assert option in explained, option
     fields = {key for name in GROUPS["method"] for key in command_line.composed([f"method={name}"]).method}
-    for field in fields - {"_target_", "grid", "floors", "ties_base", "tall_mask"}:
+    for field in fields - {"_target_", "grid", "floors", "own_base", "ties_base", "tall_mask"}:
         assert f"method.{field}" in explained, field

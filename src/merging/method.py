@@ -67,7 +67,7 @@ class Method(ABC):
     """Prepare once (`__call__`), vary cheaply (the family it returns).
 
     per_task: whether each task gets a vector of its own; makes_masks: whether from masks that are worth saving;
-    decomposes: whether a vector takes so long to make that LiNeS, which needs it twice, keeps it.
+    decomposes: whether by singular vectors, which takes so long that LiNeS, which needs a vector twice, keeps it.
     """
 
     per_task: ClassVar[bool] = False

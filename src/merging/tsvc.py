@@ -24,6 +24,7 @@ class TSVC(Unscaled):
     rank_fraction: float | None
 
     per_task = True
+    decomposes = True
 
     def __post_init__(self):
         if self.rank_fraction is not None and (not is_number(self.rank_fraction) or not 0 < self.rank_fraction <= 1):
