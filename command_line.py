@@ -2,10 +2,13 @@
 
 import functools
 import importlib.util
+import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +16,37 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from src.checkpoints import INDEX, PICKLED, SHARED, STARTING, TASKS
+from src import published
+from src.checkpoints import INDEX, PICKLED, SHARED, STARTING, TASKS, open_checkpoint
 from src.data.catalogue import find_tasks
 from src.data.task import Task
 from src.errors import UserError, raise_any
+from src.evaluate import Report
+from src.files import write_json
 from src.merging.method import Method, is_number
-from src.models.family import ModelFamily
+from src.models.family import PRECISIONS, ModelFamily
+from src.models.heads import Heads
+from src.pixels import PixelStore
 from src.results import Result
 from src.saving import check_target, size_of
+from src.search import STRATEGIES
 from src.state_dict import StateDict
-from src.train import Recipe, finetune, mismatch
+from src.team import Team, is_leader, is_member, launch
+from src.train import Recipe, finetune, is_made_here, mismatch
 
 ROOT = Path(__file__).parent
 OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
 
 OmegaConf.register_new_resolver("tenths", lambda top: [n / 10 for n in range(1, round(10 * top) + 1)], replace=True)
+
+NOT_OF_A_JOB = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra.sweep")
 
 SUGAR = (
     "apply_lines",
@@ -44,7 +57,10 @@ SUGAR = (
     "load_mask",
 )  # of method=, and no field of its class
 
-failures: list[str] = []  # of the jobs of a sweep, which goes on after one
+MOST_AT_ONCE = 8  # models scored in one pass: more gain nothing, and a killed run loses their pass
+
+# Jobs that a launcher starts elsewhere import this program from wherever they run.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
@@ -60,11 +76,15 @@ def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig
             sentences = plain(reason)
             if sentences is None:
                 raise
+            if not is_leader():
+                time.sleep(5)  # the first process has the same error, and ends the others when it has said so
             for sentence in sentences:
                 print(f"error: {sentence}", file=sys.stderr)
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 sys.exit(1)
-            failures.extend(sentences)
+            job = HydraConfig.get()
+            path = _failures(job.sweep.dir) / f"{job.job.num}.json"
+            write_json(path, {"process": os.getpid(), "sentences": sentences})
 
     return run
 
@@ -106,11 +126,31 @@ def composed(overrides: list[str]) -> DictConfig:
         return compose("config", overrides)
 
 
+class AfterSweep(Callback):
+    """Says at the end of a sweep how many of its jobs failed, and what those said that ran in other processes."""
+
+    failed = 0
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        folder = _failures(config.hydra.sweep.dir)
+        jobs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        for job in jobs:
+            if job["process"] != os.getpid():
+                print(*(f"error: {sentence}" for sentence in job["sentences"]), sep="\n", file=sys.stderr)
+        if jobs:
+            AfterSweep.failed = sum(len(job["sentences"]) for job in jobs)
+            problems = "1 problem" if AfterSweep.failed == 1 else f"{AfterSweep.failed} problems"
+            print(f"error: {problems} in this sweep, named above", file=sys.stderr)
+
+
 def exit_status() -> int:
-    """What a script ends with: 1 if a job of its sweep failed."""
-    if failures:
-        print(f"error: {len(failures)} problems in this sweep, named above", file=sys.stderr)
-    return int(bool(failures))
+    """What a script ends with: 1 if jobs of its sweep failed."""
+    return int(AfterSweep.failed > 0)
+
+
+def _failures(sweep: str) -> Path:
+    """Where the jobs of a sweep, which may run on other machines, leave what went wrong in them."""
+    return Path(sweep) / "failures"
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -170,8 +210,17 @@ def check_choices(config: DictConfig) -> None:
         problems.append("method.mask_lambda makes masks and method.load_mask loads them; give one of the two")
     if config.specify_lambda is not None and not is_number(config.specify_lambda):
         problems.append(f"specify_lambda is a number; got {config.specify_lambda}")
-    if type(config.batch_size) is not int or config.batch_size < 1:
-        problems.append(f"batch_size is a positive whole number; got {config.batch_size}")
+    for key in ("batch_size", "candidates_per_pass", "workers", "world_size"):
+        if config[key] is not None and (type(config[key]) is not int or config[key] < 1):
+            problems.append(f"{key} is a positive whole number; got {config[key]}")
+    for key, choices in (("precision", PRECISIONS), ("search", STRATEGIES)):
+        if config[key] not in choices:
+            problems.append(f"{key} is {' or '.join(choices)}; got {config[key]}")
+    for key in ("compile", "download"):
+        if config[key] not in (True, False):
+            problems.append(f"{key} is true or false; got {config[key]}")
+    if not is_number(config.pixel_cache_gb) or config.pixel_cache_gb < 0:
+        problems.append(f"pixel_cache_gb is a number of gigabytes, 0 to keep nothing; got {config.pixel_cache_gb}")
     if config.n_eval_points is not None and type(config.n_eval_points) is not int:
         problems.append(f"n_eval_points is a whole number; got {config.n_eval_points}")
     if config.analysis not in (True, False):
@@ -183,8 +232,52 @@ def check_choices(config: DictConfig) -> None:
     raise_any(problems)
 
 
-def build_family(config: DictConfig, device: torch.device) -> ModelFamily:
-    return instantiate(config.model.family, name=config.model.name, device=device, heads=models_folder(config))
+def share_out(config: DictConfig) -> bool:
+    """Start world_size=N processes that do this run together, if it is not one of them; whether that was done."""
+    if (config.world_size or 1) == 1 or is_member():
+        return False
+    hydra = HydraConfig.get()
+    overrides = [text for text in (*hydra.overrides.task, *hydra.overrides.hydra) if not text.startswith(NOT_OF_A_JOB)]
+    status = launch([sys.executable, str(ROOT / "main.py"), *overrides], config.world_size)
+    if status:
+        raise UserError(f"a process of world_size={config.world_size} ended with status {status}; its error is above")
+    return True
+
+
+def build_family(config: DictConfig, device: torch.device, report: Report = lambda what, done: None) -> ModelFamily:
+    """The model with its pre-trained weights; `report` is told what is decoded for it."""
+    gigabytes = config.pixel_cache_gb * 10**9
+    workers = config.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    reference = published.zeroshot(models_folder(config))
+    make = instantiate(config.model.family, _partial_=True)  # what Hydra is handed it turns into configuration
+    return make(
+        name=config.model.name,
+        device=device,
+        heads=heads_of(config),
+        pixels=PixelStore(Path(config.cache_dir).expanduser() / "pixels", int(gigabytes), workers, report),
+        reference=open_checkpoint(reference) if reference else None,
+        precision=config.precision,
+        compiled=config.compile,
+    )
+
+
+def heads_of(config: DictConfig) -> Heads:
+    return Heads(models_folder(config), partial(published.head, models_folder(config)), config.heads.source, config.heads.parity)
+
+
+def batch_size_of(config: DictConfig, device: torch.device) -> int:
+    """Of evaluation; unless asked for, large enough to keep a device busy and no larger."""
+    return config.batch_size or (512 if device.type == "cuda" else 64)
+
+
+def at_once(config: DictConfig, device: torch.device, size: int) -> int:
+    """How many merged models of `size` bytes are scored in one pass over the data: a quarter of the memory's worth."""
+    if config.candidates_per_pass is not None:
+        return config.candidates_per_pass
+    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    if device.type == "cuda":
+        free.append(torch.cuda.mem_get_info(device)[0])
+    return max(1, min(MOST_AT_ONCE, min(free) // 4 // size))
 
 
 def models_folder(config: DictConfig) -> Path:
@@ -211,33 +304,65 @@ def checkpoint_path(config: DictConfig, task: str) -> Path:
     return next((name for name in names if name.exists()), names[0])
 
 
-def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> None:
-    """Fine-tune what is missing if the model's configuration allows it; else UserError with all that is missing."""
-    missing = unfinished(config, family, tasks)
-    if not config.model.finetune_missing:
-        raise_any(
-            f"no fine-tuned weights for {task.name} at {checkpoint_path(config, task.name)}; "
-            f"run python finetune.py --model={config.model.name} --train-dataset={task.name}"
-            for task in missing
-        )
-    finetune_all(config, family, missing)
+def check_inputs(config: DictConfig, tasks: list[Task]) -> None:
+    """Raise UserError naming every dataset, head and checkpoint that is missing and that this run will not make or fetch."""
+    problems = []
+    for task in tasks:
+        path = checkpoint_path(config, task.name)
+        if not path.exists() and not config.model.finetune_missing:
+            problems.append(
+                f"no fine-tuned weights for {task.name} at {path}; run "
+                f"python download_checkpoints.py --model={config.model.name} --kind=checkpoints, or "
+                f"python finetune.py --model={config.model.name} --train-dataset={task.name}"
+            )
+    heads = heads_of(config)
+    problems += [
+        f"no published head for {task.name} in {models_folder(config)} (head_{task.name}Val.pt); run "
+        f"python download_checkpoints.py --model={config.model.name} --kind=checkpoints, or leave heads.source out"
+        for task in tasks
+        if heads.source == "published" and heads.from_file(task.name) is None
+    ]
+    raise_any(problems)
+
+
+def fetch_data(config: DictConfig, tasks: list[Task], team: Team) -> None:
+    pass
+
+
+def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Task], team: Team) -> None:
+    """Fine-tune what is missing, where the model's configuration allows it. UserError for weights of another origin."""
+    if team.leads:
+        finetune_all(config, family, unfinished(config, family, tasks))
+    team.wait()
 
 
 def unfinished(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> list[Task]:
     """The tasks without weights. UserError for all whose weights were made another way than would be done now."""
-    recipe: Recipe = instantiate(config.model.recipe)
     paths = {task.name: checkpoint_path(config, task.name) for task in tasks}
-    raise_any(filter(None, (mismatch(path, family, recipe) for path in paths.values() if path.exists())))
+    there = [name for name, path in paths.items() if path.exists()]
+    raise_any(
+        filter(None, (mismatch(paths[name], family, recipe_of(config, name)) for name in there if is_made_here(paths[name])))
+    )
     return [task for task in tasks if not paths[task.name].exists()]
+
+
+def recipe_of(config: DictConfig, task: str) -> Recipe:
+    """How the model is fine-tuned on a task: the model's recipe, for as many epochs as the task wants if it has none."""
+    epochs = config.model.recipe.epochs
+    if epochs is None:
+        epochs = config.tasks[task].get("epochs") if task in config.tasks else None
+    if epochs is None:
+        raise UserError(f"nothing says how long to fine-tune on {task}: give tasks.{task}.epochs=N or model.recipe.epochs=N")
+    return instantiate(config.model.recipe, epochs=epochs)
 
 
 def finetune_all(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> None:
     """Fine-tune each task and write its weights where they are looked for."""
-    recipe: Recipe = instantiate(config.model.recipe)
+    recipes = {task.name: recipe_of(config, task.name) for task in tasks}
     for number, task in enumerate(tasks, start=1):
         path = checkpoint_path(config, task.name)
         with Progress(f"{number} of {len(tasks)}: ", "step") as progress:
-            finetune(family, task, recipe, path, progress.plan, progress.report)
+            finetune(family, task, recipes[task.name], path, progress.plan, progress.report)
         print(f"fine-tuned {config.model.name} on {task.name}: {path}", flush=True)
 
 
@@ -248,7 +373,7 @@ def method_name(config: DictConfig) -> str:
 
 def question(config: DictConfig, tasks: list[Task]) -> dict:
     """The options that decide a run's numbers: those that do not (places, batch size) are left out."""
-    options = {key: config[key] for key in ("specify_lambda", "n_eval_points")}
+    options = {key: config[key] for key in ("specify_lambda", "n_eval_points", "search", "precision")}
     method = OmegaConf.to_container(config.method, resolve=True)
     return {"model": config.model.name, "tasks": [task.name for task in tasks], "method": method, **options}
 
@@ -337,10 +462,11 @@ class Progress:
     prefix: str = ""
     unit: str = "image"
     total: int = 0
+    silent: bool = False
 
     def __enter__(self) -> "Progress":
         pause = {"mininterval": 0.2} if sys.stderr.isatty() else {"mininterval": 30, "delay": 30}
-        self._bar: Any = tqdm(total=self.total, unit=self.unit, leave=False, dynamic_ncols=True, **pause)
+        self._bar: Any = tqdm(total=self.total, unit=self.unit, leave=False, disable=self.silent, dynamic_ncols=True, **pause)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -352,5 +478,5 @@ class Progress:
 
     def report(self, what: str, done: int) -> None:
         """`done` more units of `what` are finished."""
-        self._bar.set_description_str(self.prefix + what, refresh=False)
+        self._bar.set_description_str(self.prefix + what, refresh=not done and sys.stderr.isatty())
         self._bar.update(done)

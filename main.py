@@ -26,6 +26,7 @@ from src.choosing import settle, with_saved_masks
 from src.errors import UserError
 from src.evaluate import Scorer
 from src.files import write_json
+from src.lineage import benchmark_of, leaks, read_manifests
 from src.masks import MadeOf, facts_of
 from src.measurement import Measurement
 from src.merging.ingredients import Ingredients
@@ -33,8 +34,10 @@ from src.merging.method import Family, Method
 from src.models.blocks import depth_by_name
 from src.results import Result, Row
 from src.saving import save_bundle, save_by_task, save_file, save_folder, size_of
+from src.search import STRATEGIES
 from src.state_dict import StateDict, added, digest
 from src.storage import storage_of
+from src.team import join
 
 
 @hydra.main(version_base=None, config_path="config", config_name="config")
@@ -84,26 +87,39 @@ def merge_files(config: DictConfig, method: Method) -> None:
 def merge_and_score(config: DictConfig, method: Method) -> None:
     """Merge a model family's fine-tuned weights, search, score, show and save."""
     started = time.monotonic()
+    if command_line.share_out(config):
+        return
+    team = join()
     tasks = command_line.selected_tasks(config)
     names = [task.name for task in tasks]
     method.check_tasks(names)
     specified = command_line.specified_coefficient(config, method, len(tasks))
+    manifests = read_manifests(Path(path).expanduser() for path in config.lineages)
     device = command_line.device_of(config)
-    family = command_line.build_family(config, device)
-    inputs = [command_line.checkpoint_path(config, task.name) for task in tasks]
-    command_line.check_output(config, method, inputs, family.pretrained, len(tasks))
-    command_line.require_checkpoints(config, family, tasks)
-    checkpoints = open_all({task.name: command_line.checkpoint_path(config, task.name) for task in tasks})
-    given = Ingredients(family.pretrained, checkpoints, family.depth, device, keep=True)
-    cache = Cache(Path(config.cache_dir).expanduser())
-    with Progress() as progress:
-        progress.plan(3 * sum(len(task.examples("test")) for task in tasks))
-        scorer = Scorer(family, cache, config.batch_size, progress.report)
-        measured = Measurement(scorer, cache, dict(zip(names, tasks)), checkpoints, given)
-        load = config.method.get("load_mask", False)
-        settled = settle(method, specified, load, command_line.models_folder(config), measured, progress.plan)
-        merged = measured.merged(settled.vectors, "test", "the merged model")
-        rows = {task: Row(measured.zeroshot(task, "test"), measured.finetuned(task, "test"), merged[task]) for task in names}
+    command_line.check_inputs(config, tasks)
+    with Progress(silent=not team.leads) as progress:
+        family = command_line.build_family(config, device, progress.report)
+        inputs = [command_line.checkpoint_path(config, task.name) for task in tasks]
+        command_line.check_output(config, method, inputs, family.pretrained, len(tasks))
+        command_line.fetch_data(config, tasks, team)
+        command_line.require_checkpoints(config, family, tasks, team)
+        checkpoints = open_all({task.name: command_line.checkpoint_path(config, task.name) for task in tasks})
+        given = Ingredients(family.pretrained, checkpoints, family.depth, device, keep=True)
+        cache = Cache(Path(config.cache_dir).expanduser())
+        progress.plan(sum(3 * len(task.examples("test")) + len(task.examples("val")) for task in tasks))
+        scorer = Scorer(family, cache, command_line.batch_size_of(config, device), progress.report, team)
+        together = command_line.at_once(config, device, size_of(given.pretrained))
+        measured = Measurement(scorer, cache, dict(zip(names, tasks)), checkpoints, given, together)
+        load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
+        settled = settle(method, specified, load, command_line.models_folder(config), measured, strategy, progress.plan)
+        rows = {task: Row(*scores) for task, scores in measured.compared(settled.vectors).items()}
+        notes = [*settled.notes, *leaks(measured.finetuned("val"), {task: row.finetuned for task, row in rows.items()})]
+        if family.precision != "fp32":
+            different, seen = measured.narrowed(settled.vectors)
+            notes.append(f"{family.precision} and float32 differ on {different} of {seen} of the merged model's predictions")
+        lineage = measured.lineage()
+    if not team.leads:
+        return
     candidates, coefficients = settled.candidates, settled.coefficients
     written = save(config, candidates, coefficients, given, settled.made_of) if config.output else None
     storage = storage_of(candidates.compact(coefficients), given.pretrained, written) if candidates.compact else None
@@ -112,15 +128,17 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
         title=f"{config.model.name}, {len(tasks)} tasks, {command_line.method_name(config)}",
         config=OmegaConf.to_container(config, resolve=True),
         question=command_line.question(config, tasks),
-        lineage={**measured.lineage(), **({"masks": settled.masks.digest} if settled.masks else {})},
+        lineage={**lineage, **({"masks": settled.masks.digest} if settled.masks else {})},
+        benchmark=benchmark_of(lineage, config.model.name, manifests),
         coefficients=coefficients,
         curve=settled.curve,
+        searched=settled.searched,
         rows=rows,
         summary=method.summary(*by_kind),
         scale_by_depth=scale_by_depth(candidates, coefficients, given),
         bytes_stored=storage.bytes if storage else size_of(given.pretrained),
         storage=storage,
-        notes=settled.notes,
+        notes=notes,
         seconds=time.monotonic() - started,
     )
     publish(config, result)

@@ -12,7 +12,7 @@ from src.checkpoints import Checkpoint
 from src.files import write_json
 from src.state_dict import StateDict, digest, floating
 
-VERSION = 1  # of what is kept: raise it when the same ingredients come to give other numbers, or another form
+VERSION = 2  # of what is kept: raise it when the same ingredients come to give other numbers, or another form
 
 
 class Cache:
@@ -22,22 +22,28 @@ class Cache:
         self._folder = folder
 
     def get(self, kind: str, made_from: list, make: Callable[[], object]) -> object:
-        """The kept value of `make()` for these ingredients, or a new one, which is then kept.
-
-        A file that cannot be read (cut short by a full disk, say) counts as absent.
-        """
-        made_from = [VERSION, *made_from]
-        text = json.dumps(made_from)
-        path = self._folder / kind / f"{xxhash.xxh3_128_hexdigest(text.encode())}.json"
-        try:
-            found = json.loads(path.read_text())
-            if found["made_from"] == made_from:
-                return found["value"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        value = make()
-        write_json(path, {"made_from": made_from, "value": value})
+        """The kept value of `make()` for these ingredients, or a new one, which is then kept."""
+        value = self.find(kind, made_from)
+        if value is None:
+            value = make()
+            self.keep(kind, made_from, value)
         return value
+
+    def find(self, kind: str, made_from: list) -> object | None:
+        """The kept value, or None. A file that cannot be read (cut short by a full disk, say) counts as absent."""
+        asked = [VERSION, *made_from]
+        try:
+            found = json.loads(self._path(kind, asked).read_text())
+            return found["value"] if found["made_from"] == asked else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, kind: str, made_from: list, value: object) -> None:
+        asked = [VERSION, *made_from]
+        write_json(self._path(kind, asked), {"made_from": asked, "value": value})
+
+    def _path(self, kind: str, asked: list) -> Path:
+        return self._folder / kind / f"{xxhash.xxh3_128_hexdigest(json.dumps(asked).encode())}.json"
 
     def facts(self, checkpoint: Checkpoint) -> "Facts":
         """What reading all of a checkpoint tells; it is read again only when one of its files changed."""
@@ -49,7 +55,8 @@ class Cache:
             ]
             for file in checkpoint.files
         ]
-        return Facts(**self.get("checkpoints", stats, lambda: vars(Facts.of(checkpoint))))
+        names = xxhash.xxh3_64_hexdigest("\n".join(checkpoint).encode())  # one file may be read under different names
+        return Facts(**self.get("checkpoints", [names, *stats], lambda: vars(Facts.of(checkpoint))))
 
 
 @dataclass(frozen=True)

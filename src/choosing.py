@@ -6,10 +6,10 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.masks import MASKS, MadeOf, SavedMasks, find_masks, open_masks, save_masks
-from src.measurement import Measurement
+from src.measurement import Measurement, accuracies
 from src.merging.ingredients import Ingredients
 from src.merging.method import Family, Method
-from src.search import Asked, Point, search
+from src.search import Asked, Point, Strategy, search
 from src.task_vectors import TaskVector
 
 
@@ -24,13 +24,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Settled:
-    """All that is known before test data is looked at. made_of: what masks would be made of; masks: those loaded or made
-    before the search, if there are any."""
+    """All that is known before test data is looked at. searched: how many coefficients the curve was chosen from;
+    made_of: what masks would be made of; masks: those loaded or made before the search, if there are any."""
 
     method: Method
     candidates: Family
     coefficients: dict[str, float | None]
     curve: list[Point]
+    searched: int
     made_of: MadeOf
     masks: SavedMasks | None
     notes: list[str]
@@ -47,11 +48,13 @@ def settle(
     load: bool | str | None,
     folder: Path,
     measured: Measurement,
+    strategy: Strategy,
     plan: Callable[[int], None],
 ) -> Settled:
     """Find or make the masks that `method` needs, and choose the coefficients that are not specified.
 
-    load: method.load_mask; folder: of the model's checkpoints and masks; plan: is told how many images will be scored.
+    load: method.load_mask; folder: of the model's checkpoints and masks; strategy: how grids are searched; plan: is told
+    how many images will be scored.
     Masks whose lambda is chosen or specified here are saved.
     """
     given, tasks = measured.given, measured.tasks
@@ -62,37 +65,42 @@ def settle(
     grids = [] if loaded else [grid]
     if prepared.method.mask_method:
         grids.append(prepared.method.mask_method.coefficients(len(tasks)))
-    searched = [len(tried) for tried in grids if len(tried) > 1]
-    if searched:
-        plan((sum(searched) + 1) * sum(len(task.examples("val")) for task in tasks.values()))
+    sizes = [len(tried) for tried in grids if len(tried) > 1]
+    if sizes:
+        plan(sum(sizes) * sum(len(task.examples("val")) for task in tasks.values()))
     if not prepared.masks:
-        prepared = with_new_masks(method, folder / MASKS, measured, made_of)
+        prepared = with_new_masks(method, folder / MASKS, measured, made_of, strategy)
     candidates, notes = prepared.method(given), list(prepared.notes)
     if loaded:
         known = prepared.masks.lambdas or dict.fromkeys(tasks)
-        return Settled(prepared.method, candidates, {task: known[task] for task in tasks}, [], made_of, prepared.masks, notes)
-    coefficients, curve = choose(prepared.method, candidates, grid, measured)
+        return Settled(prepared.method, candidates, {task: known[task] for task in tasks}, [], 0, made_of, prepared.masks, notes)
+    coefficients, curve = choose(prepared.method, candidates, grid, measured, strategy)
     if method.makes_masks:
         chosen_from = grid if len(grid) > 1 else None
         path = save_masks(candidates.compact(coefficients), folder / MASKS, made_of, coefficients, chosen_from)
         notes.append(f"masks: {path}")
-    return Settled(prepared.method, candidates, coefficients, curve, made_of, prepared.masks, notes)
+    searched = len(grid) if curve else 0
+    return Settled(prepared.method, candidates, coefficients, curve, searched, made_of, prepared.masks, notes)
 
 
 def choose(
-    method: Method, candidates: Family, coefficients: Sequence[float], measured: Measurement
+    method: Method, candidates: Family, coefficients: Sequence[float], measured: Measurement, strategy: Strategy
 ) -> tuple[dict[str, float], list[Point]]:
     """Each task's best coefficient on validation data and the curve; nothing is measured where there is no choice."""
     if len(coefficients) == 1:
         return dict.fromkeys(measured.tasks, coefficients[0]), []
 
-    def measure(vectors: dict[str, TaskVector], coefficient: float) -> dict[str, float]:
-        scores = measured.merged(vectors, "val", f"coefficient {coefficient:.4g}")
-        return {task: score.accuracy for task, score in scores.items()}
+    def measure(tried: Sequence[float]) -> list[dict[str, float]]:
+        found: list[dict[str, float]] = []
+        for start in range(0, len(tried), measured.at_once):  # no more families at a time than models
+            part = tried[start : start + measured.at_once]
+            names = [f"coefficient {coefficient:.4g}" for coefficient in part]
+            found += map(accuracies, measured.merged([candidates(coefficient) for coefficient in part], "val", names))
+        return found
 
-    finetuned = Asked(tuple(measured.tasks), lambda task: measured.finetuned(task, "val").accuracy)
-    zeroshot = Asked(tuple(measured.tasks), lambda task: measured.zeroshot(task, "val").accuracy)
-    return search(method, candidates, tuple(coefficients), measure, finetuned, zeroshot)
+    finetuned = Asked(tuple(measured.tasks), lambda: accuracies(measured.finetuned("val")))
+    zeroshot = Asked(tuple(measured.tasks), lambda: accuracies(measured.zeroshot("val")))
+    return search(method, coefficients, strategy, measure, finetuned, zeroshot)
 
 
 def with_saved_masks(
@@ -123,13 +131,13 @@ def with_saved_masks(
     return Prepared(method.with_masks(saved.masks), saved, [f"masks: {saved.path} ({_told(saved)}){checked}"])
 
 
-def with_new_masks(method: Method, folder: Path, measured: Measurement, made_of: MadeOf) -> Prepared:
+def with_new_masks(method: Method, folder: Path, measured: Measurement, made_of: MadeOf, strategy: Strategy) -> Prepared:
     """`method` with masks made for it, lambda chosen on validation data, which are saved; as it is if it lacks none."""
     maker = method.mask_method
     if maker is None:
         return Prepared(method)
     candidates, grid = maker(measured.given), maker.coefficients(len(measured.tasks))
-    chosen, _ = choose(maker, candidates, grid, measured)
+    chosen, _ = choose(maker, candidates, grid, measured, strategy)
     path = save_masks(candidates.compact(chosen), folder, made_of, chosen, grid)
     saved = open_masks(path, made_of, measured.given.outline)
     return Prepared(

@@ -53,6 +53,7 @@ class Result:
     """Everything one run found out.
 
     config: all options; question: those of them that decide the numbers; lineage: digests of all that went in;
+    benchmark: what they add up to; searched: the size of the grid that the curve's points are of;
     coefficients: by task, None where it is not known (masks that do not say).
     """
 
@@ -60,8 +61,10 @@ class Result:
     config: dict
     question: dict
     lineage: dict
+    benchmark: str
     coefficients: dict[str, float | None]
     curve: list[Point]
+    searched: int
     rows: dict[str, Row]
     summary: dict[str, float]
     bytes_stored: int
@@ -119,6 +122,7 @@ class Result:
                 for task, row in self.rows.items()
             },
             "means": self.means(),
+            "evaluations": {"made": len(self.curve), "grid": self.searched},
             "summary": self.summary,
             "bytes_stored": self.bytes_stored,
             "storage": self.storage and {**vars(self.storage), "bits_per_task": self.storage.bits_per_task},
@@ -126,6 +130,7 @@ class Result:
             "scale_by_depth": dict(self.scale_by_depth),
             "seconds": self.seconds,
             "peak_memory_bytes": {"resident": peak, "cuda": cuda},
+            "benchmark": self.benchmark,
             "lineage": self.lineage,
             "made_with": {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()},
         }  # fmt: skip
@@ -157,6 +162,9 @@ class Result:
         console.print(table)
         for name, figure in self.summary.items():
             console.print(f"{name}: {figure:.4f}", highlight=False)
+        if len(self.curve) < self.searched:
+            console.print(f"validation looked at {len(self.curve)} of {self.searched} coefficients", highlight=False)
+        console.print(f"benchmark: {self.benchmark}", highlight=False)
         for line in (*(self.storage.sentences() if self.storage else []), *self.notes):
             console.print(line, highlight=False, soft_wrap=True)
 

@@ -82,6 +82,11 @@ def made_from(family: ModelFamily, recipe: Recipe) -> str:
     return json.dumps({"pretrained": digest(family.pretrained.items()), "recipe": vars(recipe)}, sort_keys=True)
 
 
+def is_made_here(path: Path) -> bool:
+    """Whether weights say that they were fine-tuned by this program."""
+    return "made_from" in metadata_of(path)
+
+
 def mismatch(path: Path, family: ModelFamily, recipe: Recipe) -> str | None:
     """How weights made here differ in origin from what would be made now; None if they do not, or come from elsewhere."""
     said = metadata_of(path).get("made_from")

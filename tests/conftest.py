@@ -1,8 +1,6 @@
 """What tests share: tiny models, the command line as users type it, and the demo fine-tuned once."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,7 @@ from torch import Generator, Tensor
 
 from src.merging.ingredients import Ingredients
 from src.models.blocks import depth_by_name
-
-ROOT = Path(__file__).parent.parent
+from tests.processes import run_script
 
 # Tests run side by side, one a core, and so must the processes they start. Set after torch was imported here, this
 # leaves this process its threads.
@@ -49,13 +46,6 @@ def models() -> Models:
 @pytest.fixture
 def given(models: Models) -> Ingredients:
     return ingredients(models)
-
-
-def run_script(script: str, *arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
-    """An entry script in a process of its own, as a user types it in the folder `cwd`."""
-    environment = {**os.environ, "COLUMNS": "100"}
-    command = [sys.executable, str(ROOT / script), *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=900, **options)
 
 
 @pytest.fixture(scope="session")

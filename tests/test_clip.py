@@ -1,3 +1,5 @@
+import math
+
 import open_clip
 import pytest
 import torch
@@ -6,6 +8,7 @@ from open_clip.transformer import QuickGELU
 import command_line
 from src.data.catalogue import find_tasks
 from src.errors import UserError
+from src.models.clip import _activation as activation
 from src.state_dict import digest
 
 
@@ -41,10 +44,10 @@ def test_depth_is_that_of_the_image_towers_blocks(family):
 
 def test_a_head_is_unit_rows_times_the_logit_scale_and_is_kept(family, task):
     first = family.prepare(task)
-    head = family._heads[task.name]
+    head, _ = family._heads[task.name]
     assert head.shape == (8, 64)
     torch.testing.assert_close(head.norm(dim=1), family.pretrained["model.logit_scale"].exp().expand(8))
-    path = family._heads_folder / "head_Arrows.safetensors"
+    path = family._heads_made.folder / "Arrows.safetensors"
     written = path.stat().st_mtime_ns
     family._heads.clear()
     assert family.prepare(task) == first and path.stat().st_mtime_ns == written
@@ -63,23 +66,42 @@ def test_a_head_of_other_prompts_is_made_again(family, task):
 
 def test_images_are_preprocessed_as_open_clip_does(family, task):
     _, _, val = open_clip.create_model_and_transforms("ViT-demo")
-    batch = next(family.batches(task, "test", 4))
+    batch = next(family.batches(task, "test", 4, family.spans(task, "test")[0]))
     examples = task.examples("test")
     expected = torch.stack([val(examples[i][0]) for i in range(4)])
     torch.testing.assert_close(family._normalise(batch.inputs.float() / 255), expected)
     assert batch.labels.tolist() == [examples[i][1] for i in range(4)]
 
 
-def test_loading_changes_predictions_and_leaves_the_pretrained_weights_alone(family, task):
+def test_predictors_of_several_weights_live_side_by_side_and_leave_the_pretrained_alone(family, task):
     family.prepare(task)
     before = digest(family.pretrained.items())
-    batch = next(family.batches(task, "test", 64))
+    batch = next(family.batches(task, "test", 64, family.spans(task, "test")[0]))
+    zeros = {key: torch.zeros_like(leaf) for key, leaf in family.pretrained.items()}
+    first, none = family.predictor(family.pretrained), family.predictor(zeros)
+    assert not torch.equal(first(batch), none(batch)) and torch.equal(first(batch), family.predictor(family.pretrained)(batch))
+    family.load(zeros)
+    assert not family.weights()["model.visual.proj"].any() and family.loss(batch).item() == pytest.approx(math.log(8))
     family.load(family.pretrained)
-    first = family.predict(batch)
-    family.load({key: torch.zeros_like(leaf) for key, leaf in family.pretrained.items()})
-    assert not torch.equal(family.predict(batch), first)
-    family.load(family.pretrained)
-    assert torch.equal(family.predict(batch), first) and digest(family.pretrained.items()) == before
+    assert digest(family.pretrained.items()) == before
+    logits = family._clip.encode_image(family._normalised(batch.inputs), normalize=True) @ family._heads[task.name][0].T
+    assert torch.equal(first(batch), logits.argmax(1))
+
+
+def test_a_narrower_precision_predicts_nearly_the_same(family, task):
+    family.prepare(task)
+    batch = next(family.batches(task, "test", 256, family.spans(task, "test")[0]))
+    wide, narrow = (family.predictor(family.pretrained, precision)(batch) for precision in ("fp32", "bf16"))
+    assert (wide == narrow).float().mean() > 0.95 and wide.dtype == narrow.dtype
+
+
+def test_compiled_predictions_are_the_same(family, task, monkeypatch):
+    family.prepare(task)
+    batch = next(family.batches(task, "test", 32, family.spans(task, "test")[0]))
+    compiled = torch.compile(family._image_features, backend="eager")  # no compiler of C++ is asked for
+    eager = family.predictor(family.pretrained)(batch)
+    monkeypatch.setattr(family, "_features", compiled)
+    assert torch.equal(family.predictor(family.pretrained)(batch), eager)
 
 
 def test_weights_of_another_model_are_refused_by_name(family):
@@ -90,3 +112,43 @@ def test_weights_of_another_model_are_refused_by_name(family):
 def test_only_the_image_tower_is_trained(family):
     names = {id(parameter): name for name, parameter in family._clip.named_parameters()}
     assert all(names[id(parameter)].startswith("visual.") for parameter in family.trainable())
+
+
+OPENAI = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
+
+
+@pytest.mark.parametrize("name", OPENAI)
+def test_models_of_openai_run_with_quick_gelu_and_nothing_else(name):
+    wanted = command_line.composed([f"model={name}"])
+    family = wanted.model.family
+    assert (family.architecture, family.pretrained, family.quick_gelu) == (name, "openai", True)
+    assert wanted.tasks.names[:2] == ["Cars", "DTD"]
+    assert activation(name, "openai", None) is True and activation(name, "openai", True) is True
+    with pytest.raises(UserError, match=r"trained with QuickGELU; set model\.family\.quick_gelu=true"):
+        activation(name, "openai", False)
+
+
+def test_the_activation_follows_the_tag():
+    assert activation("ViT-B-32", "laion2b_s34b_b79k", None) is False
+    with pytest.raises(UserError, match="trained with GELU"):
+        activation("ViT-B-32", "laion2b_s34b_b79k", True)
+    assert activation("ViT-B-32", None, True) is True and activation("ViT-B-32-quickgelu", "laion400m_e32", None) is True
+
+
+def test_vit_b_32_is_built_with_the_names_shapes_and_activation_of_the_published_checkpoints(tmp_path):
+    """With random weights, which is all that a machine without a network has."""
+    overrides = ["model=ViT-B-32", "model.pretrained=null", f"model_location={tmp_path}", f"cache_dir={tmp_path}"]
+    family = command_line.build_family(command_line.composed(overrides), torch.device("cpu"))
+    kinds = [type(module) for module in family._clip.modules() if "GELU" in type(module).__name__]
+    assert len(kinds) == 24 and set(kinds) == {QuickGELU}
+    shapes = {key: tuple(leaf.shape) for key, leaf in family.pretrained.items()}
+    assert shapes["model.token_embedding.weight"] == (49408, 512) and shapes["model.visual.proj"] == (768, 512)
+    assert shapes["model.visual.transformer.resblocks.11.attn.in_proj_weight"] == (2304, 768)
+    assert sum(math.prod(shape) for shape in shapes.values()) == 113_448_705
+    assert family.depth("model.visual.transformer.resblocks.11.ln_1.weight") == 1
+
+
+def test_weights_that_cannot_be_had_are_named_with_the_way_by_hand(tmp_path):
+    overrides = ["model=ViT-B-32", f"model.pretrained={tmp_path / 'none.pt'}", f"model_location={tmp_path}"]
+    with pytest.raises(UserError, match=r"none\.pt of ViT-B-32 cannot be had.*model\.pretrained=FILE.*openai"):
+        command_line.build_family(command_line.composed(overrides), torch.device("cpu"))

@@ -14,7 +14,8 @@ from src.saving import bundle_size, save_bundle, size_of
 from src.state_dict import added
 from src.storage import storage_of
 from src.task_vectors import TaskVector
-from tests.conftest import ingredients, run_script, tiny_models
+from tests.conftest import ingredients, tiny_models
+from tests.processes import run_script
 
 PER_TASK = ("tall_mask", "mag_masking", "TSVC")
 

@@ -5,7 +5,7 @@ from src.data import demo
 from src.data.catalogue import find_tasks
 from src.data.task import split_indices
 from src.errors import UserError
-from tests.conftest import ROOT
+from tests.processes import ROOT
 
 TASKS = demo.tasks()
 

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from src.saving import save_file as stream_file
-from tests.conftest import ROOT, run_script, tiny_models
+from tests.conftest import tiny_models
+from tests.processes import ROOT, run_script
 
 FILES = ("model=files", "pretrained=base.safetensors", "output=merged.safetensors")
 TWO = "finetuned=[task0.safetensors,task1.safetensors]"
@@ -98,10 +99,13 @@ def test_a_mistake_ends_in_a_sentence(case, folder):
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+def no_large_file():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+
+
 def test_a_full_disk_ends_in_a_sentence_and_leaves_the_earlier_result(folder):
     before = (folder / "merged.safetensors").read_bytes()
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))  # noqa: E731  no file may grow past 600 bytes
-    done = run_script("main.py", *FILES, TWO, "specify_lambda=1", cwd=folder, preexec_fn=limit)
+    done = run_script("main.py", *FILES, TWO, "specify_lambda=1", cwd=folder, first=no_large_file)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "no room left" in done.stderr and "merged.safetensors" in done.stderr, done.stderr
     assert (folder / "merged.safetensors").read_bytes() == before

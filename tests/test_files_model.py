@@ -5,7 +5,8 @@ import json
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import run_script, tiny_models
+from tests.conftest import tiny_models
+from tests.processes import run_script
 
 
 def written(folder, tasks=2):
@@ -75,7 +76,7 @@ def test_memory_does_not_grow_with_the_number_of_models(tmp_path):
     import subprocess
     import sys
 
-    from tests.conftest import ROOT
+    from tests.processes import ROOT
 
     side = 1024
     base = {f"blocks.{i}.w": torch.randn(side, side) for i in range(4)}

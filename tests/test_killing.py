@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from src.checkpoints import open_checkpoint
 from src.state_dict import digest
-from tests.killing import run_for
+from tests.processes import run_for
 
 TASKS = ["Positions", "Arrows"]
 RECIPE = ["model.recipe.epochs=1", "model.recipe.lr=1e-3"]

@@ -20,7 +20,8 @@ from src.errors import UserError
 from src.masks import MadeOf, find_masks, open_masks, save_masks
 from src.pickles import read_arrays
 from src.saving import save_bundle
-from tests.conftest import ROOT, ingredients, run_script, tiny_models
+from tests.conftest import ingredients, tiny_models
+from tests.processes import ROOT, run_script
 
 LEGACY = ROOT / "tests" / "data" / "legacy"
 SHAPES = {key: torch.empty(shape, device="meta") for key, shape in json.loads((LEGACY / "shapes.json").read_text()).items()}

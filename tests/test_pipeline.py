@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from src.checkpoints import open_checkpoint
-from tests.conftest import run_script
+from tests.processes import run_script
 
 
 def records(folder) -> dict[str, dict]:

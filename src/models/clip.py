@@ -1,13 +1,17 @@
 """CLIP image towers of open_clip, with zero-shot heads: the model family of the image papers."""
 
+import contextlib
 import json
-import re
-from collections.abc import Callable, Iterator
-from functools import cache, cached_property, partial
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import open_clip
+import PIL
 import torch
 import torch.nn.functional as F
 import xxhash
@@ -15,14 +19,16 @@ from PIL.Image import Image
 from torch import Generator, Tensor, nn
 from torchvision.transforms import Compose, Normalize
 
-from src.checkpoints import metadata_of, open_checkpoint
 from src.errors import UserError
-from src.models.family import Batch, TaskLike
-from src.models.heads import zero_shot_head
-from src.saving import save_file
+from src.models.blocks import depth_by_name
+from src.models.family import PRECISIONS, Batch, Predictor, TaskLike
+from src.models.heads import Heads, zero_shot_head
+from src.models.hf_clip import from_hf, is_hf
+from src.pixels import PixelStore, Split
 from src.state_dict import StateDict, digest, outline
 
-PREFIX, TEXT = "model.", "transformer."
+PREFIX, TOWER, TEXT = "model.", "model.visual.", ("transformer.", "text.")
+Thing = TypeVar("Thing")
 
 
 class Clip:
@@ -31,52 +37,71 @@ class Clip:
     Those hold the whole CLIP but the text transformer, under the prefix `model.`; only the image tower is ever trained
     or edited here, as in the papers, so the heads stay those of the pre-trained model.
 
-    name: how runs and folders call the model; architecture, pretrained: open_clip's name and tag (or weight file);
-    config: a folder with the json, if open_clip does not know the architecture, and merges, the tokenizer's file;
-    heads: the folder that keeps heads between runs.
+    name: how runs and folders call the model; architecture, pretrained: open_clip's name and tag (or weight file;
+    None for random weights); quick_gelu: whether the activation is QuickGELU, None for what the tag was trained with;
+    heads, pixels: where heads and decoded images are kept; reference: the pre-trained weights, where a set of
+    checkpoints brings its own; precision: of predictions (fp32, bf16, fp16); compiled: whether torch.compile makes them;
+    config: a folder with the json, if open_clip does not know the architecture, and merges, the tokenizer's file.
+
+    Raises UserError if the weights cannot be had, or were trained with another activation than asked for.
     """
 
     def __init__(
         self,
         name: str,
         architecture: str,
-        pretrained: str,
-        quick_gelu: bool,
+        pretrained: str | None,
+        quick_gelu: bool | None,
         device: torch.device,
-        heads: Path,
+        heads: Heads,
+        pixels: PixelStore,
+        reference: StateDict | None = None,
+        precision: str = "fp32",
+        compiled: bool = False,
         config: str | None = None,
         merges: str | None = None,
     ):
-        self.name, self.device, self._heads_folder = name, device, heads
+        if precision not in PRECISIONS:
+            raise UserError(f"precision is {', '.join(PRECISIONS)}; got {precision}")
+        self.name, self.device, self.precision = name, device, precision
+        self._architecture, self._complete = architecture, reference is None
+        self._heads_made, self._pixels = heads, pixels
         if config:
             open_clip.add_model_config(config)
-        self._clip, train, val = open_clip.create_model_and_transforms(
-            architecture, pretrained=pretrained, force_quick_gelu=quick_gelu, device=device
-        )
-        self._clip.eval()
-        options = {"bpe_path": merges} if merges else {}
-        self._tokenize = open_clip.get_tokenizer(architecture, **options)
+        if open_clip.get_model_config(architecture) is None:
+            raise UserError(f"open_clip knows no architecture {architecture}; see open_clip.list_models()")
+        self._quick_gelu = _activation(architecture, pretrained, quick_gelu)
+        self._create = partial(_created, architecture, pretrained, self._quick_gelu, device)
+        self._bpe = {"bpe_path": merges} if merges else {}
+        self._clip, train, val = self._create(load=reference is None)
+        _check_activation(self._clip, self._quick_gelu)
         self._crop, self._view = _pixels(train), _pixels(val)
         self._normalise: Normalize = val.transforms[-1]
-        self._heads: dict[str, Tensor] = {}
-        self._decoded = cache(partial(Decoded, self._view))
+        self._heads: dict[str, tuple[Tensor, str]] = {}
+        self._splits: dict[tuple[str, str], Split] = {}
         self._live = {PREFIX + key: leaf for key, leaf in self._clip.state_dict().items() if not key.startswith(TEXT)}
-        self.pretrained: StateDict = {key: leaf.detach().cpu().clone() for key, leaf in self._live.items()}
-        settings = [open_clip.get_model_config(architecture), quick_gelu, self._normalise.mean, self._normalise.std]
+        if reference is not None:
+            self._check_fits(reference)
+        self.pretrained: StateDict = reference or {key: leaf.detach().cpu().clone() for key, leaf in self._live.items()}
+        settings = [
+            open_clip.get_model_config(architecture),
+            self._quick_gelu,
+            self._normalise.mean,
+            self._normalise.std,
+        ]
         words = Path(merges).read_bytes() if merges else b""
         self.identity = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode() + words)
-        self._blocks = len(self._clip.visual.transformer.resblocks)
+        self._features = torch.compile(self._image_features) if compiled else self._image_features
+
+    def named(self, weights: StateDict) -> StateDict:
+        return from_hf(weights, self.pretrained) if is_hf(weights) else weights
 
     def load(self, weights: StateDict) -> None:
         """Copy the image tower's entries of `weights` into the model; UserError if names or shapes differ."""
-        shapes = {key: leaf.shape for key, leaf in outline(weights).items()}
-        strange = [key for key in self._live.keys() | shapes.keys()
-                   if key not in self._live or shapes.get(key) != self._live[key].shape]  # fmt: skip
-        if strange:
-            raise UserError(f"these weights do not fit {self.name}: {', '.join(sorted(strange)[:3])} ({len(strange)} in all)")
+        self._check_fits(weights)
         with torch.no_grad():
             for key, leaf in self._live.items():
-                if key.startswith(f"{PREFIX}visual."):
+                if key.startswith(TOWER):
                     leaf.copy_(weights[key])
 
     def weights(self) -> StateDict:
@@ -85,23 +110,46 @@ class Clip:
     def trainable(self) -> list[nn.Parameter]:
         return list(self._clip.visual.parameters())
 
-    def prepare(self, task: TaskLike) -> str:
-        """Make the task's head, or read the one made before from the heads folder, if prompts and model are the same."""
-        if task.name not in self._heads:
-            made_from = json.dumps([self.identity, self._text_digest, list(task.classes), list(task.templates)])
-            path = self._heads_folder / f"head_{task.name}.safetensors"
-            kept = _kept_head(path, made_from)
-            if kept is None:
-                kept = zero_shot_head(self._clip, self._tokenize, task.classes, task.templates, self.device)
-                save_file({"weight": kept}, path, {"made_from": made_from})
-            self._heads[task.name] = kept.to(self.device)
-        return digest([("weight", self._heads[task.name])])
+    def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
+        self._check_fits(weights)
+        tower = {key.removeprefix(TOWER): weights[key].to(self.device, leaf.dtype)
+                 for key, leaf in self._live.items() if key.startswith(TOWER)}  # fmt: skip
+        dtype = PRECISIONS[precision or self.precision]
 
-    def batches(self, task: TaskLike, split: str, size: int) -> Iterator[Batch]:
-        pixels, labels = self._decoded(task, split).tensors
-        for start in range(0, len(labels), size):
+        @torch.no_grad()
+        def predict(batch: Batch) -> Tensor:
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                features = self._features(tower, batch.inputs)
+            return self._logits(features, batch.task).argmax(1)
+
+        return predict
+
+    def prepare(self, task: TaskLike) -> str:
+        """Make the task's head, or read it; its digest."""
+        if task.name not in self._heads:
+            weight = self._heads_made.weight(task, lambda: self.identity + self._text_digest, self._head).to(self.device)
+            if weight.shape[1] != self._width:
+                raise UserError(
+                    f"the head of {task.name} is for features of width {weight.shape[1]}, and {self.name}'s are {self._width}"
+                )
+            self._heads[task.name] = weight, digest([("weight", weight)])
+        return self._heads[task.name][1]
+
+    def spans(self, task: TaskLike, split: str) -> Sequence[range]:
+        return self._split(task, split).parts
+
+    def batches(self, task: TaskLike, split: str, size: int, span: range) -> Iterator[Batch]:
+        pixels, labels = self._split(task, split).span(span)
+
+        def batch(start: int) -> Batch:
             part = slice(start, start + size)
-            yield Batch(task.name, pixels[part].to(self.device), labels[part].to(self.device))
+            if self.device.type == "cpu":
+                return Batch(task.name, pixels[part], labels[part])
+            here = (leaf[part].contiguous().pin_memory().to(self.device, non_blocking=True) for leaf in (pixels, labels))
+            return Batch(task.name, *here)
+
+        made = map(batch, range(0, len(labels), size))
+        return made if self.device.type == "cpu" else _one_ahead(made)
 
     def training_batches(self, task: TaskLike, size: int, order: Generator) -> Iterator[Batch]:
         examples = task.examples("train")
@@ -111,45 +159,128 @@ class Clip:
             yield Batch(task.name, pixels.to(self.device), torch.tensor(labels, device=self.device))
 
     def data_digest(self, task: TaskLike, split: str) -> str:
-        return self._decoded(task, split).digest
+        return self._split(task, split).digest
 
     def loss(self, batch: Batch) -> Tensor:
-        return F.cross_entropy(self._logits(batch), batch.labels)
-
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> Tensor:
-        return self._logits(batch).argmax(1)
+        return F.cross_entropy(self._logits(self._clip.visual(self._normalised(batch.inputs)), batch.task), batch.labels)
 
     def depth(self, key: str) -> float | None:
-        match = re.match(rf"{re.escape(PREFIX)}visual\.transformer\.resblocks\.(\d+)\.", key)
-        return int(match[1]) / max(self._blocks - 1, 1) if match else None
+        return self._depths(key) if key.startswith(TOWER) else None
+
+    @cached_property
+    def _depths(self) -> Callable[[str], float | None]:
+        return depth_by_name(key for key in self._live if key.startswith(TOWER))
+
+    @cached_property
+    def _width(self) -> int:
+        return open_clip.get_model_config(self._architecture)["embed_dim"]
+
+    @cached_property
+    def _text(self) -> nn.Module:
+        """The model whose text tower makes heads: a checkpoint's reference brings no text tower, so it is fetched then."""
+        return self._clip if self._complete else self._create(load=True)[0]
+
+    def _head(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+        tokenize = open_clip.get_tokenizer(self._architecture, **self._bpe)
+        return zero_shot_head(self._text, tokenize, prompts, self.device)
 
     @cached_property
     def _text_digest(self) -> str:
         """What heads are made with: all weights but the image tower's."""
-        return digest((key, leaf) for key, leaf in self._clip.state_dict().items() if not key.startswith("visual."))
+        return digest((key, leaf) for key, leaf in self._text.state_dict().items() if not key.startswith("visual."))
 
-    def _logits(self, batch: Batch) -> Tensor:
-        images = self._normalise(batch.inputs.float() / 255)
-        return self._clip.encode_image(images, normalize=True) @ self._heads[batch.task].T
+    def _split(self, task: TaskLike, split: str) -> Split:
+        if (task.name, split) not in self._splits:
+            self._splits[task.name, split] = self._decoded(task, split)
+        return self._splits[task.name, split]
+
+    def _decoded(self, task: TaskLike, split: str) -> Split:
+        examples = task.examples(split)
+
+        def decode(index: int) -> tuple[Tensor, int]:
+            image, label = examples[index]
+            return _tensor(self._view(image)), label
+
+        made_from = json.dumps([task.name, task.fingerprint(split), str(self._view), PIL.__version__])
+        return self._pixels.split(made_from, len(examples), decode, f"{task.name} ({split})")
+
+    def _check_fits(self, weights: StateDict) -> None:
+        shapes = {key: leaf.shape for key, leaf in outline(weights).items()}
+        strange = [key for key in self._live.keys() | shapes.keys()
+                   if key not in self._live or shapes.get(key) != self._live[key].shape]  # fmt: skip
+        if strange:
+            raise UserError(f"these weights do not fit {self.name}: {', '.join(sorted(strange)[:3])} ({len(strange)} in all)")
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return self._normalise(pixels.float() / 255)
+
+    def _image_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
+        return torch.func.functional_call(self._clip.visual, tower, (self._normalised(pixels),))
+
+    def _logits(self, features: Tensor, task: str) -> Tensor:
+        return F.normalize(features.float(), dim=-1) @ self._heads[task][0].T
 
 
-class Decoded:
-    """A split as the model sees it before normalisation: decoded and resized once, kept as bytes."""
+def _created(
+    architecture: str, pretrained: str | None, quick_gelu: bool, device: torch.device, load: bool
+) -> tuple[nn.Module, Compose, Compose]:
+    """open_clip's model, with the weights of `pretrained` or with random ones, and its preprocessing."""
+    tag = open_clip.get_pretrained_cfg(architecture, pretrained) if pretrained else {}
+    look = {f"image_{key}": tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag}
+    try:
+        with _silent(unless=load):
+            model, *transforms = open_clip.create_model_and_transforms(
+                architecture, pretrained=pretrained if load else None, force_quick_gelu=quick_gelu, device=device, **look
+            )
+    except Exception as reason:  # a download, or a file of another model, fails in a dozen ways
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise UserError(
+            f"the pre-trained weights {pretrained} of {architecture} cannot be had ({str(reason).splitlines()[0][:200]}); "
+            f"where there is no network, copy them here and give model.pretrained=FILE (tags there are: {tags})"
+        ) from reason
+    return model.eval(), *transforms
 
-    def __init__(self, view: Callable[[Image], Image], task: TaskLike, split: str):
-        self._view, self._task, self._split = view, task, split
 
-    @cached_property
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """uint8 pixels (n, 3, height, width) and labels (n,)."""
-        examples = self._task.examples(self._split)
-        images, labels = zip(*(examples[index] for index in range(len(examples))))
-        return torch.stack([_tensor(self._view(image)) for image in images]), torch.tensor(labels)
+@contextlib.contextmanager
+def _silent(unless: bool) -> Iterator[None]:
+    """Without open_clip's word on random weights, where they are about to be replaced."""
+    before = logging.root.manager.disable
+    logging.disable(before if unless else logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
-    @cached_property
-    def digest(self) -> str:
-        return digest(zip(("pixels", "labels"), self.tensors))
+
+def _activation(architecture: str, pretrained: str | None, asked: bool | None) -> bool:
+    """Whether the activation is QuickGELU. UserError if weights were trained with the other one: accuracy would fall
+    without a word."""
+    tag = open_clip.get_pretrained_cfg(architecture, pretrained) if pretrained else {}
+    if not tag:
+        return bool(asked)
+    trained = tag.get("quick_gelu", False) or open_clip.get_model_config(architecture).get("quick_gelu", False)
+    if asked is not None and asked != trained:
+        raise UserError(
+            f"{architecture}/{pretrained} was trained with {'QuickGELU' if trained else 'GELU'}; "
+            f"set model.family.quick_gelu={str(trained).lower()}"
+        )
+    return trained
+
+
+def _check_activation(model: nn.Module, quick_gelu: bool) -> None:
+    kinds = {type(module).__name__ for module in model.visual.modules() if "GELU" in type(module).__name__}
+    if quick_gelu and kinds - {"QuickGELU"}:
+        raise AssertionError(f"open_clip was told to use QuickGELU, and built {', '.join(kinds)}")
+
+
+def _one_ahead(things: Iterable[Thing]) -> Iterator[Thing]:
+    """The same, the next one being made while one is in use."""
+    things, end = iter(things), object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, things, end)
+        while (thing := coming.result()) is not end:
+            coming = thread.submit(next, things, end)
+            yield thing
 
 
 def _pixels(transform: Compose) -> Compose:
@@ -161,8 +292,3 @@ def _pixels(transform: Compose) -> Compose:
 
 def _tensor(image: Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def _kept_head(path: Path, made_from: str) -> Tensor | None:
-    """The head at `path` if it can be read and was made from just this."""
-    return open_checkpoint(path)["weight"] if metadata_of(path).get("made_from") == made_from else None

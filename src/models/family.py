@@ -1,13 +1,16 @@
 """What a model family answers, whatever the architecture: the loops that train and score know nothing else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 
 from src.state_dict import StateDict
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -19,14 +22,20 @@ class Batch:
     labels: Tensor
 
 
+Predictor = Callable[[Batch], Tensor]  # the predicted class indices, (n,)
+
+
 class TaskLike(Protocol):
-    """The part of a task that a family reads."""
+    """The part of a task that a family reads. A class with several names is a tuple of them."""
 
     name: str
-    classes: Sequence[str]
+    classes: Sequence[str | tuple[str, ...]]
     templates: Sequence[str]
 
     def examples(self, split: str) -> Dataset[Any]: ...
+
+    def fingerprint(self, split: str) -> str:
+        """What changes when the examples might have, found without looking at them."""
 
 
 class ModelFamily(Protocol):
@@ -34,13 +43,20 @@ class ModelFamily(Protocol):
 
     name: str
     identity: str  # a digest of all that decides predictions and that neither weights nor data show
+    precision: str  # of predictions, one of PRECISIONS
     pretrained: StateDict
 
+    def named(self, weights: StateDict) -> StateDict:
+        """Weights of this architecture under the names that `pretrained` has, where their file has others."""
+
+    def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
+        """Predictions of these weights, in the family's precision or another. Several live side by side."""
+
     def load(self, weights: StateDict) -> None:
-        """Make these the weights that `predict` and `loss` use."""
+        """Make these the weights that `loss` uses and training changes."""
 
     def weights(self) -> StateDict:
-        """The weights in use, under the names checkpoints have."""
+        """The loaded weights, under the names checkpoints have."""
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that fine-tuning changes."""
@@ -48,8 +64,11 @@ class ModelFamily(Protocol):
     def prepare(self, task: TaskLike) -> str:
         """Get ready to predict the task's classes; returns a digest of what was made (a head)."""
 
-    def batches(self, task: TaskLike, split: str, size: int) -> Iterator[Batch]:
-        """All examples of a split, in order."""
+    def spans(self, task: TaskLike, split: str) -> Sequence[range]:
+        """The parts in which a split is scored, and scores are kept."""
+
+    def batches(self, task: TaskLike, split: str, size: int, span: range) -> Iterator[Batch]:
+        """The examples of a span, in order."""
 
     def training_batches(self, task: TaskLike, size: int, order: Generator) -> Iterator[Batch]:
         """One epoch of augmented training examples, shuffled by `order`."""
@@ -59,9 +78,6 @@ class ModelFamily(Protocol):
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of a batch."""
-
-    def predict(self, batch: Batch) -> Tensor:
-        """The predicted class indices, (n,)."""
 
     def depth(self, key: str) -> float | None:
         """The place of a parameter: 0 in the first block, 1 in the last, None outside the blocks."""

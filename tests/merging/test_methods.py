@@ -12,7 +12,8 @@ from src.errors import UserError
 from src.merging import ingredients as module
 from src.merging.ingredients import Ingredients
 from src.merging.method import Fixed, Method, over, spaced
-from tests.conftest import ROOT, ingredients, tiny_models
+from tests.conftest import ingredients, tiny_models
+from tests.processes import ROOT
 
 METHODS = {path.stem: path for path in sorted((ROOT / "config" / "method").glob("*.yaml"))}
 

@@ -1,0 +1,208 @@
+"""How fast a split is decoded and scored, and where the time goes: ViT-B-32 with random weights, drawn photographs.
+
+    python -m benchmarks.evaluate                    on the CPU: --images 192 by 10 coefficients
+    python -m benchmarks.evaluate --device cuda      also images/s of fp32, bf16 and fp16, with and without torch.compile
+
+Decoding stands beside a torchvision loader with two workers on the same JPEG files (500 x 375, bicubic to 224).
+"""
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from torch.utils.data import DataLoader, Dataset
+
+import command_line
+from benchmarks.inputs import clip_encoders
+from src.cache import Cache
+from src.checkpoints import open_all
+from src.choosing import choose
+from src.evaluate import Scorer
+from src.measurement import Measurement
+from src.merging.ingredients import Ingredients
+from src.models.family import PRECISIONS, ModelFamily
+from src.search import STRATEGIES
+
+CLASSES, COEFFICIENTS = 10, [n / 10 for n in range(1, 11)]
+
+
+class Photographs(Dataset):
+    """JPEG files of smooth noise, as large as a photograph of the benchmarks is."""
+
+    def __init__(self, folder: Path, count: int):
+        self.files = [folder / f"{number}.jpg" for number in range(count)]
+        for number, file in enumerate(self.files):
+            noise = np.random.default_rng(number).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(file, quality=90)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.open(self.files[index]).convert("RGB"), index % CLASSES
+
+
+@dataclass(frozen=True)
+class Album:
+    """A task of so many photographs, which counts how often one is read."""
+
+    folder: Path
+    count: int
+    reads: Counter
+    name: str = "Album"
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    classes: tuple[str, ...] = tuple(f"class {number}" for number in range(CLASSES))
+
+    @cached_property
+    def _photographs(self) -> Photographs:
+        return Photographs(self.folder, self.count)
+
+    def examples(self, split: str) -> "Counted":
+        return Counted(self._photographs, self.reads)
+
+    def fingerprint(self, split: str) -> str:
+        return f"{self.folder} {self.count}"
+
+
+@dataclass(frozen=True)
+class Counted:
+    photographs: Photographs
+    reads: Counter
+
+    def __len__(self) -> int:
+        return len(self.photographs)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        self.reads["images"] += 1
+        return self.photographs[index]
+
+
+class Preprocessed(Dataset):
+    """As a torchvision loader does it: decoded, resized, made floats, normalised."""
+
+    def __init__(self, photographs: Photographs):
+        self._photographs = photographs
+        self._transform = open_clip.image_transform(224, is_train=False)
+
+    def __len__(self) -> int:
+        return len(self._photographs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image, label = self._photographs[index]
+        return self._transform(image), label
+
+
+class Clock:
+    """Adds up the time spent in a function."""
+
+    def __init__(self, function: Callable):
+        self._function, self.seconds = function, 0.0
+
+    def __call__(self, *arguments: object) -> object:
+        started = time.perf_counter()
+        found = self._function(*arguments)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - started
+        return found
+
+
+def family_with(overrides: list[str], cache: Path, device: torch.device) -> tuple[ModelFamily, DictConfig]:
+    options = ["model=ViT-B-32", "model.pretrained=null", f"cache_dir={cache}", f"model_location={cache}", *overrides]
+    config = command_line.composed(options)
+    return command_line.build_family(config, device), config
+
+
+def decoding(task: Album, family: ModelFamily, console: Console) -> None:
+    started = time.perf_counter()
+    family.data_digest(task, "val")
+    ours = task.count / (time.perf_counter() - started)
+    loader = DataLoader(Preprocessed(task.examples("val").photographs), batch_size=64, num_workers=2)
+    started = time.perf_counter()
+    for _ in loader:
+        pass
+    theirs = task.count / (time.perf_counter() - started)
+    console.print(f"decoding to 224 pixels: {ours:.0f} images/s; a torchvision loader with 2 workers: {theirs:.0f}")
+
+
+def scoring(task: Album, family: ModelFamily, config: DictConfig, cache: Path, device: torch.device, console: Console) -> None:
+    """Ten coefficients of the sum of two random fine-tuned encoders, through the code that main.py searches with."""
+    pretrained, finetuned = clip_encoders(2)
+    names = {f"task{number}": path for number, path in enumerate(finetuned)}
+    checkpoints = open_all({"pretrained": pretrained, **names})
+    given = Ingredients(checkpoints.pop("pretrained"), checkpoints, family.depth, device, keep=True)
+    clock = Clock(family._features)
+    family._features = clock
+    scorer = Scorer(family, Cache(cache), command_line.batch_size_of(config, device), lambda what, done: None)
+    measured = Measurement(scorer, Cache(cache), {"task0": task}, {"task0": checkpoints["task0"]}, given, at_once=4)
+    method = command_line.build_method(command_line.composed(["method=sum"]))
+    family.prepare(task)
+    before = task.reads["images"]
+    started = time.perf_counter()
+    choose(method, method(given), COEFFICIENTS, measured, STRATEGIES["grid"])
+    seconds = time.perf_counter() - started
+    images = task.count * (len(COEFFICIENTS) + 1)
+    console.print(
+        f"{len(COEFFICIENTS)} coefficients and the fine-tuned reference on {task.count} images: {seconds:.1f} s, "
+        f"{images / seconds:.1f} images/s, {100 * clock.seconds / seconds:.1f} % of it in the model's forward pass; "
+        f"images decoded meanwhile: {task.reads['images'] - before}"
+    )
+
+
+def precisions(task: Album, cache: Path, device: torch.device, console: Console) -> None:
+    """Images/s of predictions alone on the device, after a warm-up pass, and how many differ from float32's."""
+    exact = None
+    for compiled in (False, True):
+        for precision in PRECISIONS:
+            family, config = family_with([f"precision={precision}", f"compile={str(compiled).lower()}"], cache, device)
+            torch.manual_seed(0)
+            weights = {key: torch.randn_like(leaf) * 0.02 for key, leaf in family.pretrained.items()}
+            family.prepare(task)
+            predict, size = family.predictor(weights), command_line.batch_size_of(config, device)
+            batches = [batch for span in family.spans(task, "val") for batch in family.batches(task, "val", size, span)]
+            batches = [batch for batch in batches if len(batch.labels) == size] * 10
+            predict(batches[0])
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            found = [predict(batch) for batch in batches]
+            torch.cuda.synchronize()
+            rate = len(batches) * size / (time.perf_counter() - started)
+            exact = exact or found
+            different = sum(int((ours != theirs).sum()) for ours, theirs in zip(found, exact))
+            console.print(
+                f"{precision}{', compiled' if compiled else ''}: {rate:.0f} images/s; "
+                f"{different} of {len(batches) * size} predictions differ from float32's"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=192)
+    options = parser.parse_args()
+    device, console = torch.device(options.device), Console(soft_wrap=True)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "photographs").mkdir()
+        cache = Path(folder) / "cache"
+        task = Album(Path(folder) / "photographs", options.images, Counter())
+        task.examples("val")
+        family, config = family_with([], cache, device)
+        decoding(task, family, console)
+        scoring(task, family, config, cache, device, console)
+        if device.type == "cuda":
+            precisions(task, cache, device, console)
+
+
+if __name__ == "__main__":
+    main()

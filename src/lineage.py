@@ -1,0 +1,71 @@
+"""Which benchmark a run's models, heads and data add up to, by their digests; and the sign that test data leaked.
+
+Two benchmarks can carry one name: the first published TALL checkpoints were tested on a split of DTD that they had been
+trained on. Numbers may share a table's column only where the digests agree; a name is a name for digests, never a guess.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+
+from src.errors import UserError
+from src.evaluate import Score
+
+UNKNOWN = "unknown"
+ANY = "any"  # the model name of entries that hold for every model
+SECTIONS = ("model", "pretrained", "finetuned", "heads", "data", "made_here")
+FAR, SURE = 0.05, 4  # a leak is suspected where test is above validation by so much, and by so many standard errors
+
+
+def read_manifests(paths: Iterable[Path]) -> list[tuple[str, dict]]:
+    """The benchmarks that manifests name, in order: {name: {model: {section: digests}}}, sections as in a lineage.
+
+    Raises UserError for files that are no such manifests.
+    """
+    entries, problems = [], []
+    for path in paths:
+        try:
+            found = yaml.safe_load(path.read_text()) or {}
+            for name, models in found.items():
+                for model, sections in (models or {}).items():
+                    strange = [section for section in sections if section not in SECTIONS]
+                    if strange:
+                        problems.append(f"{path}: {name}, {model} has {', '.join(strange)}; sections are {', '.join(SECTIONS)}")
+                entries.append((str(name), models or {}))
+        except (OSError, yaml.YAMLError, AttributeError, TypeError) as reason:
+            problems.append(f"{path} is no manifest of benchmarks ({reason}); see config/lineage.yaml")
+    if problems:
+        raise UserError(problems)
+    return entries
+
+
+def benchmark_of(lineage: Mapping, model: str, entries: Iterable[tuple[str, dict]]) -> str:
+    """The name of the first benchmark all of whose digests for this model agree; `unknown` if there is none."""
+    for name, models in entries:
+        for sections in (models.get(model), models.get(ANY)):
+            if sections and all(_agrees(lineage.get(section), known) for section, known in sections.items()):
+                return name
+    return UNKNOWN
+
+
+def _agrees(ours: object, known: object) -> bool:
+    """Whether everything of ours is known: of tables every task and split; of a list any one."""
+    if isinstance(ours, Mapping):
+        return isinstance(known, Mapping) and all(key in known and _agrees(ours[key], known[key]) for key in ours)
+    return ours in known if isinstance(known, list) else ours is not None and ours == known
+
+
+def leaks(validation: Mapping[str, Score], test: Mapping[str, Score]) -> list[str]:
+    """A warning for each task on which a fine-tuned model does far better on test data than on validation data."""
+    found = []
+    for task, score in test.items():
+        held_out = validation[task]
+        gap, error = score.accuracy - held_out.accuracy, math.sqrt(score.variance + held_out.variance)
+        if gap > FAR and gap > SURE * error:
+            found.append(
+                f"warning: the fine-tuned model gets {100 * score.accuracy:.1f} % of {task}'s test data and "
+                f"{100 * held_out.accuracy:.1f} % of its validation data right: it may have been trained on test data"
+            )
+    return found

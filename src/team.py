@@ -1,0 +1,114 @@
+"""The processes that share a run's work: one a GPU, started by torchrun or by world_size=N; usually just this one."""
+
+import datetime
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+Thing = TypeVar("Thing")
+PATIENCE = datetime.timedelta(days=7)  # one process may score for hours while the others wait
+GRACE = 30  # seconds a process has to end after it was told to
+
+
+@dataclass(frozen=True)
+class Team:
+    """`size` processes, of which this is number `rank`; `local` is its number on this machine."""
+
+    rank: int
+    size: int
+    local: int
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that speaks and writes."""
+        return self.rank == 0
+
+    def share(self, sizes: Sequence[int]) -> list[int]:
+        """The numbers of the jobs that are this process's, so that all have about equally much; in order."""
+        loads, mine = [0] * self.size, []
+        for number in sorted(range(len(sizes)), key=lambda job: (-sizes[job], job)):
+            laziest = loads.index(min(loads))
+            loads[laziest] += sizes[number]
+            if laziest == self.rank:
+                mine.append(number)
+        return sorted(mine)
+
+    def gathered(self, mine: Thing) -> list[Thing]:
+        """What every process has, by rank; waits for all."""
+        if self.size == 1:
+            return [mine]
+        everyone: list = [None] * self.size
+        dist.all_gather_object(everyone, mine)
+        return everyone
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = Team(rank=0, size=1, local=0)
+
+
+def join() -> Team:
+    """The team that torchrun's environment describes; this process alone without one."""
+    if not is_member():
+        return ALONE
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=PATIENCE)  # a few numbers a minute: no need for NCCL
+    team = Team(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(team.local % torch.cuda.device_count())
+    return team
+
+
+def is_member() -> bool:
+    """Whether torchrun, or another launcher that speaks its language, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+
+
+def is_leader() -> bool:
+    """Whether this process speaks for its team, also before it joined."""
+    return not is_member() or os.environ["RANK"] == "0"
+
+
+def launch(command: Sequence[str], size: int) -> int:
+    """Run `size` copies of `command` on this machine as one team; the exit status of the first that fails, or 0.
+
+    When one fails, or this process is told to stop, the others are stopped, too.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    threads = os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // size, 1)))
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": threads}
+    members: list[subprocess.Popen] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        for rank in range(size):
+            environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            members.append(subprocess.Popen(command, env=environment))
+        while True:
+            statuses = [member.poll() for member in members]
+            failed = [status for status in statuses if status]
+            if failed or None not in statuses:
+                return failed[0] if failed else 0
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for member in members:
+            member.terminate()
+        for member in members:
+            try:
+                member.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                member.kill()

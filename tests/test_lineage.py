@@ -1,0 +1,62 @@
+import pytest
+import yaml
+
+from src.errors import UserError
+from src.evaluate import Score
+from src.lineage import benchmark_of, leaks, read_manifests
+from tests.processes import ROOT
+
+LINEAGE = {
+    "model": "m",
+    "pretrained": "p",
+    "finetuned": {"DTD": "d1", "Cars": "c1"},
+    "heads": {"DTD": "h", "Cars": "i"},
+    "data": {"DTD": {"val": "v", "test": "t"}, "Cars": {"val": "w", "test": "u"}},
+    "made_here": False,
+}
+
+
+def named(*entries) -> str:
+    return benchmark_of(LINEAGE, "ViT-B-32", [(name, sections) for name, sections in entries])
+
+
+def test_a_benchmark_is_named_where_all_its_digests_agree():
+    known = {"finetuned": {"DTD": ["d0", "d1"], "Cars": "c1", "SVHN": "s"}, "data": LINEAGE["data"]}
+    assert named(("v1", {"ViT-B-32": {**known, "pretrained": "p"}})) == "v1"
+    assert named(("v1", {"any": known})) == "v1" and named(("v1", {"ViT-L-14": known})) == "unknown"
+    for other in (
+        {"finetuned": {"DTD": "d2", "Cars": "c1"}},  # another checkpoint
+        {"finetuned": {"DTD": "d1"}},  # a task of ours that it does not know
+        {"data": {"DTD": {"test": "t"}, "Cars": LINEAGE["data"]["Cars"]}},  # a split it does not know
+        {"pretrained": "q"},
+        {"made_here": True},
+        {},
+    ):
+        assert named(("v1", {"ViT-B-32": other})) == "unknown", other
+    assert named(("v1", {}), ("v2", {"any": {"pretrained": "p"}}), ("v3", {"any": {"pretrained": "p"}})) == "v2"
+    assert named() == "unknown"
+
+
+def test_the_shipped_manifest_knows_the_demo_and_what_was_trained_here():
+    entries = read_manifests([ROOT / "config" / "lineage.yaml"])
+    assert [name for name, _ in entries] == ["demo", "tall-v1", "tall-v2", "fusionbench", "own"]
+    demo = dict(entries)["demo"]["ViT-demo"]["pretrained"]
+    here = {**LINEAGE, "made_here": True}
+    assert benchmark_of({**here, "pretrained": demo}, "ViT-demo", entries) == "demo"
+    assert benchmark_of(here, "ViT-demo", entries) == benchmark_of(here, "ViT-B-32", entries) == "own"
+    assert benchmark_of({**LINEAGE, "pretrained": demo}, "ViT-demo", entries) == "unknown"
+
+
+def test_a_manifest_that_is_none_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"mine": {"ViT-B-32": {"finetund": {}}}}))
+    (tmp_path / "b.yaml").write_text("- not\n- a table\n")
+    with pytest.raises(UserError) as caught:
+        read_manifests([tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "none.yaml"])
+    assert [name in problem for name, problem in zip(("finetund", "b.yaml", "none.yaml"), caught.value.problems)] == [True] * 3
+
+
+def test_a_leaked_test_split_is_warned_of():
+    validation = {"DTD": Score(293, 376), "Cars": Score(600, 814), "Small": Score(3, 4)}
+    test = {"DTD": Score(1842, 1880), "Cars": Score(6100, 8041), "Small": Score(10, 10)}
+    (warning,) = leaks(validation, test)  # DTD 98 against 78; Cars 76 against 74; Small too small to say
+    assert "DTD" in warning and "98.0" in warning and "77.9" in warning
