@@ -25,6 +25,7 @@ from src.data.task import Task
 from src.errors import UserError, raise_any
 from src.merging.method import Method, is_number
 from src.models.family import ModelFamily
+from src.published import Published, own_place
 from src.results import Result
 from src.saving import check_target, size_of
 from src.state_dict import StateDict
@@ -204,11 +205,10 @@ def selected_tasks(config: DictConfig) -> list[Task]:
     return find_tasks(names)
 
 
-def checkpoint_path(config: DictConfig, task: str) -> Path:
-    """Where a task's fine-tuned weights are, or where fine-tuning puts them; published sets are .pt files."""
-    folder = models_folder(config) / f"{task}Val"
-    names = [folder / f"nonlinear_finetuned{suffix}" for suffix in (".safetensors", ".pt")]
-    return next((name for name in names if name.exists()), names[0])
+def checkpoint_path(config: DictConfig, task: str, mode: str = "nonlinear") -> Path:
+    """Where a task's fine-tuned weights are, ours or published ones, or where fine-tuning puts them."""
+    models = Path(config.model_location).expanduser()
+    return Published(models, config.model.name).finetuned(task, mode) or own_place(models, config.model.name, task, mode)
 
 
 def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> None:
@@ -340,7 +340,8 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         pause = {"mininterval": 0.2} if sys.stderr.isatty() else {"mininterval": 30, "delay": 30}
-        self._bar: Any = tqdm(total=self.total, unit=self.unit, leave=False, dynamic_ncols=True, **pause)
+        scale = {"unit": self.unit, "unit_scale": self.unit == "B"}
+        self._bar: Any = tqdm(total=self.total, leave=False, dynamic_ncols=True, **scale, **pause)
         return self
 
     def __exit__(self, *_: object) -> None:
