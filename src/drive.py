@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import require_room
+from src.files import FULL
 
 FOLDERS = {
     ("checkpoints", "ViT-B-32"): "16xmoeMqNf1JlICqjMUEgHiH6mHn0G1f0",
@@ -27,16 +27,18 @@ def fetch_folder(identity: str, folder: Path) -> None:
         gdown = importlib.import_module("gdown")
     except ImportError as reason:
         raise UserError(
-            f"--source=drive needs gdown: pip install 'gdown>=6'; or leave --source out for Hugging Face; or open {by_hand}"
+            f"--source=drive needs gdown: pip install 'gdown>=6.5'; or leave --source out for Hugging Face; or open {by_hand}"
         ) from reason
-    require_room(folder, 0)
     try:
         gdown.download_folder(id=identity, output=str(folder), resume=True, retries=RETRIES)
     except Exception as reason:  # requests' errors, gdown's, and those of parsing a page that Drive changed
-        if isinstance(reason, OSError) and reason.errno is not None and not isinstance(reason, ConnectionError):
-            raise
-        said = " ".join(str(reason).split())[:300]
+        if isinstance(reason, OSError) and reason.errno in FULL:
+            raise UserError(f"no room left in {folder}; free some and run this again: it goes on where it stopped") from reason
+        refused = type(reason).__module__.split(".")[0] != "requests"
+        what = "did not give all files" if refused else "cannot be reached"
+        limits = "it limits how often a file may be downloaded in a day, so " if refused else ""
+        said = " ".join(str(reason).split())[:160]
         raise UserError(
-            f"Google Drive did not give all files ({type(reason).__name__}: {said}). It limits how often a file may be "
-            f"downloaded in a day: run this again later, and it goes on where it stopped; or open {by_hand}"
+            f"Google Drive {what} ({type(reason).__name__}: {said}): {limits}run this again later, and it goes on where it "
+            f"stopped; or open {by_hand}"
         ) from reason

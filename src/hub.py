@@ -4,10 +4,7 @@ The client library starts an interrupted file anew (since version 1 its drafts a
 here: an L/14 encoder is more than a gigabyte, and a folder of twenty is more than an evening.
 """
 
-import contextlib
-import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -19,13 +16,13 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import are_progress_bars_disabled, build_hf_headers, disable_progress_bars, enable_progress_bars
 
 from src.errors import UserError, raise_any
-from src.files import require_room, write_json
-from src.hub_errors import as_sentences
-from src.verification import Expected, is_file, unchanged
+from src.fetched import Record
+from src.files import require_room
+from src.hub_errors import as_sentences, is_interruption
+from src.verification import Expected, is_file
 
-RECORD, LOCK, DRAFT = ".fetched.json", ".fetching.lock", ".incomplete"
+LOCK, DRAFT = ".fetching.lock", ".incomplete"
 BAR = "huggingface_hub.http_get"
-PAUSE = 5.0  # seconds between two writings of the record, which is long where a repository has many files
 
 
 def fetch(
@@ -51,7 +48,7 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     api = HfApi(endpoint=endpoint)
     with FileLock(folder / LOCK), as_sentences(repository, kind, patterns, folder, api.endpoint):
-        record = _Record(folder, f"{kind} {repository}")
+        record = Record(folder, f"{kind} {repository}")
         if not record.is_of(revision):
             record.start(*_listed(api, repository, kind, revision))
         wanted = {path: file for path, file in record.files.items() if any(fnmatchcase(path, pattern) for pattern in patterns)}
@@ -71,52 +68,6 @@ def fetch(
     return record.commit
 
 
-class _Record:
-    """What a folder remembers of a repository: its commit, the files that has, and those that were verified here."""
-
-    def __init__(self, folder: Path, name: str):
-        self._folder, self._name, self._written = folder, name, time.monotonic()
-        try:
-            self._all = json.loads((folder / RECORD).read_text())
-            own = self._all.get(name, {})
-            self.files = {path: Expected(*facts) for path, facts in own.get("files", {}).items()}
-            self.verified = dict(own.get("verified", {}))
-            self.commit = own.get("commit")
-        except (OSError, ValueError, TypeError, AttributeError):  # none yet, or spoiled: everything is verified again
-            self._all, self.files, self.verified, self.commit = {}, {}, {}, None
-
-    def is_of(self, revision: str | None) -> bool:
-        return self.commit is not None and revision in (None, self.commit)
-
-    def start(self, commit: str, files: dict[str, Expected]) -> None:
-        self.commit, self.files = commit, files
-
-    def is_verified(self, path: str) -> bool:
-        return unchanged(self._folder / path, self.files[path], self.verified.get(path))
-
-    def note(self, path: str) -> None:
-        state = (self._folder / path).stat()
-        self.verified[path] = [state.st_size, state.st_mtime_ns, self.files[path].digest]
-        if time.monotonic() > self._written + PAUSE:
-            self._write()
-
-    @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        self._write()  # before any file, so that a killed run has its commit
-        try:
-            yield
-        finally:
-            self._write()
-
-    def _write(self) -> None:
-        files = {path: [file.size, file.digest] for path, file in self.files.items()}
-        own = {"commit": self.commit, "files": files, "verified": self.verified}
-        if self._all.get(self._name) != own:
-            self._all[self._name] = {**own, "verified": dict(self.verified)}
-            write_json(self._folder / RECORD, self._all)
-        self._written = time.monotonic()
-
-
 def _listed(api: HfApi, repository: str, kind: str, revision: str | None) -> tuple[str, dict[str, Expected]]:
     """The commit of a revision, and its files."""
     commit = api.repo_info(repository, repo_type=kind, revision=revision).sha
@@ -131,7 +82,7 @@ def _listed(api: HfApi, repository: str, kind: str, revision: str | None) -> tup
     return commit, files
 
 
-def _missing(folder: Path, wanted: dict[str, Expected], record: _Record) -> dict[str, Expected]:
+def _missing(folder: Path, wanted: dict[str, Expected], record: Record) -> dict[str, Expected]:
     """The files to download. Raises UserError for all that are there, are others, and were not fetched by us."""
     missing, strangers = {}, []
     for path, file in wanted.items():
@@ -150,18 +101,14 @@ def _missing(folder: Path, wanted: dict[str, Expected], record: _Record) -> dict
 def _download(url: str, target: Path, path: str, file: Expected, report: Callable[[str, int], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft(target, file)
-    done = _draft_size(draft)
-    report(path, done)
-    quiet = are_progress_bars_disabled(BAR)
-    disable_progress_bars(BAR)
-    try:
-        if done < file.size or not draft.exists():
-            headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a range of compressed bytes would not fit on
-            with draft.open("ab") as handle:
-                http_get(url, _Counted(handle, path, report), resume_size=done, headers=headers, expected_size=file.size)
-    finally:
-        if not quiet:
-            enable_progress_bars(BAR)
+    report(path, _draft_size(draft))
+    while not draft.exists() or _draft_size(draft) < file.size:
+        before = _draft_size(draft)
+        try:
+            _continue(url, draft, path, file.size, report)
+        except Exception as reason:
+            if not is_interruption(reason) or _draft_size(draft) == before:
+                raise
     if not is_file(draft, file):
         draft.unlink()
         raise UserError(
@@ -169,6 +116,18 @@ def _download(url: str, target: Path, path: str, file: Expected, report: Callabl
             f"happens again, tell who runs {url.split('/', 3)[2]}"
         )
     draft.replace(target)
+
+
+def _continue(url: str, draft: Path, path: str, size: int, report: Callable[[str, int], None]) -> None:
+    quiet = are_progress_bars_disabled(BAR)
+    disable_progress_bars(BAR)  # the caller draws one of all files
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a range of compressed bytes would not fit on
+    try:
+        with draft.open("ab") as handle:
+            http_get(url, _Counted(handle, path, report), resume_size=_draft_size(draft), headers=headers, expected_size=size)
+    finally:
+        if not quiet:
+            enable_progress_bars(BAR)
 
 
 class _Counted:

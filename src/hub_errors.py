@@ -1,7 +1,6 @@
 """What goes wrong between us and a Hub, in sentences."""
 
 import contextlib
-import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from huggingface_hub.errors import (
 )
 
 from src.errors import UserError
+from src.files import FULL
 
 CARRIERS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # as the client's version has it
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -48,9 +47,15 @@ def as_sentences(repository: str, kind: str, patterns: Sequence[str], folder: Pa
     except Exception as reason:
         if isinstance(reason, OSError) and reason.errno in FULL:
             raise UserError(f"no room left in {folder} ({reason.strerror}); free some: it goes on where it stopped") from reason
-        carried = type(reason).__module__.split(".")[0] in CARRIERS or isinstance(reason, ConnectionError | TimeoutError)
-        if not carried and "Consistency check" not in str(reason):
+        if not is_interruption(reason):
             raise
         said = (str(reason).splitlines() or [type(reason).__name__])[0]
         what = f"{endpoint} cannot be reached, or stopped half-way ({said})"
         raise UserError(f"{what}; try again: it goes on where it stopped; {by_hand}") from reason
+
+
+def is_interruption(reason: Exception) -> bool:
+    """Whether the network failed, which may be better in a moment."""
+    carried = type(reason).__module__.split(".")[0] in CARRIERS or isinstance(reason, ConnectionError | TimeoutError)
+    cut_short = isinstance(reason, OSError) and "Consistency check" in str(reason)
+    return cut_short or (carried and not isinstance(reason, HfHubHTTPError | OfflineModeIsEnabled))

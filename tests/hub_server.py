@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
@@ -26,7 +26,7 @@ def git_name(content: bytes) -> str:
 @dataclass
 class Hub:
     """repositories: files by path, by commit, by `models/owner/name`; the last commit is main's. Faults hold for one
-    request each: cut, the bytes after which a path's connection drops; failing, the statuses of a path's next answers (200: as it should be)."""
+    request each: cut, the bytes after which a path's connection drops (once `go_on` is set); failing, the statuses of a path's next answers (200: as it should be)."""
 
     repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
@@ -34,8 +34,10 @@ class Hub:
     cut: dict[str, int] = field(default_factory=dict)
     failing: dict[str, list[int]] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # of files: path and Range
+    ranges: bool = True
     sent: int = 0
     asked: int = 0
+    go_on: Event = field(default_factory=Event)
     address: str = ""
 
     def add(self, name: str, files: dict[str, bytes], kind: str = "models") -> str:
@@ -53,6 +55,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
+    hub.go_on.set()
     hub.address = f"http://127.0.0.1:{server.server_port}"
     try:
         yield hub
@@ -118,6 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((path, wanted))
         if self.hub.failing.get(path) and (status := self.hub.failing[path].pop(0)) != 200:
             return self._answer(status, {"error": "out of order"})
+        wanted = wanted if self.hub.ranges else None
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
         if path in self.hub.spoiled:
             content = bytes(len(content))
@@ -133,6 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.sent += end - start
         if end < len(content):
             self.wfile.flush()
+            self.hub.go_on.wait(60)
             self.close_connection = True
             self.connection.close()
 

@@ -12,6 +12,7 @@ FLOORS = [
     {
         "src.drive",
         "src.errors",
+        "src.fetched",
         "src.files",
         "src.hub",
         "src.hub_errors",

@@ -2,11 +2,16 @@
 
 import errno
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
 from src.errors import UserError
-from src.hub import RECORD, fetch
+from src.fetched import RECORD
+from src.hub import fetch
+from tests.conftest import ROOT
 from tests.hub_server import Hub, serving
 
 NAME = "someone/weights"
@@ -73,6 +78,34 @@ def test_an_interrupted_file_goes_on_in_a_later_run(hub, tmp_path, pieces):
     get(hub, tmp_path, report=lambda path, done: told.append(done))
     assert hub.requests[0] == ("a/ViT-B-32/big.pt", "bytes=200000-") and hub.sent == len(BIG) + 2 == sum(told)
     assert (tmp_path / "a/ViT-B-32/big.pt").read_bytes() == BIG and not list(tmp_path.rglob("*.incomplete"))
+
+
+def test_a_server_that_sends_no_ranges_sends_all_again(hub, tmp_path, pieces):
+    hub.cut["a/ViT-B-32/big.pt"] = 200_000
+    hub.ranges = False
+    told: list[int] = []
+    get(hub, tmp_path, report=lambda path, done: told.append(done))
+    assert (tmp_path / "a/ViT-B-32/big.pt").read_bytes() == BIG
+    assert hub.sent == 200_000 + len(BIG) + 2 and sum(told) == len(BIG) + 2
+
+
+def test_a_killed_run_loses_only_what_the_client_had_in_hand(hub, tmp_path):
+    long = os.urandom(2**20) * 22
+    hub.add("someone/long", {"long.pt": long})
+    hub.cut["long.pt"] = 21 * 2**20
+    hub.go_on.clear()
+    command = "import sys; from pathlib import Path; from src.hub import fetch; fetch('someone/long', 'model', ['*.pt'], Path('.'), endpoint=sys.argv[1])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", command, hub.address], cwd=tmp_path, env=environment)
+    while not any(draft.stat().st_size >= 2 * 10 * 2**20 for draft in tmp_path.glob(".*.incomplete")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    hub.go_on.set()
+    commit = get(hub, tmp_path, ("*.pt",), name="someone/long")
+    assert hub.requests[-1] == ("long.pt", f"bytes={2 * 10 * 2**20}-") and (tmp_path / "long.pt").read_bytes() == long
+    assert commit in (tmp_path / RECORD).read_text()
 
 
 @pytest.mark.parametrize("path", ["a/ViT-B-32/big.pt", "a/ViT-B-32/small.json"])
