@@ -55,11 +55,14 @@ class Published:
     @cached_property
     def _files(self) -> list[Path]:
         """All files below folders of the model's name, those with the shortest paths first."""
-        found = []
-        for folder, folders, names in os.walk(self._models):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            if self._model in Path(folder).relative_to(self._models).parts:
+        found, seen = [], set()
+        for folder, folders, names in os.walk(self._models, followlinks=True):
+            own = self._model in Path(folder).relative_to(self._models).parts
+            place = (own, os.path.realpath(folder))
+            folders[:] = [name for name in folders if not name.startswith(".") and place not in seen]
+            if own and place not in seen:
                 found += [Path(folder, name) for name in names if not name.startswith(".")]
+            seen.add(place)
         return sorted(found, key=lambda path: (len(path.parts), path))
 
 

@@ -21,6 +21,7 @@ FLOORS = [
         "src.pickled_modules",
         "src.pickled_weights",
         "src.pickles",
+        "src.stand_ins",
         "src.state_dict",
         "src.torch_files",
         "src.verification",

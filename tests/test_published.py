@@ -67,6 +67,16 @@ def test_our_own_places_come_first_and_safetensors_before_pickles(tmp_path):
     assert own_place(tmp_path, MODEL, "MNIST") == Published(tmp_path, MODEL).finetuned("MNIST")
 
 
+def test_linked_folders_are_looked_through_once(tmp_path):
+    published_set(tmp_path / "disk")
+    (tmp_path / "models" / "deep").mkdir(parents=True)
+    (tmp_path / "models" / MODEL).symlink_to(tmp_path / "disk" / "single_task" / MODEL)
+    (tmp_path / "models" / "deep" / "up").symlink_to(tmp_path / "models")
+    published = Published(tmp_path / "models", MODEL)
+    assert published.finetuned("SVHN") == tmp_path / "models" / MODEL / "SVHNVal" / "nonlinear_finetuned.pt"
+    assert published.zeroshot() == tmp_path / "models" / MODEL / "MNISTVal" / "nonlinear_zeroshot.pt"
+
+
 def test_main_reads_checkpoints_where_the_download_put_them(tmp_path):
     model = published_set(tmp_path / "nik-dim" / "tall_masks")
     config = command_line.composed([f"model_location={tmp_path}"])
