@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from src import published
 from src.checkpoints import INDEX, PICKLED, SHARED, STARTING, TASKS, open_checkpoint
 from src.data.catalogue import find_tasks
 from src.data.task import Task
@@ -34,6 +32,7 @@ from src.merging.method import Method, is_number
 from src.models.family import PRECISIONS, ModelFamily
 from src.models.heads import Heads
 from src.pixels import PixelStore
+from src.published import Published, own_place
 from src.results import Result
 from src.saving import check_target, size_of
 from src.search import STRATEGIES
@@ -248,7 +247,7 @@ def build_family(config: DictConfig, device: torch.device, report: Report = lamb
     """The model with its pre-trained weights; `report` is told what is decoded for it."""
     gigabytes = config.pixel_cache_gb * 10**9
     workers = config.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    reference = published.zeroshot(models_folder(config))
+    reference = published_of(config).zeroshot()
     make = instantiate(config.model.family, _partial_=True)  # what Hydra is handed it turns into configuration
     return make(
         name=config.model.name,
@@ -262,7 +261,11 @@ def build_family(config: DictConfig, device: torch.device, report: Report = lamb
 
 
 def heads_of(config: DictConfig) -> Heads:
-    return Heads(models_folder(config), partial(published.head, models_folder(config)), config.heads.source, config.heads.parity)
+    return Heads(models_folder(config) / "heads", published_of(config).head, config.heads.source, config.heads.parity)
+
+
+def published_of(config: DictConfig) -> Published:
+    return Published(Path(config.model_location).expanduser(), config.model.name)
 
 
 def batch_size_of(config: DictConfig, device: torch.device) -> int:
@@ -297,11 +300,20 @@ def selected_tasks(config: DictConfig) -> list[Task]:
     return find_tasks(names)
 
 
-def checkpoint_path(config: DictConfig, task: str) -> Path:
-    """Where a task's fine-tuned weights are, or where fine-tuning puts them; published sets are .pt files."""
-    folder = models_folder(config) / f"{task}Val"
-    names = [folder / f"nonlinear_finetuned{suffix}" for suffix in (".safetensors", ".pt")]
-    return next((name for name in names if name.exists()), names[0])
+def checkpoint_path(config: DictConfig, task: str, mode: str = "nonlinear") -> Path:
+    """Where a task's fine-tuned weights are, ours or published ones, or where fine-tuning puts them."""
+    return checkpoint_paths(config, [task], mode)[task]
+
+
+def checkpoint_paths(config: DictConfig, tasks: Iterable[str], mode: str = "nonlinear") -> dict[str, Path]:
+    """As `checkpoint_path`, for several tasks: those named in finetuned= lie there."""
+    models, given, published = Path(config.model_location).expanduser(), config.finetuned or {}, published_of(config)
+    return {
+        task: Path(str(given[task])).expanduser()
+        if task in given
+        else published.finetuned(task, mode) or own_place(models, config.model.name, task, mode)
+        for task in tasks
+    }
 
 
 def check_inputs(config: DictConfig, tasks: list[Task]) -> None:
@@ -466,7 +478,8 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         pause = {"mininterval": 0.2} if sys.stderr.isatty() else {"mininterval": 30, "delay": 30}
-        self._bar: Any = tqdm(total=self.total, unit=self.unit, leave=False, disable=self.silent, dynamic_ncols=True, **pause)
+        scale = {"unit": self.unit, "unit_scale": self.unit == "B"}
+        self._bar: Any = tqdm(total=self.total, leave=False, disable=self.silent, dynamic_ncols=True, **scale, **pause)
         return self
 
     def __exit__(self, *_: object) -> None:

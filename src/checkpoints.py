@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 
 import safetensors
-import torch
 from torch import Tensor
 
 from src.compact import MASK, Compact, parts_of
 from src.errors import UserError, raise_any
+from src.linearized import REFERENCE
+from src.pickled_weights import read_weights
 from src.state_dict import StateDict, added, moves_of, outline
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -73,7 +74,9 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """A checkpoint from a `.safetensors` or `.pt` file, an index json, or a folder that holds either; `BUNDLE/TASK` is the
     model of a task, rebuilt from a bundle an entry at a time.
 
-    Raises UserError if a file is missing, truncated, or holds anything but tensors; nothing in a file is executed.
+    Modules that were saved whole are read as their state dicts, linearized checkpoints as what was fine-tuned (see
+    `open_reference`). Raises UserError if a file is missing, truncated, or asks for anything but tensors and modules;
+    nothing in a file is executed.
     """
     path = Path(path)
     if not path.exists() and path.name not in (STARTING, SHARED, TASKS) and "facts" in metadata_of(path.parent / TASKS):
@@ -83,6 +86,17 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     target = _in_folder(path) if path.is_dir() else path
     files = _indexed(target) if target.name.endswith(INDEX) else [target]
     return Checkpoint(path, {file: _open_file(file) for file in files})
+
+
+def open_reference(path: str | os.PathLike) -> Checkpoint:
+    """The model that a linearized `.pt` checkpoint is linear around, which its file holds beside the fine-tuned one.
+
+    Raises UserError if the file is no such checkpoint.
+    """
+    path = Path(path)
+    if path.suffix not in PICKLED or not path.is_file():
+        raise UserError(f"{path} is no linearized checkpoint of the tangent line (a .pt file), so it holds no reference")
+    return Checkpoint(path, {path: read_weights(path, REFERENCE)})
 
 
 def open_all(paths: Mapping[str, str | os.PathLike]) -> dict[str, Checkpoint]:
@@ -165,43 +179,15 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def _open_file(path: Path) -> Mapping[str, Tensor]:
-    advice = "it is truncated or no such file; copy or download it again"
     if path.suffix == ".safetensors":
         try:
             return _Mapped(path)
         except (safetensors.SafetensorError, OSError) as reason:
-            raise UserError(f"{path} cannot be read as safetensors ({reason}): {advice}") from reason
+            said = f"{path} cannot be read as safetensors ({reason}): it is truncated or no such file; copy or download it again"
+            raise UserError(said) from reason
     if path.suffix not in PICKLED:
         raise UserError(f"{path} is neither .safetensors nor one of {', '.join(PICKLED)}")
-    try:
-        loaded = _load_pickled(path)
-    except Exception as reason:  # torch raises half a dozen kinds here, all of which mean an unreadable file
-        said = str(reason)
-        if "Unsupported global" in said or "Unsupported class" in said or "Unsupported operand" in said:
-            what = next((line.strip() for line in said.splitlines() if "Unsupported" in line), said)
-            raise UserError(
-                f"{path} holds more than tensors, and nothing in it was run ({what}); "
-                "save the state dict alone: torch.save(model.state_dict(), ...)"
-            ) from reason
-        raise UserError(f"{path} cannot be read by torch.load ({said.splitlines()[0][:160]}): {advice}") from reason
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, Mapping):
-        raise UserError(f"{path} holds a {type(loaded).__name__}, not a dict of tensors")
-    strangers = [str(key) for key, leaf in loaded.items() if not isinstance(leaf, Tensor)]
-    if strangers:
-        raise UserError(f"{path} is not a dict of tensors only: {', '.join(strangers[:3])} are something else")
-    return loaded
-
-
-def _load_pickled(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except RuntimeError as reason:
-        if "mmap can only be used" not in str(reason):
-            raise
-        return torch.load(path, map_location="cpu", weights_only=True)  # files from before torch 1.6 cannot be mapped
+    return read_weights(path)
 
 
 def metadata_of(path: Path) -> dict[str, str]:

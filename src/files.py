@@ -12,6 +12,8 @@ from pathlib import Path
 
 from src.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write meets where no room is left
+
 _numbers = itertools.count()
 _open_drafts: set[Path] = set()
 _cleared: set[Path] = set()
@@ -84,7 +86,7 @@ def _room_problems(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as reason:
-        if reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if reason.errno in FULL:
             said = f"no room left while writing {path} ({reason.strerror}); free some or choose another place"
             raise UserError(said) from reason
         raise

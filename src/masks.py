@@ -15,6 +15,7 @@ from src.checkpoints import TASKS, facts_in, open_checkpoint
 from src.compact import Compact, pack, packed_size, parts_of, unpack
 from src.errors import UserError
 from src.pickles import read_arrays
+from src.published import Published
 from src.saving import save_file
 from src.state_dict import Lazy, StateDict, digest
 
@@ -104,11 +105,12 @@ def open_masks(path: Path, made_of: MadeOf, shapes: StateDict) -> SavedMasks:
 
 
 def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Sequence[float]) -> SavedMasks:
-    """The masks under `folder` that fit: those chosen from this grid, else any of ours, else published ones.
+    """The masks of a model that fit: those chosen from this grid, else any of ours, else published ones.
 
-    Raises UserError with a reason for each file if none does.
+    folder: the model's own; published masks are found below it, and below other folders of its name beside it (see
+    `Published`). Raises UserError with a reason for each file if none does.
     """
-    published = [path for path in sorted(folder.rglob("TALL_mask*.npy"))
+    published = [path for path in Published(folder.parent, folder.name).masks()
                  if made_of.base == (TIES if "use_ties" in path.name else SUM)]  # fmt: skip
     problems: list[str] = []
     for paths in (sorted((folder / MASKS).glob("*.safetensors")), published):
@@ -120,7 +122,9 @@ def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Se
                 problems += reason.problems
         for saved in sorted(fitting, key=lambda saved: saved.chosen_from != list(chosen_from)):
             return saved
-    raise UserError(problems or f"there are no masks under {folder}; leave method.load_mask out to make them")
+    raise UserError(
+        problems or f"there are no masks of {folder.name} under {folder.parent}; leave method.load_mask out to make them"
+    )
 
 
 def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, StateDict]:

@@ -209,7 +209,7 @@ def test_masks_of_the_same_choice_are_found_before_others(tmp_path):
     assert first != chosen
     assert find_masks(tmp_path, OURS, made.outline, (0.2, 0.4)).path == chosen
     assert find_masks(tmp_path, OURS, made.outline, (0.9, 1.0)).path in (first, chosen)
-    with pytest.raises(UserError, match="no masks under"):
+    with pytest.raises(UserError, match="no masks of elsewhere under"):
         find_masks(tmp_path / "elsewhere", OURS, made.outline, (0.2,))
 
 

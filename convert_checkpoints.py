@@ -1,0 +1,47 @@
+"""Turn published checkpoints and heads (.pt) into safetensors, once.
+
+    python convert_checkpoints.py checkpoints                        beside the originals
+    python convert_checkpoints.py downloads --output=checkpoints     elsewhere, in the same folders
+    python convert_checkpoints.py checkpoints --remove               and remove each original once its copy is compared
+
+What is converted already is skipped. Nothing in a file is executed. Masks stay as they are: published ones do not say
+which checkpoints they were made of, and main.py reads them so.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import command_line
+from src.conversion import convert, is_same, pickled_files
+from src.errors import UserError, raise_any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="with .pt files in it, at any depth")
+    parser.add_argument("--output", type=Path, help="where to write; default: beside each file")
+    parser.add_argument("--remove", action="store_true", help="remove each original whose conversion equals it to the bit")
+    options = parser.parse_args()
+    folder = options.folder.expanduser()
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; name the one that holds the checkpoints")
+    output = (options.output or folder).expanduser()
+    sources = pickled_files(folder)
+    if not sources:
+        print(f"{folder} holds no .pt files to convert")
+    problems: list[str] = []
+    for source in sources:
+        target = (output / source.relative_to(folder)).with_suffix(".safetensors")
+        try:
+            written = convert(source, target)
+            print(f"{source} -> {', '.join(map(str, written))}" if written else f"{source} is converted already", flush=True)
+            if options.remove and is_same(source, target):
+                source.unlink()
+        except (UserError, OSError) as reason:
+            problems += command_line.plain(reason) or [str(reason)]
+    raise_any(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run_plainly(main))

@@ -1,0 +1,75 @@
+"""Download the published checkpoints of the twenty image tasks, with their heads, or their TALL masks.
+
+    python download_checkpoints.py --model=ViT-B-32 --kind=checkpoints
+    python download_checkpoints.py --model=ViT-L-14 --kind=tall_masks
+    python download_checkpoints.py --model=ViT-B-16 --kind=checkpoints --source=drive      needs gdown
+
+They come to the folder that main.py reads (--model-location) and are used there as they lie. What was interrupted goes
+on where it stopped; what is there is not fetched again. HF_ENDPOINT names a mirror of the Hub.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import command_line
+from src.checkpoints import open_all
+from src.drive import FOLDERS, fetch_folder
+from src.errors import raise_any
+from src.hub import fetch
+from src.pickles import read_arrays
+from src.published import Published
+
+REPOSITORY = "nik-dim/tall_masks"
+PATTERNS = {"ViT-B-32": "*32*", "ViT-B-16": "*16*", "ViT-L-14": "*14*"}
+ENDINGS = {"checkpoints": (".pt", ".safetensors"), "tall_masks": (".npy",)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, choices=list(PATTERNS))
+    parser.add_argument("--kind", required=True, choices=list(ENDINGS))
+    parser.add_argument("--source", default="hub", choices=["hub", "drive"], help="Hugging Face, or Google Drive")
+    parser.add_argument("--model-location", type=Path, default=Path("checkpoints"), help="as main.py's model_location")
+    options = parser.parse_args()
+    models = options.model_location.expanduser()
+    if options.source == "drive":
+        place = models / options.model if options.kind == "checkpoints" else models / "tall_masks" / options.model
+        fetch_folder(FOLDERS[options.kind, options.model], place)
+    else:
+        patterns = [PATTERNS[options.model] + ending for ending in ENDINGS[options.kind]]
+        with command_line.Progress(unit="B") as progress:
+            commit = fetch(REPOSITORY, "model", patterns, models / REPOSITORY, plan=progress.plan, report=progress.report)
+        print(f"{REPOSITORY} at {commit}: {models / REPOSITORY}")
+    published = Published(models, options.model)
+    (check_masks if options.kind == "tall_masks" else check_checkpoints)(published, options.model)
+
+
+def check_checkpoints(published: Published, model: str) -> None:
+    """Open everything that was found; UserError with what cannot be opened and what is missing."""
+    tasks = list(command_line.composed(["tasks=vision"]).tasks.names)
+    found = {f"{task}'s encoder": path for task in tasks if (path := published.finetuned(task))}
+    found |= {f"{task}'s head": path for task in tasks if (path := published.head(task))}
+    zeroshot = published.zeroshot()
+    open_all({**found, **({"zero-shot": zeroshot} if zeroshot else {})})
+    print(f"{model}: {len(found)} of {2 * len(tasks)} encoders and heads are there, and all of them open")
+    print(f"the model they start from: {zeroshot or 'none among them; it is the one open_clip calls openai'}")
+    raise_any(
+        f"no {what} of {model} was found for {', '.join(lacking)}; run this again, take the other --source, or make the encoders "
+        f"with python finetune.py --model={model} --train-dataset={lacking[0]}"
+        for what, lacking in published.missing(tasks).items()
+        if lacking
+    )
+
+
+def check_masks(published: Published, model: str) -> None:
+    """Read every mask file that was found; UserError if there is none, or one cannot be read."""
+    masks = published.masks()
+    raise_any([] if masks else [f"there are no TALL masks of {model} in what was downloaded"])
+    for path in masks:
+        tasks = read_arrays(path)
+        print(f"{path}: masks of {len(tasks)} tasks")
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run_plainly(main))

@@ -1,0 +1,35 @@
+"""Whether a file on disk has the contents that a repository says it has."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+PIECE = 2**22
+
+
+@dataclass(frozen=True)
+class Expected:
+    """size: in bytes; digest: `sha256:...` of large files, `git:...` (the sha1 that git names contents by) of others."""
+
+    size: int
+    digest: str
+
+
+def is_file(path: Path, expected: Expected) -> bool:
+    """Reads the whole file, unless its size is another."""
+    if path.stat().st_size != expected.size:
+        return False
+    kind, _, digest = expected.digest.partition(":")
+    found = hashlib.sha256() if kind == "sha256" else hashlib.sha1(f"blob {expected.size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            found.update(piece)
+    return found.hexdigest() == digest
+
+
+def unchanged(path: Path, expected: Expected, verified: list | None) -> bool:
+    """Whether a file is as it was when it was verified: [size, time of change, digest]. Reads nothing of it."""
+    if verified is None or not path.is_file():
+        return False
+    state = path.stat()
+    return verified == [state.st_size, state.st_mtime_ns, expected.digest]

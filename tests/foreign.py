@@ -1,0 +1,86 @@
+"""Save modules as other people's code did: classes of module paths that exist while a file is written, and no longer."""
+
+import contextlib
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import nn
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 24, "heads": 2, "layers": 1},
+}
+
+
+def tiny_clip(seed: int = 0, **changes: object) -> open_clip.CLIP:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return open_clip.CLIP(**{**TINY, **changes})
+
+
+class ImageEncoder(nn.Module):
+    def __init__(self, model: nn.Module, keep_lang: bool = False):
+        super().__init__()
+        self.model = model
+        self.val_preprocess = open_clip.image_transform(16, is_train=False)  # as real files have it beside the weights
+        self.cache_dir = None
+        if not keep_lang:
+            del model.transformer
+
+
+class ClassificationHead(nn.Linear):
+    def __init__(self, weight: torch.Tensor):
+        super().__init__(*reversed(weight.shape))
+        self.normalize = True
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(len(weight)))
+
+
+@contextlib.contextmanager
+def elsewhere(module: str, *classes: type) -> Iterator[None]:
+    """In the block, these classes are pickled as those of `module`, which exists in it alone."""
+    names = [".".join(module.split(".")[: n + 1]) for n in range(module.count(".") + 1)]
+    made = [name for name in names if name not in sys.modules]
+    sys.modules.update({name: types.ModuleType(name) for name in made})
+    before = {cls: cls.__module__ for cls in classes}
+    try:
+        for cls in classes:
+            setattr(sys.modules[module], cls.__name__, cls)
+            cls.__module__ = module
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Couldn't retrieve source code")  # which the old form puts beside a class
+            yield
+    finally:
+        for cls, home in before.items():
+            cls.__module__ = home
+            delattr(sys.modules[module], cls.__name__)
+        for name in made:
+            del sys.modules[name]
+
+
+def save_encoder(path: Path, module: str, keep_lang: bool = False, **options: object) -> dict[str, torch.Tensor]:
+    """Save a whole image encoder; returns the entries that must come out."""
+    encoder = ImageEncoder(tiny_clip(), keep_lang)
+    with elsewhere(module, ImageEncoder):
+        torch.save(encoder, path, **options)
+    return {key: leaf for key, leaf in encoder.state_dict().items() if not key.startswith("model.transformer.")}
+
+
+def save_head(path: Path, module: str, seed: int = 0) -> torch.Tensor:
+    weight = torch.randn(5, 16, generator=torch.Generator().manual_seed(seed))
+    with elsewhere(module, ClassificationHead):
+        torch.save(ClassificationHead(weight), path)
+    return weight
+
+
+def linearized(finetuned: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> dict[str, object]:
+    """As the tangent line wrote it: numbers for names, and the model's name among the tensors."""
+    parts = (("params", finetuned), ("params0", reference))
+    numbered = {f"model.{part}.{number}": leaf for part, tree in parts for number, leaf in enumerate(tree.values())}
+    return {**numbered, "model_name": "ViT-B-32"}
