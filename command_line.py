@@ -201,7 +201,8 @@ def selected_tasks(config: DictConfig) -> list[Task]:
         if type(config.num_tasks) is not int or not 1 <= config.num_tasks <= len(names):
             raise UserError(f"num_tasks={config.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
         names = names[: config.num_tasks]
-    return find_tasks(names)
+    options = {name: node for name, node in OmegaConf.to_container(config.tasks, resolve=True).items() if isinstance(node, dict)}
+    return find_tasks(names, Path(config.data_location).expanduser(), options)
 
 
 def checkpoint_path(config: DictConfig, task: str) -> Path:
