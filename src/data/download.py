@@ -19,6 +19,7 @@ from src.files import folder_beside
 ARCHIVES = (".gz", ".tgz", ".zip", ".tar")
 UNREADABLE = (
     *(OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError, TypeError),
+    AssertionError,  # what torchvision says of the head of a file that is not in MNIST's format
     *(HTTPException, tarfile.TarError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
 )
 
@@ -43,16 +44,18 @@ def fetch_by_torchvision(name: str, place: Torchvision, data: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         with problems_of(f"torchvision could not download {name}", "try again, or by hand"):
             replace(place, root=root).download()
+        for path in draft.rglob("*"):  # what archives held lies unpacked beside them
+            if path.name.endswith(ARCHIVES) and path.is_file():
+                path.unlink()
     _move(landed, data)
-    shutil.rmtree(landed, ignore_errors=True)
+    shutil.rmtree(landed)
 
 
 def _move(source: Path, target: Path) -> None:
-    """Everything but archives, whose contents lie beside them; what is at `target` already stays."""
-    target.mkdir(parents=True, exist_ok=True)
+    """Whole folders where there is none yet; what is at `target` already stays."""
     for path in sorted(source.iterdir()):
         place = target / path.name
-        if path.is_dir() and place.is_dir():
-            _move(path, place)
-        elif not place.exists() and not path.name.endswith(ARCHIVES):
+        if not place.exists():
             os.replace(path, place)
+        elif path.is_dir() and place.is_dir():
+            _move(path, place)
