@@ -174,6 +174,8 @@ def check_choices(config: DictConfig) -> None:
         problems.append(f"batch_size is a positive whole number; got {config.batch_size}")
     if config.n_eval_points is not None and type(config.n_eval_points) is not int:
         problems.append(f"n_eval_points is a whole number; got {config.n_eval_points}")
+    if config.download not in (True, False):
+        problems.append(f"download is true or false; got {config.download}")
     if config.analysis not in (True, False):
         problems.append(f"analysis is true or false; got {config.analysis}")
     if config.wandb.mode not in ("disabled", "online", "offline"):

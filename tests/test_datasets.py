@@ -109,7 +109,7 @@ def server(tmp_path, monkeypatch):
     served = tmp_path / "served"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with HTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served))) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}/", served
         running.shutdown()
 
@@ -138,7 +138,7 @@ def test_torchvision_downloads_to_where_the_papers_have_it(reader, server, tmp_p
 
 def test_a_download_that_fails_says_why_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    monkeypatch.setattr("src.hub.fetch", refuse)
+    monkeypatch.setattr("src.data.mirror.fetch_files", refuse)
     task = find_tasks(["MNIST"], tmp_path / "data")[0]
     with pytest.raises(UserError, match=r"torchvision could not(.|\n)*the Hub is away(.|\n)*tasks.MNIST.source"):
         task.fetch()

@@ -47,7 +47,7 @@ def hub(monkeypatch):
             serve(folder, **served)
             return COMMIT
 
-        monkeypatch.setattr("src.hub.fetch", fetch)
+        monkeypatch.setattr("src.data.mirror.fetch_files", fetch)
         return asked
 
     return start

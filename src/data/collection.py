@@ -68,10 +68,12 @@ class Collection:
         return xxhash.xxh3_128_hexdigest(json.dumps(told).encode())
 
     def problems(self) -> list[str]:
-        lacks = [(place.root, place.lacks()) for place in self._candidates()]
-        if not all(lacking for _, lacking in lacks):
-            return []
-        looked = [f"{root} (it lacks {few(lacking)})" for root, lacking in lacks]
+        looked = []
+        for place in self._candidates():
+            lacking = place.lacks()
+            if not lacking:
+                return []
+            looked.append(f"{place.root} (it lacks {few(lacking)})")
         remedy = f"download=true fetches it. {self._by_hand}" if self.fetchable else self._by_hand
         return [f"{self.row.name} is not there. Looked at {'; '.join(dict.fromkeys(looked))}. {remedy}"]
 

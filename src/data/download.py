@@ -18,7 +18,7 @@ from src.files import folder_beside
 
 ARCHIVES = (".gz", ".tgz", ".zip", ".tar")
 UNREADABLE = (
-    *(OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError, TypeError),
+    *(OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError, TypeError, ImportError),
     AssertionError,  # what torchvision says of the head of a file that is not in MNIST's format
     *(HTTPException, tarfile.TarError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
 )

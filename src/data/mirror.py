@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src import hub
 from src.data.parquet import Parquet
 from src.files import write_json
+from src.hub import fetch as fetch_files
 
 PATTERNS = ("*train*.parquet", "*test*.parquet", "*val*.parquet")
 
@@ -44,7 +44,7 @@ class Mirror:
     def fetch(self, data: Path) -> None:
         record = self._record(data)
         pinned = json.loads(record.read_text())["commit"] if record.exists() else self.revision
-        commit = hub.fetch(self.repository, "dataset", self.patterns, self.folder(data), pinned)
+        commit = fetch_files(self.repository, "dataset", self.patterns, self.folder(data), pinned)
         write_json(record, {"repository": self.repository, "commit": commit, "patterns": list(self.patterns)})
 
     def _record(self, data: Path) -> Path:
