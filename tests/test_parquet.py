@@ -3,6 +3,7 @@
 import io
 
 import datasets
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -160,6 +161,20 @@ def test_what_is_wrong_with_parquet_files_is_said(tmp_path, monkeypatch):
     assert task().fingerprint("train") != task().fingerprint("test")
 
 
+def test_columns_that_are_not_clear_have_to_be_named(tmp_path):
+    own = {"Pets": {"source": str(tmp_path / "pets"), "templates": ["a {}."]}}
+    serve(tmp_path / "pets", names=("cat", "dog"), label="species", breed=datasets.ClassLabel(names=["tabby"]))
+    with pytest.raises(
+        UserError, match=r"is the label is not clear \(it has image, species, breed\); say columns=\{label: NAME\}"
+    ):
+        _ = find_tasks(["Pets"], tmp_path, own)[0].classes
+    first = find_tasks(["Pets"], tmp_path, own)[0].fingerprint("test")
+    own["Pets"]["columns"] = {"label": "species"}
+    task = find_tasks(["Pets"], tmp_path, own)[0]
+    same(task.examples("test"), PARTS["test"])
+    assert task.fingerprint("test") != first
+
+
 def test_a_changed_file_is_read_anew(tmp_path):
     own = {"Mine": {"source": str(tmp_path / "mine"), "templates": ["a {}."]}}
     serve(tmp_path / "mine", names=("b", "a"))
@@ -180,6 +195,21 @@ def test_labels_may_be_words_and_a_validation_part_may_be_the_test_part(tmp_path
     task = find_tasks(["Birds"], tmp_path, {"Birds": {"source": str(tmp_path / "mine"), "templates": ["a {}."]}})[0]
     assert list(task.classes) == ["tit", "wren"]
     same(task.examples("test"), [(grey, 1 - label) for grey, label in PARTS["test"]])
+
+
+def test_files_that_describe_nothing_are_read_by_the_form_of_their_columns(tmp_path, monkeypatch):
+    for part, examples in PARTS.items():
+        files = [io.BytesIO() for _ in examples]
+        for file, (grey, _) in zip(files, examples):
+            Image.new("RGB", (8, 8), (grey,) * 3).save(file, "PNG")
+        columns = {
+            "image": [{"bytes": file.getvalue(), "path": None} for file in files],
+            "label": [label for _, label in examples],
+        }
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / f"{part}.parquet")
+    shrunk(monkeypatch, "SVHN", PARTS)
+    task = find_tasks(["SVHN"], tmp_path / "data", {"SVHN": {"source": str(tmp_path)}})[0]
+    same(task.examples("test"), PARTS["test"])
 
 
 def test_rows_name_mirrors_in_a_form_the_hub_takes():

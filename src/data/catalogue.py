@@ -9,6 +9,7 @@ from src.data.collection import Collection
 from src.data.names import words
 from src.data.row import Row
 from src.data.task import Name, Task
+from src.data.whereabouts import Whereabouts
 from src.errors import UserError, raise_any
 
 Options = Mapping[str, Mapping]
@@ -18,7 +19,8 @@ def find_tasks(names: Sequence[str], data: Path = Path("data"), options: Options
     """The tasks of these names, in this order, with their data below `data`. No data is touched.
 
     options, by task name: `source` (a folder, or owner/name on the Hub), `templates`, `classes` (in label order) and
-    `patterns` (which of a Hub repository's files). A source makes a task of any name.
+    `patterns`, `columns` (of parquet files: which, and what their image and label columns are called). A source makes
+    a task of any name.
     Raises UserError for all that is unknown, repeated or malformed at once.
     """
     options = {name: options[name] or {} for name in options or {} if name in names}
@@ -61,7 +63,8 @@ def _task(name: str, drawn: Mapping[str, Task], data: Path, options: Mapping) ->
     row = vision.ROWS.get(name) or Row(name, (), spoken=words)
     given, source = options.get("classes"), options.get("source")
     classes = given and tuple(_name(each) for each in given)
-    origin = Collection(row, data, source and str(source), options.get("patterns"), classes)
+    where = Whereabouts(row, data, source and str(source), options.get("patterns"), options.get("columns"))
+    origin = Collection(row, where, classes)
     return Task(name, tuple(options.get("templates") or row.templates), origin)
 
 
@@ -75,6 +78,9 @@ def _malformed(name: str, options: Mapping, drawn: Mapping[str, Task]) -> list[s
         for key in ("templates", "classes", "patterns")
         if options.get(key) is not None and not (isinstance(options[key], list | tuple) and options[key])
     ]
+    columns = options.get("columns")
+    if columns is not None and not (isinstance(columns, Mapping) and set(columns) <= {"image", "label"}):
+        found.append(f"tasks.{name}.columns names the columns as {{image: NAME, label: NAME}}; got {columns}")
     if name in drawn:
         return found + [
             f"task {name} is drawn and takes no {key}; give yours another name"

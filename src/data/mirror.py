@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.data.parquet import Parquet
@@ -25,21 +25,22 @@ class Mirror:
     patterns: Sequence[str] = PATTERNS
     revision: str | None = None
     suffix: bool = False  # the revision is part of the folder's name, so that several can lie side by side
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, text: str, patterns: Sequence[str] | None = None) -> "Mirror | None":
+    def of(cls, text: str, patterns: Sequence[str] | None = None, columns: Mapping[str, str] | None = None) -> "Mirror | None":
         """A user's `owner/name` or `owner/name@revision`; None if the text is neither."""
         found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(.+))?", text)
         if not found or found[1].startswith((".", "/")):
             return None
-        return cls(found[1], tuple(patterns or PATTERNS), found[2], suffix=found[2] is not None)
+        return cls(found[1], tuple(patterns or PATTERNS), found[2], suffix=found[2] is not None, columns=columns or {})
 
     def folder(self, data: Path) -> Path:
         name = self.repository.replace("/", "--")
         return data / "hub" / (f"{name}@{self.revision.replace('/', '--')}" if self.suffix and self.revision else name)
 
     def place(self, data: Path) -> Parquet:
-        return Parquet(self.folder(data), data / "hub" / ".arrow", self.patterns, self._record(data))
+        return Parquet(self.folder(data), data / "hub" / ".arrow", self.patterns, self._record(data), self.columns)
 
     def fetch(self, data: Path) -> None:
         record = self._record(data)

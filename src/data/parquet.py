@@ -1,9 +1,8 @@
 """Sets as the Hub serves them: parquet files, one or more a part, with a column of encoded images and one of labels."""
 
-import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
 from io import BytesIO
@@ -13,13 +12,13 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from src.data.columns import class_names, columns_of
 from src.data.names import few
 from src.data.task import Examples
 from src.errors import UserError
 
 PART_OF = {word: part for part, spelled in {"train": ("train", "training"), "test": ("test", "testing"),
            "val": ("val", "valid", "validation", "dev")}.items() for word in spelled}  # fmt: skip
-IMAGES, LABELS = ("image", "img", "img_bytes"), ("label", "labels", "fine_label")
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,15 @@ class Parquet:
     """The parquet files below `root` that match one of `patterns`; names or folders say of which part a file is.
 
     A set without a test part has its validation part for one. cache: the folder for the decompressed copy that
-    allows random access; record: a file that is there once a download is complete, if the files are a download.
+    allows random access; record: a file that is there once a download is complete, if the files are a download;
+    columns: what the columns `image` and `label` are called, where that is not clear.
     """
 
     root: Path
     cache: Path
     patterns: Sequence[str] = ("*",)
     record: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def _files(self) -> dict[str, list[Path]]:
@@ -63,12 +64,12 @@ class Parquet:
         return self._files[part]
 
     def names(self) -> list[str] | None:
-        return _columns(self._files["train"][0]).names or _names_in(self._files)
+        return class_names(self._files["train"], self.columns)
 
     def load(self, part: str) -> Examples:
         import datasets
 
-        columns = _columns(self._files[part][0])
+        columns = columns_of(self._files[part][0], self.columns)
         paths, wanted = [str(path) for path in self._files[part]], [columns.image, columns.label]
         table = datasets.Dataset.from_parquet(paths, columns=wanted, cache_dir=str(self.cache), keep_in_memory=False)
         if isinstance(table.features[columns.image], datasets.Image):
@@ -77,7 +78,7 @@ class Parquet:
         if columns.spelled:
             known = {name: label for label, name in enumerate(self.names() or ())}
             labels = [known[name] for name in labels]
-        elif columns.names != (_columns(self._files["train"][0]).names):
+        elif columns.names != self.names():
             raise UserError(f"the classes of {paths[0]} are not those of the training part")
         labels = np.array([-1 if label is None else int(label) for label in labels])
         if labels.size and labels.min() < 0:
@@ -99,60 +100,6 @@ class Rows(Dataset):
         encoded = found["bytes"] if isinstance(found, dict) else found
         with Image.open(BytesIO(encoded)) as image:
             return image.convert("L" if image.mode == "L" else "RGB"), int(self.labels[index])
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What a file's columns are called; spelled: labels are the classes' names themselves."""
-
-    image: str
-    label: str
-    names: list[str] | None
-    spelled: bool
-
-
-def _columns(path: Path) -> Columns:
-    """Read from the head of a file, where the Hub's datasets library describes its columns."""
-    import pyarrow
-    import pyarrow.parquet
-
-    schema = pyarrow.parquet.read_schema(path)
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    features = {name: described.get(name) or {} for name in schema.names}
-    pictures = [
-        name
-        for name in schema.names
-        if features[name].get("_type") == "Image"
-        or pyarrow.types.is_struct(schema.field(name).type)
-        or pyarrow.types.is_binary(schema.field(name).type)
-        or pyarrow.types.is_large_binary(schema.field(name).type)
-    ]
-    classes = [name for name in schema.names if features[name].get("_type") == "ClassLabel"]
-    image = _only(IMAGES, pictures, f"{path} has no column of images ({few(schema.names, 9)})")
-    others = classes or [name for name in LABELS if name in schema.names]
-    label = _only(LABELS, others, f"{path} has no column of labels ({few(schema.names, 9)})")
-    kind = schema.field(label).type
-    spelled = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
-    return Columns(image, label, features[label].get("names"), spelled)
-
-
-def _only(usual: Sequence[str], found: Sequence[str], problem: str) -> str:
-    """The usual name if it is there, else the only one."""
-    chosen = [name for name in usual if name in found] or found
-    if not chosen:
-        raise UserError(f"{problem}; call them image and label")
-    return chosen[0]
-
-
-def _names_in(files: dict[str, list[Path]]) -> list[str] | None:
-    """The different labels of a column of words, sorted; None for numbers."""
-    import pyarrow.parquet
-
-    columns = _columns(files["train"][0])
-    if not columns.spelled:
-        return None
-    tables = (pyarrow.parquet.read_table(path, columns=[columns.label]) for path in files["train"])
-    return sorted({name for table in tables for name in table.column(0).to_pylist()})
 
 
 def _part_of(path: Path) -> str | None:

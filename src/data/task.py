@@ -11,6 +11,8 @@ from PIL.Image import Image
 from torch import Generator
 from torch.utils.data import Dataset, Subset
 
+from src.errors import UserError
+
 Examples = Dataset[tuple[Image, int]]
 Name = str | tuple[str, ...]  # what a class is called: one name, or synonyms
 
@@ -72,6 +74,8 @@ class Task:
         if split == "test" or self._own_validation:
             return whole
         train, val = split_indices(len(whole))
+        if not val:
+            raise UserError(f"{self.name} has {len(whole)} training examples, too few to hold some out; give it a part val")
         return Subset(whole, train if split == "train" else val)
 
     def fingerprint(self, split: str) -> str:
