@@ -22,8 +22,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from src.checkpoints import INDEX, PICKLED, SHARED, STARTING, TASKS, open_checkpoint
-from src.data.catalogue import find_tasks
+from src.checkpoints import INDEX, PICKLED, SHARED, STARTING, TASKS, Checkpoint, open_all, open_checkpoint
+from src.data.catalogue import find_tasks, require_data
 from src.data.task import Task
 from src.errors import UserError, raise_any
 from src.evaluate import Report
@@ -247,7 +247,7 @@ def build_family(config: DictConfig, device: torch.device, report: Report = lamb
     """The model with its pre-trained weights; `report` is told what is decoded for it."""
     gigabytes = config.pixel_cache_gb * 10**9
     workers = config.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    reference = published_of(config).zeroshot()
+    reference = config.pretrained or published_of(config).zeroshot()
     make = instantiate(config.model.family, _partial_=True)  # what Hydra is handed it turns into configuration
     return make(
         name=config.model.name,
@@ -297,7 +297,8 @@ def selected_tasks(config: DictConfig) -> list[Task]:
         if type(config.num_tasks) is not int or not 1 <= config.num_tasks <= len(names):
             raise UserError(f"num_tasks={config.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
         names = names[: config.num_tasks]
-    return find_tasks(names)
+    options = {name: node for name, node in OmegaConf.to_container(config.tasks, resolve=True).items() if isinstance(node, dict)}
+    return find_tasks(names, Path(config.data_location).expanduser(), options)
 
 
 def checkpoint_path(config: DictConfig, task: str, mode: str = "nonlinear") -> Path:
@@ -317,28 +318,35 @@ def checkpoint_paths(config: DictConfig, tasks: Iterable[str], mode: str = "nonl
 
 
 def check_inputs(config: DictConfig, tasks: list[Task]) -> None:
-    """Raise UserError naming every dataset, head and checkpoint that is missing and that this run will not make or fetch."""
-    problems = []
-    for task in tasks:
-        path = checkpoint_path(config, task.name)
-        if not path.exists() and not config.model.finetune_missing:
-            problems.append(
-                f"no fine-tuned weights for {task.name} at {path}; run "
-                f"python download_checkpoints.py --model={config.model.name} --kind=checkpoints, or "
-                f"python finetune.py --model={config.model.name} --train-dataset={task.name}"
-            )
+    """Raise UserError naming every dataset, head and checkpoint that is missing and that this run cannot fetch or make."""
+    problems = missing_data(config, tasks)
+    get = f"python download_checkpoints.py --model={config.model.name} --kind=checkpoints"
+    paths = checkpoint_paths(config, (task.name for task in tasks))
+    problems += [
+        f"no fine-tuned weights for {task} at {path}; run {get}, or "
+        f"python finetune.py --model={config.model.name} --train-dataset={task}"
+        for task, path in paths.items()
+        if not path.exists() and not config.model.finetune_missing
+    ]
     heads = heads_of(config)
     problems += [
-        f"no published head for {task.name} in {models_folder(config)} (head_{task.name}Val.pt); run "
-        f"python download_checkpoints.py --model={config.model.name} --kind=checkpoints, or leave heads.source out"
+        f"no published head for {task.name} in {models_folder(config)} (head_{task.name}Val.pt); run {get}, or leave heads.source out"
         for task in tasks
         if heads.source == "published" and heads.from_file(task.name) is None
     ]
     raise_any(problems)
 
 
+def missing_data(config: DictConfig, tasks: list[Task]) -> list[str]:
+    """A sentence for each dataset that is missing and will not be downloaded."""
+    return [problem for task in tasks if not (config.download and task.fetchable) for problem in task.problems()]
+
+
 def fetch_data(config: DictConfig, tasks: list[Task], team: Team) -> None:
-    pass
+    """Download the datasets that are missing."""
+    if team.leads:
+        require_data(tasks, config.download)
+    team.wait()
 
 
 def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Task], team: Team) -> None:
@@ -346,6 +354,22 @@ def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Tas
     if team.leads:
         finetune_all(config, family, unfinished(config, family, tasks))
     team.wait()
+
+
+def open_finetuned(config: DictConfig, family: ModelFamily, tasks: Iterable[str]) -> dict[str, Checkpoint]:
+    """The fine-tuned checkpoints by task, under the names that the family gives to weights.
+
+    Raises UserError with the problems of all that cannot be opened, or are of another architecture.
+    """
+    opened, problems = open_all(checkpoint_paths(config, tasks)), []
+    for task, checkpoint in opened.items():
+        try:
+            entries = family.named(checkpoint)
+            opened[task] = checkpoint if entries is checkpoint else checkpoint.renamed(entries)
+        except UserError as reason:
+            problems += [f"{checkpoint.path}: {problem}" for problem in reason.problems]
+    raise_any(problems)
+    return opened
 
 
 def unfinished(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> list[Task]:

@@ -11,7 +11,8 @@ import argparse
 import sys
 
 import command_line
-from src.errors import UserError
+from src.errors import UserError, raise_any
+from src.team import ALONE
 
 
 def main() -> None:
@@ -27,7 +28,9 @@ def main() -> None:
     if config.model.family is None:
         raise UserError(f"--model={options.model} has no architecture to fine-tune; choose another of config/model")
     tasks = command_line.selected_tasks(config)
+    raise_any(command_line.missing_data(config, tasks))
     family = command_line.build_family(config, command_line.device_of(config))
+    command_line.fetch_data(config, tasks, ALONE)
     missing = command_line.unfinished(config, family, tasks)
     for task in tasks:
         if task not in missing:

@@ -99,11 +99,12 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
     command_line.check_inputs(config, tasks)
     with Progress(silent=not team.leads) as progress:
         family = command_line.build_family(config, device, progress.report)
-        inputs = [command_line.checkpoint_path(config, task.name) for task in tasks]
-        command_line.check_output(config, method, inputs, family.pretrained, len(tasks))
+        command_line.check_output(
+            config, method, command_line.checkpoint_paths(config, names).values(), family.pretrained, len(tasks)
+        )
         command_line.fetch_data(config, tasks, team)
         command_line.require_checkpoints(config, family, tasks, team)
-        checkpoints = open_all({task.name: command_line.checkpoint_path(config, task.name) for task in tasks})
+        checkpoints = command_line.open_finetuned(config, family, names)
         given = Ingredients(family.pretrained, checkpoints, family.depth, device, keep=True)
         cache = Cache(Path(config.cache_dir).expanduser())
         progress.plan(sum(3 * len(task.examples("test")) + len(task.examples("val")) for task in tasks))

@@ -49,6 +49,11 @@ class Checkpoint(Mapping[str, Tensor]):
         """Shapes and dtypes, without rebuilding what a bundle holds in compact form."""
         return {key: outline(entries)[key].detach() for key, entries in self._entries.items()}
 
+    def renamed(self, entries: Mapping[str, Tensor]) -> "Checkpoint":
+        """The same files, whose contents are looked at as `entries`."""
+        first, *others = self.files
+        return Checkpoint(self.path, {first: entries, **{file: {} for file in others}})
+
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self)} entries)"
 

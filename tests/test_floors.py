@@ -26,7 +26,16 @@ FLOORS = [
         "src.torch_files",
         "src.verification",
     },
-    {"src.checkpoints", "src.compact", "src.conversion", "src.masks", "src.pixels", "src.published", "src.saving", "src.task_vectors"},
+    {
+        "src.checkpoints",
+        "src.compact",
+        "src.conversion",
+        "src.masks",
+        "src.pixels",
+        "src.published",
+        "src.saving",
+        "src.task_vectors",
+    },
     {"src.merging", "src.models", "src.data"},
     None,  # every other module of src
 ]

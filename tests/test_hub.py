@@ -11,8 +11,8 @@ import pytest
 from src.errors import UserError
 from src.fetched import RECORD
 from src.hub import fetch
-from tests.conftest import ROOT
 from tests.hub_server import Hub, serving
+from tests.processes import ROOT
 
 NAME = "someone/weights"
 BIG = os.urandom(300_000)

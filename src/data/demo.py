@@ -9,11 +9,13 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import xxhash
 from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
@@ -94,6 +96,33 @@ class Drawn:
         generator = Generator().manual_seed(int.from_bytes(seed, "big"))
         labels = torch.randint(len(self.classes), (count,), generator=generator)
         return self.draw(labels, self.manner, generator), labels
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(COUNTED)
+
+    def part(self, part: str) -> "Drawings":
+        return Drawings(self, part)
+
+    def state(self, part: str) -> str:
+        """What is drawn changes with the code that draws it, and with torch's random numbers."""
+        return f"{_drawing_code()} {torch.__version__}"
+
+    def problems(self) -> list[str]:
+        return []
+
+    def fetch(self) -> None:
+        """There is nothing to fetch."""
+
+    @property
+    def fetchable(self) -> bool:
+        return False
+
+
+@cache
+def _drawing_code() -> str:
+    written = b"".join((Path(__file__).parent / f"{module}.py").read_bytes() for module in ("demo", "drawing", "glyphs"))
+    return xxhash.xxh3_128_hexdigest(written)
 
 
 def _uniform(like: Tensor, generator: Generator) -> Callable[..., Tensor]:
@@ -251,7 +280,7 @@ DRAWN = (
     ),
 )
 
-TRAIN, TEST = 4000, 1000
+COUNTED = {"train": 4000, "test": 1000}
 
 
 class Drawings(Dataset):
@@ -259,7 +288,7 @@ class Drawings(Dataset):
 
     def __init__(self, drawn: Drawn, part: str):
         self._drawn, self._part = drawn, part
-        self._count = {"train": TRAIN, "test": TEST}[part]
+        self._count = COUNTED[part]
 
     @cached_property
     def _examples(self) -> tuple[np.ndarray, np.ndarray]:
@@ -277,4 +306,4 @@ class Drawings(Dataset):
 @cache
 def tasks() -> dict[str, Task]:
     """The demo's tasks by name."""
-    return {d.name: Task(d.name, d.classes, d.templates, cache(partial(Drawings, d))) for d in DRAWN}
+    return {drawn.name: Task(drawn.name, drawn.templates, drawn) for drawn in DRAWN}

@@ -1,0 +1,76 @@
+"""Which columns of a parquet file hold the images and the labels, and what the classes are called."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.data.names import few
+from src.errors import UserError
+
+IMAGES, LABELS = ("image", "img", "img_bytes"), ("label", "labels", "fine_label")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a file's columns are called; spelled: labels are the classes' names themselves."""
+
+    image: str
+    label: str
+    names: list[str] | None
+    spelled: bool
+
+
+def columns_of(path: Path, chosen: Mapping[str, str]) -> Columns:
+    """Read from the head of a file, where the Hub's datasets library describes its columns.
+
+    chosen: the names of the columns `image` and `label`, where the user says them.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.parquet.read_schema(path)
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    features = {name: described.get(name) or {} for name in schema.names}
+    pictures = [
+        name
+        for name in schema.names
+        if features[name].get("_type") == "Image"
+        or pyarrow.types.is_struct(schema.field(name).type)
+        or pyarrow.types.is_binary(schema.field(name).type)
+        or pyarrow.types.is_large_binary(schema.field(name).type)
+    ]
+    classes = [name for name in schema.names if features[name].get("_type") == "ClassLabel"]
+    numbered = classes or [name for name in LABELS if name in schema.names]
+    image, label = (
+        _the("image", IMAGES, pictures, chosen, path, schema.names),
+        _the("label", LABELS, numbered, chosen, path, schema.names),
+    )
+    kind = schema.field(label).type
+    spelled = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
+    return Columns(image, label, features[label].get("names"), spelled)
+
+
+def _the(
+    role: str, usual: Sequence[str], found: Sequence[str], chosen: Mapping[str, str], path: Path, columns: Sequence[str]
+) -> str:
+    """The column chosen for a role, else one with a usual name, else the only one that could be it."""
+    if role in chosen and chosen[role] in columns:
+        return chosen[role]
+    known = [name for name in usual if name in found]
+    if role in chosen or (not known and len(found) != 1):
+        raise UserError(
+            f"which column of {path} is the {role} is not clear (it has {few(columns, 9)}); say columns={{{role}: NAME}}"
+        )
+    return known[0] if known else found[0]
+
+
+def class_names(files: Sequence[Path], chosen: Mapping[str, str]) -> list[str] | None:
+    """The classes in label order: those described, else the different labels of a column of words, sorted."""
+    import pyarrow.parquet
+
+    columns = columns_of(files[0], chosen)
+    if not columns.spelled:
+        return columns.names
+    tables = (pyarrow.parquet.read_table(path, columns=[columns.label]) for path in files)
+    return sorted({name for table in tables for name in table.column(0).to_pylist()})
