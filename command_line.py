@@ -330,7 +330,8 @@ def check_inputs(config: DictConfig, tasks: list[Task]) -> None:
     ]
     heads = heads_of(config)
     problems += [
-        f"no published head for {task.name} in {models_folder(config)} (head_{task.name}Val.pt); run {get}, or leave heads.source out"
+        f"no published head for {task.name} in {models_folder(config)} (head_{task.name}Val.pt); run {get}, or leave out "
+        "heads.source"
         for task in tasks
         if heads.source == "published" and heads.from_file(task.name) is None
     ]

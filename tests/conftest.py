@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from src.merging.ingredients import Ingredients
 from src.models.blocks import depth_by_name
-from tests.processes import run_script
+from tests.processes import run_fresh
 
 # Tests run side by side, one a core, and so must the processes they start. Set after torch was imported here, this
 # leaves this process its threads.
@@ -52,7 +52,7 @@ def given(models: Models) -> Ingredients:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `python main.py` was run once: fine-tuned models, scores and the first result lie there."""
     folder = tmp_path_factory.mktemp("demo")
-    done = run_script("main.py", cwd=folder)
+    done = run_fresh("main.py", cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "first.txt").write_text(done.stdout)
     return folder

@@ -40,6 +40,12 @@ def run_script(script: str, *arguments: str, cwd: Path, first: Callable[[], None
     return subprocess.CompletedProcess([script, *arguments], process.exitcode, *texts)
 
 
+def run_fresh(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """As `run_script`, in a new interpreter and this process's environment, just as a user does it."""
+    command, environment = [sys.executable, str(ROOT / script), *arguments], {**os.environ, "COLUMNS": "100"}
+    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=900)
+
+
 def run_for(seconds: float | None, script: str, *arguments: str, folder: Path) -> bool:
     """Run a script, and `kill -9` it after so many seconds unless it ends before; None: let it end, which it must, well.
 

@@ -15,7 +15,7 @@ from src.drive import fetch_folder
 from src.errors import UserError
 from src.masks import MadeOf, find_masks
 from src.published import Published, own_place
-from tests.conftest import run_script
+from tests.conftest import run_fresh
 from tests.foreign import ImageEncoder, linearized, save_encoder, save_head, tiny_clip
 from tests.hub_server import Hub, serving
 
@@ -101,7 +101,7 @@ def hub(tmp_path, monkeypatch):
 
 def test_checkpoints_are_downloaded_opened_and_what_is_missing_is_listed(tmp_path, hub):
     command = ("download_checkpoints.py", f"--model={MODEL}", "--kind=checkpoints")
-    done = run_script(*command, cwd=tmp_path)
+    done = run_fresh(*command, cwd=tmp_path)
     assert done.returncode == 1 and "4 of 40 encoders and heads are there, and all of them open" in done.stdout, done.stderr
     assert "no encoder of ViT-B-32 was found for Cars, DTD, EuroSAT, GTSRB, RESISC45" in done.stderr
     assert done.stderr.count("error:") == 2 and "MNISTVal/nonlinear_zeroshot.pt" in done.stdout
@@ -109,12 +109,12 @@ def test_checkpoints_are_downloaded_opened_and_what_is_missing_is_listed(tmp_pat
     sent, (victim,) = hub.sent, (tmp_path / "checkpoints").rglob("SVHNVal/*.pt")
     size = victim.stat().st_size
     victim.unlink()
-    again = run_script(*command, cwd=tmp_path)
+    again = run_fresh(*command, cwd=tmp_path)
     assert "4 of 40" in again.stdout and hub.sent == sent + size
 
 
 def test_masks_are_downloaded_and_read(tmp_path, hub):
-    done = run_script("download_checkpoints.py", f"--model={MODEL}", "--kind=tall_masks", "--model-location=models", cwd=tmp_path)
+    done = run_fresh("download_checkpoints.py", f"--model={MODEL}", "--kind=tall_masks", "--model-location=models", cwd=tmp_path)
     assert done.returncode == 0 and "TALL_mask_14task.npy: masks of 2 tasks" in done.stdout, done.stderr
     assert [path for path, _ in hub.requests] == ["tall_masks/ViT-B-32/TALL_mask_14task.npy"]
 
@@ -142,7 +142,7 @@ def test_the_drive_is_asked_through_gdown_and_what_it_refuses_is_explained(tmp_p
 
 
 def converted(folder, *arguments):
-    return run_script("convert_checkpoints.py", str(folder), *arguments, cwd=folder)
+    return run_fresh("convert_checkpoints.py", str(folder), *arguments, cwd=folder)
 
 
 def test_a_folder_is_converted_once_in_its_layout(tmp_path):
@@ -184,5 +184,5 @@ def test_originals_are_removed_only_when_asked_and_only_if_theirs_was_written(tm
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    done = run_script("convert_checkpoints.py", "nowhere", cwd=tmp_path)
+    done = run_fresh("convert_checkpoints.py", "nowhere", cwd=tmp_path)
     assert done.returncode == 1 and "there is no folder nowhere" in done.stderr
