@@ -14,10 +14,10 @@ from pathlib import Path
 
 import command_line
 from src.checkpoints import open_all
-from src.drive import FOLDERS, fetch_folder
 from src.errors import raise_any
-from src.hub import fetch
-from src.pickles import read_arrays
+from src.fetching.drive import FOLDERS, fetch_folder
+from src.fetching.hub import fetch
+from src.old_formats.arrays import read_arrays
 from src.published import Published
 
 REPOSITORY = "nik-dim/tall_masks"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from src.compact import MASK, Compact, parts_of
 from src.errors import UserError, raise_any
-from src.linearized import REFERENCE
-from src.pickled_weights import read_weights
+from src.old_formats.linearized import REFERENCE
+from src.old_formats.weights import read_weights
 from src.state_dict import StateDict, added, moves_of, outline
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")

@@ -14,7 +14,7 @@ from torch import Tensor
 from src.checkpoints import TASKS, facts_in, open_checkpoint
 from src.compact import Compact, pack, packed_size, parts_of, unpack
 from src.errors import UserError
-from src.pickles import read_arrays
+from src.old_formats.arrays import read_arrays
 from src.published import Published
 from src.saving import save_file
 from src.state_dict import Lazy, StateDict, digest

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from src.errors import UserError
-from src.fetched import RECORD
-from src.hub import fetch
+from src.fetching.hub import fetch
+from src.fetching.record import RECORD
 from tests.hub_server import Hub, serving
 from tests.processes import ROOT
 
@@ -94,7 +94,7 @@ def test_a_killed_run_loses_only_what_the_client_had_in_hand(hub, tmp_path):
     hub.add("someone/long", {"long.pt": long})
     hub.cut["long.pt"] = 21 * 2**20
     hub.go_on.clear()
-    command = "import sys; from pathlib import Path; from src.hub import fetch; fetch('someone/long', 'model', ['*.pt'], Path('.'), endpoint=sys.argv[1])"
+    command = "import sys; from pathlib import Path; from src.fetching.hub import fetch; fetch('someone/long', 'model', ['*.pt'], Path('.'), endpoint=sys.argv[1])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", command, hub.address], cwd=tmp_path, env=environment)
     while not any(draft.stat().st_size >= 2 * 10 * 2**20 for draft in tmp_path.glob(".*.incomplete")):
@@ -195,6 +195,6 @@ def test_a_full_disk_is_said(hub, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("src.hub.http_get", full)
+    monkeypatch.setattr("src.fetching.hub.http_get", full)
     with pytest.raises(UserError, match="no room left in"):
         get(hub, tmp_path)

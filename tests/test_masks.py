@@ -18,7 +18,7 @@ from src.choosing import with_saved_masks
 from src.compact import Compact, masks_as_parts, pack, unpack
 from src.errors import UserError
 from src.masks import MadeOf, find_masks, open_masks, save_masks
-from src.pickles import read_arrays
+from src.old_formats.arrays import read_arrays
 from src.saving import save_bundle
 from tests.conftest import ingredients, tiny_models
 from tests.processes import ROOT, run_script

@@ -15,8 +15,8 @@ from torch import nn
 
 from src.checkpoints import open_checkpoint, open_reference
 from src.errors import UserError
-from src.linearized import parameters
-from src.stand_ins import STAND_INS, Inert
+from src.old_formats.linearized import parameters
+from src.old_formats.stand_ins import STAND_INS, Inert
 from tests.foreign import ImageEncoder, elsewhere, linearized, save_encoder, save_head, tiny_clip
 
 

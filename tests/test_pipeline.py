@@ -39,7 +39,7 @@ def test_the_first_run_shows_a_table_and_writes_a_record_and_a_picture(demo):
     best = max(point["objective"] for point in record["validation"])
     assert record["coefficient"] == next(p["coefficient"] for p in record["validation"] if p["objective"] == best)
     assert (
-        set(record["lineage"]) == {"model", "pretrained", "finetuned", "heads", "data"}
+        set(record["lineage"]) == {"model", "pretrained", "finetuned", "heads", "data", "made_here"}
         and len(record["lineage"]["finetuned"]) == 8
     )
     assert record["bytes_stored"] > 3e6 and record["seconds"] > 0 and record["peak_memory_bytes"]["resident"] > 1e8
@@ -49,12 +49,14 @@ def test_the_first_run_shows_a_table_and_writes_a_record_and_a_picture(demo):
 
 def test_a_rerun_computes_no_score_again_and_repeats_its_result(demo):
     scores = {path.name: path.stat().st_mtime_ns for path in (demo / "cache" / "scores").iterdir()}
-    weights = {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/*/*/*.safetensors")}
+    weights = {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/*/*Val/*.safetensors")}
     before = record_of(demo, "sum")
     done = run_script("main.py", "n_eval_points=null", cwd=demo)
     assert done.returncode == 0, done.stderr
     assert {path.name: path.stat().st_mtime_ns for path in (demo / "cache" / "scores").iterdir()} == scores
-    assert {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/*/*/*.safetensors")} == weights and len(weights) == 8
+    assert {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/*/*Val/*.safetensors")} == weights and len(
+        weights
+    ) == 8
     after = record_of(demo, "sum")
     for kind in ("coefficient", "validation", "test", "means", "lineage"):
         assert after[kind] == before[kind]
@@ -176,3 +178,48 @@ def test_singular_vectors_merge_and_compress(demo):
     assert merged["means"]["merged"]["mean"] > merged["means"]["zeroshot"]["mean"]
     assert compressed["means"]["normalised"]["mean"] > 0.97 and compressed["coefficient"] == 1.0
     assert compressed["storage"]["separate"] == 2 * merged["bytes_stored"]
+
+
+def test_golden_search_finds_the_same_coefficient_in_fewer_looks_and_both_are_counted(demo):
+    done = run_script("main.py", "search=golden", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    whole, few = (
+        next(r for r in records(demo).values() if r["question"]["search"] == search and r["question"]["specify_lambda"] is None
+             and r["name"].startswith("ViT-demo-8-tasks-sum-") and len(r["config"]["method"]["grid"]) == 10)
+        for search in ("grid", "golden")
+    )  # fmt: skip
+    assert whole["coefficient"] == few["coefficient"] and whole["test"] == few["test"]
+    assert whole["evaluations"] == {"made": 10, "grid": 10} and few["evaluations"]["grid"] == 10
+    assert few["evaluations"]["made"] <= 7 and f"looked at {few['evaluations']['made']} of 10" in done.stdout
+
+
+def test_two_processes_find_what_one_finds(demo):
+    options = ("DATASETS=[Digits,Arrows,Shapes]", "method.grid=[0.15,0.35]")
+    found = {}
+    for size in (2, 1):
+        done = run_script("main.py", *options, f"world_size={size}", f"cache_dir=cache{size}", f"results_dir=of{size}", cwd=demo)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("normalised") == 1  # one speaks
+        (path,) = (demo / f"of{size}").glob("*.json")
+        found[size] = json.loads(path.read_text())
+    for kind in ("name", "coefficient", "validation", "test", "lineage", "benchmark"):
+        assert found[1][kind] == found[2][kind], kind
+    assert found[1]["benchmark"] == "demo"
+    wrong = run_script("main.py", *options, "world_size=2", "method.k=0", cwd=demo)
+    assert wrong.returncode == 1 and wrong.stderr.count("method.k") <= 1 and "Traceback" not in wrong.stderr
+
+
+def test_a_narrower_precision_says_what_it_changes(demo):
+    done = run_script("main.py", "num_tasks=2", "specify_lambda=0.3", "precision=bf16", cwd=demo)
+    assert done.returncode == 0, done.stderr
+    different, seen = map(int, re.search(r"bf16 and float32 differ on (\d+) of (\d+)", done.stdout).groups())
+    assert seen == 1024 and different < 0.05 * seen
+
+
+def test_the_runs_of_a_sweep_can_be_jobs_of_a_launcher(demo):
+    options = ("hydra/launcher=side_by_side", "num_tasks=2", "results_dir=jobs")
+    done = run_script("main.py", "-m", *options, "method=average", "method.apply_lines=false,true", cwd=demo)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "error: method=average has no coefficient" in done.stderr and "1 problem in this sweep" in done.stderr
+    (path,) = (demo / "jobs").glob("*.json")
+    assert json.loads(path.read_text())["question"]["method"]["_target_"].endswith("Average")

@@ -11,8 +11,8 @@ import torch
 
 import command_line
 from src.checkpoints import open_checkpoint
-from src.drive import fetch_folder
 from src.errors import UserError
+from src.fetching.drive import fetch_folder
 from src.masks import MadeOf, find_masks
 from src.published import Published, own_place
 from tests.conftest import run_fresh

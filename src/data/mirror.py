@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.data.parquet import Parquet
+from src.fetching.hub import fetch as fetch_files
 from src.files import write_json
-from src.hub import fetch as fetch_files
 
 PATTERNS = ("*train*.parquet", "*test*.parquet", "*val*.parquet")
 

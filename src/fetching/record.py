@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from src.fetching.verification import Expected, unchanged
 from src.files import write_json
-from src.verification import Expected, unchanged
 
 RECORD = ".fetched.json"
 PAUSE = 5.0  # seconds between two writings, which take long where a repository has many files

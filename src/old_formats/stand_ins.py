@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from src.torch_files import DTYPES, StorageKind, Stored
+from src.old_formats.torch_files import DTYPES, StorageKind, Stored
 
 VALUES = ("Size", "device", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype)))  # of torch
 

@@ -13,8 +13,8 @@ from typing import BinaryIO
 from torch import Tensor
 
 from src.errors import UserError
-from src.stand_ins import STAND_INS, Inert, Pending
-from src.torch_files import Stored, read_torch_file
+from src.old_formats.stand_ins import STAND_INS, Inert, Pending
+from src.old_formats.torch_files import Stored, read_torch_file
 
 # Whose classes modules and the preprocessing beside them are made of. None of it is imported.
 PACKAGES = ("torch.nn.", "torchvision.transforms.", "open_clip.", "clip.", "src.")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.linearized import FINETUNED, is_linearized, named
-from src.pickled_modules import read_modules
+from src.old_formats.linearized import FINETUNED, is_linearized, named
+from src.old_formats.modules import read_modules
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 

@@ -16,10 +16,10 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import are_progress_bars_disabled, build_hf_headers, disable_progress_bars, enable_progress_bars
 
 from src.errors import UserError, raise_any
-from src.fetched import Record
+from src.fetching.errors import as_sentences, is_interruption
+from src.fetching.record import Record
+from src.fetching.verification import Expected, is_file
 from src.files import require_room
-from src.hub_errors import as_sentences, is_interruption
-from src.verification import Expected, is_file
 
 LOCK, DRAFT = ".fetching.lock", ".incomplete"
 BAR = "huggingface_hub.http_get"

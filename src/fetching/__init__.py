@@ -1,0 +1,1 @@
+"""Files from the Hugging Face Hub and Google Drive: resumed, verified, pinned."""

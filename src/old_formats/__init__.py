@@ -1,0 +1,1 @@
+"""Checkpoints, heads and masks as other programs pickled them, read without running anything in them."""
