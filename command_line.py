@@ -308,6 +308,8 @@ def checkpoint_path(config: DictConfig, task: str, mode: str = "nonlinear") -> P
 
 def checkpoint_paths(config: DictConfig, tasks: Iterable[str], mode: str = "nonlinear") -> dict[str, Path]:
     """As `checkpoint_path`, for several tasks: those named in finetuned= lie there."""
+    if config.finetuned is not None and not isinstance(config.finetuned, DictConfig):
+        raise UserError("with this model, finetuned= names tasks: 'finetuned={MNIST: a.safetensors, Cars: b.pt}'")
     models, given, published = Path(config.model_location).expanduser(), config.finetuned or {}, published_of(config)
     return {
         task: Path(str(given[task])).expanduser()
@@ -319,22 +321,21 @@ def checkpoint_paths(config: DictConfig, tasks: Iterable[str], mode: str = "nonl
 
 def check_inputs(config: DictConfig, tasks: list[Task]) -> None:
     """Raise UserError naming every dataset, head and checkpoint that is missing and that this run cannot fetch or make."""
-    problems = missing_data(config, tasks)
+    problems, folder = missing_data(config, tasks), models_folder(config)
     get = f"python download_checkpoints.py --model={config.model.name} --kind=checkpoints"
     paths = checkpoint_paths(config, (task.name for task in tasks))
-    problems += [
-        f"no fine-tuned weights for {task} at {path}; run {get}, or "
-        f"python finetune.py --model={config.model.name} --train-dataset={task}"
-        for task, path in paths.items()
-        if not path.exists() and not config.model.finetune_missing
-    ]
+    lacking = [task for task, path in paths.items() if not path.exists()]
+    if lacking and not config.model.finetune_missing:
+        problems.append(
+            f"no fine-tuned weights for {', '.join(lacking)} in {folder} (<Task>Val/nonlinear_finetuned.pt or .safetensors); "
+            f"run {get}, or python finetune.py --model={config.model.name} --train-dataset={','.join(lacking)}, "
+            "or name yours with 'finetuned={TASK: PATH}'"
+        )
     heads = heads_of(config)
-    problems += [
-        f"no published head for {task.name} in {models_folder(config)} (head_{task.name}Val.pt); run {get}, or leave out "
-        "heads.source"
-        for task in tasks
-        if heads.source == "published" and heads.from_file(task.name) is None
-    ]
+    headless = [task.name for task in tasks if heads.source == "published" and heads.from_file(task.name) is None]
+    if headless:
+        named = ", ".join(headless)
+        problems.append(f"no published heads for {named} in {folder} (head_<Task>Val.pt); run {get}, or leave out heads.source")
     raise_any(problems)
 
 

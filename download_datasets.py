@@ -1,0 +1,35 @@
+"""Download datasets before they are needed, where there is a network: main.py does the same when it starts.
+
+    python download_datasets.py                                   the twenty tasks of tasks=vision
+    python download_datasets.py --datasets=MNIST,Cars             these
+    python download_datasets.py tasks=mine data_location=/data    any option of config/ after the flags
+
+What is there is not fetched again. Datasets that nobody serves are listed with the folders they are looked for in.
+"""
+
+import argparse
+import sys
+
+import command_line
+from src.data.catalogue import require_data
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", help="task names with commas between them; default: the list in tasks=")
+    parser.add_argument("overrides", nargs="*", help="key=value, as main.py takes them")
+    options = parser.parse_intermixed_args()
+    listed = [] if any(text.startswith("tasks=") for text in options.overrides) else ["tasks=vision"]
+    named = [f"DATASETS=[{options.datasets}]"] if options.datasets else []
+    config = command_line.composed([*listed, *options.overrides, *named])
+    tasks = command_line.selected_tasks(config)
+    for task in tasks:
+        if not task.problems():
+            print(f"{task.name} is there")
+    require_data([task for task in tasks if task.fetchable], download=True)
+    require_data(tasks, download=False)
+    print(f"{len(tasks)} datasets are under {config.data_location}")
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run_plainly(main))
