@@ -1,0 +1,35 @@
+"""What the entry scripts share: from a composed configuration to objects, and from exceptions to plain sentences."""
+
+from command_line.composing import ROOT as ROOT
+from command_line.composing import check_choices as check_choices
+from command_line.composing import composed as composed
+from command_line.composing import device_of as device_of
+from command_line.composing import method_name as method_name
+from command_line.composing import question as question
+from command_line.files import check_output as check_output
+from command_line.files import file_sources as file_sources
+from command_line.inputs import check_inputs as check_inputs
+from command_line.inputs import fetch_data as fetch_data
+from command_line.inputs import missing_data as missing_data
+from command_line.inputs import selected_tasks as selected_tasks
+from command_line.methods import build_method as build_method
+from command_line.methods import specified_coefficient as specified_coefficient
+from command_line.models import at_once as at_once
+from command_line.models import batch_size_of as batch_size_of
+from command_line.models import build_family as build_family
+from command_line.models import checkpoint_path as checkpoint_path
+from command_line.models import checkpoint_paths as checkpoint_paths
+from command_line.models import finetune_all as finetune_all
+from command_line.models import models_folder as models_folder
+from command_line.models import open_finetuned as open_finetuned
+from command_line.models import recipe_of as recipe_of
+from command_line.models import require_checkpoints as require_checkpoints
+from command_line.models import unfinished as unfinished
+from command_line.sharing import share_out as share_out
+from command_line.speech import AfterSweep as AfterSweep
+from command_line.speech import Progress as Progress
+from command_line.speech import exit_status as exit_status
+from command_line.speech import plain as plain
+from command_line.speech import report_online as report_online
+from command_line.speech import run_plainly as run_plainly
+from command_line.speech import speaks_plainly as speaks_plainly

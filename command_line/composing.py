@@ -1,0 +1,94 @@
+"""From overrides to a configuration, its choices checked."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from src.data.task import Task
+from src.errors import UserError, raise_any
+from src.merging.method import is_number
+from src.models.family import PRECISIONS
+from src.search import STRATEGIES
+
+ROOT = Path(__file__).parent.parent
+OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
+OmegaConf.register_new_resolver("tenths", lambda top: [n / 10 for n in range(1, round(10 * top) + 1)], replace=True)
+
+# Jobs that a launcher starts elsewhere import this program from wherever they run.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The configuration that main.py would run with under these overrides."""
+    with initialize_config_dir(str(ROOT / "config"), version_base=None):
+        return compose("config", overrides)
+
+
+def check_choices(config: DictConfig) -> None:
+    """Raise UserError for options outside their choices, all at once, before anything is loaded."""
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    problems = []
+    if config.output_kind not in ("model", "task_vector", "bundle"):
+        problems.append(f"output_kind is model, task_vector or bundle; got {config.output_kind}")
+    if config.output_kind == "bundle" and not config.output:
+        problems.append("output_kind=bundle needs a folder to write, such as output=bundle/")
+    load = config.method.get("load_mask", False)
+    if not isinstance(load, bool | str | None):
+        problems.append(f"method.load_mask is true, false, null or a path; got {load}")
+    elif load and config.method.get("mask_lambda") is not None:
+        problems.append("method.mask_lambda makes masks and method.load_mask loads them; give one of the two")
+    if config.specify_lambda is not None and not is_number(config.specify_lambda):
+        problems.append(f"specify_lambda is a number; got {config.specify_lambda}")
+    for key in ("batch_size", "candidates_per_pass", "workers", "world_size"):
+        if config[key] is not None and (type(config[key]) is not int or config[key] < 1):
+            problems.append(f"{key} is a positive whole number; got {config[key]}")
+    for key, choices in (("precision", PRECISIONS), ("search", STRATEGIES)):
+        if config[key] not in choices:
+            problems.append(f"{key} is {' or '.join(choices)}; got {config[key]}")
+    for key in ("compile", "download"):
+        if config[key] not in (True, False):
+            problems.append(f"{key} is true or false; got {config[key]}")
+    if not is_number(config.pixel_cache_gb) or config.pixel_cache_gb < 0:
+        problems.append(f"pixel_cache_gb is a number of gigabytes, 0 to keep nothing; got {config.pixel_cache_gb}")
+    if config.n_eval_points is not None and type(config.n_eval_points) is not int:
+        problems.append(f"n_eval_points is a whole number; got {config.n_eval_points}")
+    if config.analysis not in (True, False):
+        problems.append(f"analysis is true or false; got {config.analysis}")
+    if config.wandb.mode not in ("disabled", "online", "offline"):
+        problems.append(f"wandb.mode is disabled, online or offline; got {config.wandb.mode}")
+    elif config.wandb.mode != "disabled" and importlib.util.find_spec("wandb") is None:
+        problems.append(f"wandb.mode={config.wandb.mode}, but wandb is not installed; pip install wandb")
+    raise_any(problems)
+
+
+def device_of(config: DictConfig) -> torch.device:
+    """The device asked for, or cuda where there is one."""
+    name = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as reason:
+        raise UserError(f"device={name} is not a device torch knows; use cpu, cuda or cuda:N") from reason
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}, but torch sees no GPU here; use device=cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name} is not supported; use cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
+
+
+def method_name(config: DictConfig) -> str:
+    """As the user chose it, for titles: `ties`, `ties + LiNeS`."""
+    return HydraConfig.get().runtime.choices.method + (" + LiNeS" if config.method.apply_lines else "")
+
+
+def question(config: DictConfig, tasks: list[Task]) -> dict:
+    """The options that decide a run's numbers: those that do not (places, batch size) are left out."""
+    options = {key: config[key] for key in ("specify_lambda", "n_eval_points", "search", "precision")}
+    method = OmegaConf.to_container(config.method, resolve=True)
+    return {"model": config.model.name, "tasks": [task.name for task in tasks], "method": method, **options}

@@ -1,0 +1,138 @@
+"""A model family from its configuration, with its heads, its fine-tuned weights, and what makes those."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from command_line.speech import Progress
+from src.checkpoints import Checkpoint, open_all, open_checkpoint
+from src.data.task import Task
+from src.errors import UserError, raise_any
+from src.evaluate import Report
+from src.models.family import ModelFamily
+from src.models.heads import Heads
+from src.pixels import PixelStore
+from src.published import Published, own_place
+from src.team import Team
+from src.train import Recipe, finetune, is_made_here, mismatch
+
+MOST_AT_ONCE = 8  # models scored in one pass: more gain nothing, and a killed run loses their pass
+
+
+def build_family(config: DictConfig, device: torch.device, report: Report = lambda what, done: None) -> ModelFamily:
+    """The model with its pre-trained weights; `report` is told what is decoded for it."""
+    gigabytes = config.pixel_cache_gb * 10**9
+    workers = config.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    reference = config.pretrained or published_of(config).zeroshot()
+    make = instantiate(config.model.family, _partial_=True)  # what Hydra is handed it turns into configuration
+    return make(
+        name=config.model.name,
+        device=device,
+        heads=heads_of(config),
+        pixels=PixelStore(Path(config.cache_dir).expanduser() / "pixels", int(gigabytes), workers, report),
+        reference=open_checkpoint(reference) if reference else None,
+        precision=config.precision,
+        compiled=config.compile,
+    )
+
+
+def heads_of(config: DictConfig) -> Heads:
+    return Heads(models_folder(config) / "heads", published_of(config).head, config.heads.source, config.heads.parity)
+
+
+def published_of(config: DictConfig) -> Published:
+    return Published(Path(config.model_location).expanduser(), config.model.name)
+
+
+def models_folder(config: DictConfig) -> Path:
+    return Path(config.model_location).expanduser() / config.model.name
+
+
+def batch_size_of(config: DictConfig, device: torch.device) -> int:
+    """Of evaluation; unless asked for, large enough to keep a device busy and no larger."""
+    return config.batch_size or (512 if device.type == "cuda" else 64)
+
+
+def at_once(config: DictConfig, device: torch.device, size: int) -> int:
+    """How many merged models of `size` bytes are scored in one pass over the data: a quarter of the memory's worth."""
+    if config.candidates_per_pass is not None:
+        return config.candidates_per_pass
+    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    if device.type == "cuda":
+        free.append(torch.cuda.mem_get_info(device)[0])
+    return max(1, min(MOST_AT_ONCE, min(free) // 4 // size))
+
+
+def checkpoint_path(config: DictConfig, task: str, mode: str = "nonlinear") -> Path:
+    """Where a task's fine-tuned weights are, ours or published ones, or where fine-tuning puts them."""
+    return checkpoint_paths(config, [task], mode)[task]
+
+
+def checkpoint_paths(config: DictConfig, tasks: Iterable[str], mode: str = "nonlinear") -> dict[str, Path]:
+    """As `checkpoint_path`, for several tasks: those named in finetuned= lie there."""
+    if config.finetuned is not None and not isinstance(config.finetuned, DictConfig):
+        raise UserError("with this model, finetuned= names tasks: 'finetuned={MNIST: a.safetensors, Cars: b.pt}'")
+    models, given, published = Path(config.model_location).expanduser(), config.finetuned or {}, published_of(config)
+    return {
+        task: Path(str(given[task])).expanduser()
+        if task in given
+        else published.finetuned(task, mode) or own_place(models, config.model.name, task, mode)
+        for task in tasks
+    }
+
+
+def open_finetuned(config: DictConfig, family: ModelFamily, tasks: Iterable[str]) -> dict[str, Checkpoint]:
+    """The fine-tuned checkpoints by task, under the names that the family gives to weights.
+
+    Raises UserError with the problems of all that cannot be opened, or are of another architecture.
+    """
+    opened, problems = open_all(checkpoint_paths(config, tasks)), []
+    for task, checkpoint in opened.items():
+        try:
+            entries = family.named(checkpoint)
+            opened[task] = checkpoint if entries is checkpoint else checkpoint.renamed(entries)
+        except UserError as reason:
+            problems += [f"{checkpoint.path}: {problem}" for problem in reason.problems]
+    raise_any(problems)
+    return opened
+
+
+def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Task], team: Team) -> None:
+    """Fine-tune what is missing, where the model's configuration allows it. UserError for weights of another origin."""
+    if team.leads:
+        finetune_all(config, family, unfinished(config, family, tasks))
+    team.wait()
+
+
+def unfinished(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> list[Task]:
+    """The tasks without weights. UserError for all whose weights were made another way than would be done now."""
+    paths = {task.name: checkpoint_path(config, task.name) for task in tasks}
+    there = [name for name, path in paths.items() if path.exists()]
+    raise_any(
+        filter(None, (mismatch(paths[name], family, recipe_of(config, name)) for name in there if is_made_here(paths[name])))
+    )
+    return [task for task in tasks if not paths[task.name].exists()]
+
+
+def recipe_of(config: DictConfig, task: str) -> Recipe:
+    """How the model is fine-tuned on a task: the model's recipe, for as many epochs as the task wants if it has none."""
+    epochs = config.model.recipe.epochs
+    if epochs is None:
+        epochs = config.tasks[task].get("epochs") if task in config.tasks else None
+    if epochs is None:
+        raise UserError(f"nothing says how long to fine-tune on {task}: give tasks.{task}.epochs=N or model.recipe.epochs=N")
+    return instantiate(config.model.recipe, epochs=epochs)
+
+
+def finetune_all(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> None:
+    """Fine-tune each task and write its weights where they are looked for."""
+    recipes = {task.name: recipe_of(config, task.name) for task in tasks}
+    for number, task in enumerate(tasks, start=1):
+        path = checkpoint_path(config, task.name)
+        with Progress(f"{number} of {len(tasks)}: ", "step") as progress:
+            finetune(family, task, recipes[task.name], path, progress.plan, progress.report)
+        print(f"fine-tuned {config.model.name} on {task.name}: {path}", flush=True)

@@ -1,0 +1,24 @@
+"""Several processes that do one run."""
+
+import sys
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from command_line.composing import ROOT
+from src.errors import UserError
+from src.team import is_member, launch
+
+NOT_OF_A_JOB = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra.sweep")
+
+
+def share_out(config: DictConfig) -> bool:
+    """Start world_size=N processes that do this run together, if it is not one of them; whether that was done."""
+    if (config.world_size or 1) == 1 or is_member():
+        return False
+    hydra = HydraConfig.get()
+    overrides = [text for text in (*hydra.overrides.task, *hydra.overrides.hydra) if not text.startswith(NOT_OF_A_JOB)]
+    status = launch([sys.executable, str(ROOT / "main.py"), *overrides], config.world_size)
+    if status:
+        raise UserError(f"a process of world_size={config.world_size} ended with status {status}; its error is above")
+    return True
