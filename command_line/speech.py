@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -119,17 +120,24 @@ class Progress:
     silent: bool = False
 
     def __enter__(self) -> "Progress":
-        pause = {"mininterval": 0.2} if sys.stderr.isatty() else {"mininterval": 30, "delay": 30}
-        scale = {"unit": self.unit, "unit_scale": self.unit == "B"}
-        self._bar: Any = tqdm(total=self.total, leave=False, disable=self.silent, dynamic_ncols=True, **scale, **pause)
         return self
 
+    @cached_property
+    def _bar(self) -> tqdm:
+        """Drawn once there is something to say, so that others may be drawn and done before."""
+        pause = {"mininterval": 0.2} if sys.stderr.isatty() else {"mininterval": 30, "delay": 30}
+        scale = {"unit": self.unit, "unit_scale": self.unit == "B"}
+        return tqdm(total=self.total, leave=False, disable=self.silent, dynamic_ncols=True, **scale, **pause)
+
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if "_bar" in vars(self):
+            self._bar.close()
 
     def plan(self, more: int) -> None:
         """`more` units of work are known to come."""
-        self._bar.total = (self._bar.total or 0) + more
+        self.total += more
+        if "_bar" in vars(self):
+            self._bar.total = self.total
 
     def report(self, what: str, done: int) -> None:
         """`done` more units of `what` are finished."""
