@@ -107,14 +107,15 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
         checkpoints = command_line.open_finetuned(config, family, names)
         given = Ingredients(family.pretrained, checkpoints, family.depth, device, keep=True)
         cache = Cache(Path(config.cache_dir).expanduser())
-        progress.plan(sum(3 * len(task.examples("test")) + len(task.examples("val")) for task in tasks))
+        progress.plan(sum(3 * family.count(task, "test") + family.count(task, "val") for task in tasks))
         scorer = Scorer(family, cache, command_line.batch_size_of(config, device), progress.report, team)
-        together = command_line.at_once(config, device, size_of(given.pretrained))
+        together = command_line.at_once(config, device, size_of(given.pretrained), team)
         measured = Measurement(scorer, cache, dict(zip(names, tasks)), checkpoints, given, together)
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
         settled = settle(method, specified, load, command_line.models_folder(config), measured, strategy, progress.plan)
         rows = {task: Row(*scores) for task, scores in measured.compared(settled.vectors).items()}
-        notes = [*settled.notes, *leaks(measured.finetuned("val"), {task: row.finetuned for task, row in rows.items()})]
+        notes = [*settled.notes, *command_line.told_of_heads(config, names)]
+        notes += leaks(measured.finetuned("val"), {task: row.finetuned for task, row in rows.items()})
         if family.precision != "fp32":
             different, seen = measured.narrowed(settled.vectors)
             notes.append(f"{family.precision} and float32 differ on {different} of {seen} of the merged model's predictions")

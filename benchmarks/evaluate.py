@@ -142,8 +142,7 @@ def scoring(task: Album, family: ModelFamily, config: DictConfig, cache: Path, d
     names = {f"task{number}": path for number, path in enumerate(finetuned)}
     checkpoints = open_all({"pretrained": pretrained, **names})
     given = Ingredients(checkpoints.pop("pretrained"), checkpoints, family.depth, device, keep=True)
-    clock = Clock(family._features)
-    family._features = clock
+    clock = family._clip.visual.forward = Clock(family._clip.visual.forward)
     scorer = Scorer(family, Cache(cache), command_line.batch_size_of(config, device), lambda what, done: None)
     measured = Measurement(scorer, Cache(cache), {"task0": task}, {"task0": checkpoints["task0"]}, given, at_once=4)
     method = command_line.build_method(command_line.composed(["method=sum"]))
@@ -169,7 +168,7 @@ def precisions(task: Album, cache: Path, device: torch.device, console: Console)
             torch.manual_seed(0)
             weights = {key: torch.randn_like(leaf) * 0.02 for key, leaf in family.pretrained.items()}
             family.prepare(task)
-            predict, size = family.predictor(weights), command_line.batch_size_of(config, device)
+            predict, size = family.predictor(weights), min(command_line.batch_size_of(config, device), task.count)
             batches = [batch for span in family.spans(task, "val") for batch in family.batches(task, "val", size, span)]
             batches = [batch for batch in batches if len(batch.labels) == size] * 10
             predict(batches[0])
@@ -189,13 +188,14 @@ def precisions(task: Album, cache: Path, device: torch.device, console: Console)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, default=192)
+    parser.add_argument("--images", type=int, help="default: 192, and 4096 on a GPU")
     options = parser.parse_args()
-    device, console = torch.device(options.device), Console(soft_wrap=True)
+    device, console = command_line.device_of(command_line.composed([f"device={options.device}"])), Console(soft_wrap=True)
+    images = options.images or (4096 if device.type == "cuda" else 192)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "photographs").mkdir()
         cache = Path(folder) / "cache"
-        task = Album(Path(folder) / "photographs", options.images, Counter())
+        task = Album(Path(folder) / "photographs", images, Counter())
         task.examples("val")
         family, config = family_with([], cache, device)
         decoding(task, family, console)

@@ -24,6 +24,7 @@ from command_line.models import models_folder as models_folder
 from command_line.models import open_finetuned as open_finetuned
 from command_line.models import recipe_of as recipe_of
 from command_line.models import require_checkpoints as require_checkpoints
+from command_line.models import told_of_heads as told_of_heads
 from command_line.models import unfinished as unfinished
 from command_line.sharing import share_out as share_out
 from command_line.speech import AfterSweep as AfterSweep

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.data.task import Task
@@ -14,6 +15,7 @@ from src.errors import UserError, raise_any
 from src.merging.method import is_number
 from src.models.family import PRECISIONS
 from src.search import STRATEGIES
+from src.team import is_member
 
 ROOT = Path(__file__).parent.parent
 OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
@@ -63,11 +65,13 @@ def check_choices(config: DictConfig) -> None:
         problems.append(f"wandb.mode is disabled, online or offline; got {config.wandb.mode}")
     elif config.wandb.mode != "disabled" and importlib.util.find_spec("wandb") is None:
         problems.append(f"wandb.mode={config.wandb.mode}, but wandb is not installed; pip install wandb")
+    if is_member() and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        problems.append("a sweep (-m) does not run under torchrun; world_size=N starts a team for each of its runs")
     raise_any(problems)
 
 
 def device_of(config: DictConfig) -> torch.device:
-    """The device asked for, or cuda where there is one."""
+    """The device asked for, or this process's GPU where there is one, with its number: threads have none of their own."""
     name = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -79,6 +83,11 @@ def device_of(config: DictConfig) -> torch.device:
         raise UserError(f"device={name} is not supported; use cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
+    if device.type == "cuda" and is_member() and device.index is not None:
+        raise UserError(f"device={name} puts all processes of a team on one GPU; leave the number out")
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32: convolutions would round by default
+        return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     return device
 
 

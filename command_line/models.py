@@ -1,5 +1,6 @@
 """A model family from its configuration, with its heads, its fine-tuned weights, and what makes those."""
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,16 +18,18 @@ from src.models.family import ModelFamily
 from src.models.heads import Heads
 from src.pixels import PixelStore
 from src.published import Published, own_place
-from src.team import Team
+from src.state_dict import digest
+from src.team import Team, members_here
 from src.train import Recipe, finetune, is_made_here, mismatch
 
-MOST_AT_ONCE = 8  # models scored in one pass: more gain nothing, and a killed run loses their pass
+MOST_AT_ONCE = 8  # models scored in one pass: more gain nothing, and a killed run loses a span of all of them
 
 
 def build_family(config: DictConfig, device: torch.device, report: Report = lambda what, done: None) -> ModelFamily:
     """The model with its pre-trained weights; `report` is told what is decoded for it."""
     gigabytes = config.pixel_cache_gb * 10**9
-    workers = config.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = config.workers or max(cores // members_here(), 1)
     reference = config.pretrained or published_of(config).zeroshot()
     make = instantiate(config.model.family, _partial_=True)  # what Hydra is handed it turns into configuration
     return make(
@@ -44,6 +47,15 @@ def heads_of(config: DictConfig) -> Heads:
     return Heads(models_folder(config) / "heads", published_of(config).head, config.heads.source, config.heads.parity)
 
 
+def told_of_heads(config: DictConfig, tasks: Iterable[str]) -> list[str]:
+    """A note where some heads are published ones, whose prompts are not known."""
+    heads, tasks = heads_of(config), list(tasks)
+    published = [task for task in tasks if heads.from_file(task)]
+    built = [task for task in tasks if task not in published]
+    mixed = f"; built from prompts for {', '.join(built)}" if built else ""
+    return [f"heads: published for {', '.join(published)}{mixed}"] if published else []
+
+
 def published_of(config: DictConfig) -> Published:
     return Published(Path(config.model_location).expanduser(), config.model.name)
 
@@ -57,14 +69,28 @@ def batch_size_of(config: DictConfig, device: torch.device) -> int:
     return config.batch_size or (512 if device.type == "cuda" else 64)
 
 
-def at_once(config: DictConfig, device: torch.device, size: int) -> int:
-    """How many merged models of `size` bytes are scored in one pass over the data: a quarter of the memory's worth."""
+def at_once(config: DictConfig, device: torch.device, size: int, team: Team) -> int:
+    """How many merged models of `size` bytes are scored in one pass over the data, the same in all processes of a team:
+    as many as a quarter of the memory holds that is free."""
     if config.candidates_per_pass is not None:
         return config.candidates_per_pass
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    free = [_free_memory() // members_here()]
     if device.type == "cuda":
         free.append(torch.cuda.mem_get_info(device)[0])
-    return max(1, min(MOST_AT_ONCE, min(free) // 4 // size))
+    return min(team.gathered(max(1, min(MOST_AT_ONCE, min(free) // 4 // size))))
+
+
+def _free_memory() -> int:
+    """Bytes that this process could take: what the machine has, mapped files counted as free, within its control group."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit
+        group = Path("/sys/fs/cgroup")
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return free
 
 
 def checkpoint_path(config: DictConfig, task: str, mode: str = "nonlinear") -> Path:
@@ -91,10 +117,11 @@ def open_finetuned(config: DictConfig, family: ModelFamily, tasks: Iterable[str]
     Raises UserError with the problems of all that cannot be opened, or are of another architecture.
     """
     opened, problems = open_all(checkpoint_paths(config, tasks)), []
+    like = digest(family.pretrained.items())
     for task, checkpoint in opened.items():
         try:
             entries = family.named(checkpoint)
-            opened[task] = checkpoint if entries is checkpoint else checkpoint.renamed(entries)
+            opened[task] = checkpoint if entries is checkpoint else checkpoint.renamed(entries, like)
         except UserError as reason:
             problems += [f"{checkpoint.path}: {problem}" for problem in reason.problems]
     raise_any(problems)
@@ -110,7 +137,7 @@ def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Tas
 
 def unfinished(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> list[Task]:
     """The tasks without weights. UserError for all whose weights were made another way than would be done now."""
-    paths = {task.name: checkpoint_path(config, task.name) for task in tasks}
+    paths = checkpoint_paths(config, (task.name for task in tasks))
     there = [name for name, path in paths.items() if path.exists()]
     raise_any(
         filter(None, (mismatch(paths[name], family, recipe_of(config, name)) for name in there if is_made_here(paths[name])))

@@ -18,7 +18,13 @@ def share_out(config: DictConfig) -> bool:
         return False
     hydra = HydraConfig.get()
     overrides = [text for text in (*hydra.overrides.task, *hydra.overrides.hydra) if not text.startswith(NOT_OF_A_JOB)]
-    status = launch([sys.executable, str(ROOT / "main.py"), *overrides], config.world_size)
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    flags = [f"--config-dir={folder}" for folder in folders] + [f"--config-name={hydra.job.config_name}"]
+    status = launch([sys.executable, str(ROOT / "main.py"), *flags, *overrides], config.world_size)
+    if status < 0:
+        raise UserError(
+            f"a process of world_size={config.world_size} was killed by signal {-status} (9: often for want of memory)"
+        )
     if status:
         raise UserError(f"a process of world_size={config.world_size} ended with status {status}; its error is above")
     return True

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from src.errors import UserError
 from src.files import write_json
 from src.results import Result
-from src.team import is_leader
+from src.team import is_leader, is_member
 
 
 def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
@@ -43,7 +43,7 @@ def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig
                 time.sleep(5)  # the first process has the same error, and ends the others when it has said so
             for sentence in sentences:
                 print(f"error: {sentence}", file=sys.stderr)
-            if HydraConfig.get().mode != RunMode.MULTIRUN:
+            if HydraConfig.get().mode != RunMode.MULTIRUN or is_member():  # a team has no next job without one of it
                 sys.exit(1)
             job = HydraConfig.get()
             path = _failures(job.sweep.dir) / f"{job.job.num}.json"

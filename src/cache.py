@@ -56,7 +56,7 @@ class Cache:
             for file in checkpoint.files
         ]
         names = xxhash.xxh3_64_hexdigest("\n".join(checkpoint).encode())  # one file may be read under different names
-        return Facts(**self.get("checkpoints", [names, *stats], lambda: vars(Facts.of(checkpoint))))
+        return Facts(**self.get("checkpoints", [names, checkpoint.made_with, *stats], lambda: vars(Facts.of(checkpoint))))
 
 
 @dataclass(frozen=True)

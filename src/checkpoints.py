@@ -27,7 +27,7 @@ class Checkpoint(Mapping[str, Tensor]):
     """
 
     def __init__(self, path: Path, shards: dict[Path, Mapping[str, Tensor]]):
-        self.path = path
+        self.path, self.made_with = path, ""
         self.files = list(shards)
         self.shard_of = {key: file.name for file, entries in shards.items() for key in entries}
         self._entries = {key: entries for entries in shards.values() for key in entries}
@@ -49,10 +49,12 @@ class Checkpoint(Mapping[str, Tensor]):
         """Shapes and dtypes, without rebuilding what a bundle holds in compact form."""
         return {key: outline(entries)[key].detach() for key, entries in self._entries.items()}
 
-    def renamed(self, entries: Mapping[str, Tensor]) -> "Checkpoint":
-        """The same files, whose contents are looked at as `entries`."""
+    def renamed(self, entries: Mapping[str, Tensor], made_with: str) -> "Checkpoint":
+        """The same files, whose contents are looked at as `entries`; made_with: a digest of what else those are made of."""
         first, *others = self.files
-        return Checkpoint(self.path, {first: entries, **{file: {} for file in others}})
+        found = Checkpoint(self.path, {first: entries, **{file: {} for file in others}})
+        found.made_with = made_with
+        return found
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self)} entries)"

@@ -67,7 +67,7 @@ def settle(
         grids.append(prepared.method.mask_method.coefficients(len(tasks)))
     sizes = [len(tried) for tried in grids if len(tried) > 1]
     if sizes:
-        plan(sum(sizes) * sum(len(task.examples("val")) for task in tasks.values()))
+        plan(sum(sizes) * sum(measured.scorer.family.count(task, "val") for task in tasks.values()))
     if not prepared.masks:
         prepared = with_new_masks(method, folder / MASKS, measured, made_of, strategy)
     candidates, notes = prepared.method(given), list(prepared.notes)

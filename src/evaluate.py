@@ -63,17 +63,23 @@ class Scorer:
 
     def scores(self, jobs: Sequence[Job]) -> list[list[Score]]:
         """The scores of each job's candidates, in order. Each job is done by one process of the team."""
-        sizes = [len(job.task.examples(job.split)) for job in jobs]
+        sizes = [self.family.count(job.task, job.split) for job in jobs]
         mine = {number: self._scored(jobs[number]) for number in self.team.share(sizes)}
         self._ready.clear()
         everyone = {number: scores for part in self.team.gathered(mine) for number, scores in part.items()}
         return [everyone[number] for number in range(len(jobs))]
 
+    def asked(self, task: TaskLike, split: str) -> list:
+        """All that decides predictions on a split but the weights; a narrow precision rounds as its device does."""
+        family = self.family
+        precision = family.precision if family.precision == "fp32" else f"{family.precision} on {family.device.type}"
+        return [family.identity, precision, family.prepare(task), task.name, split, family.data_digest(task, split)]
+
     def _scored(self, job: Job) -> list[Score]:
         family, task, split = self.family, job.task, job.split
         candidates = list(job.candidates())
         self._ready = {id(c): self._ready[id(c)] for c in candidates if id(c) in self._ready}
-        asked = [family.identity, family.precision, family.prepare(task), task.name, split, family.data_digest(task, split)]
+        asked = self.asked(task, split)
         totals, fresh = [[0, 0] for _ in candidates], set()
         for span in family.spans(task, split):
             keys = [[*asked, candidate.digest, span.start, span.stop] for candidate in candidates]

@@ -14,8 +14,8 @@ from src.errors import UserError
 from src.evaluate import Score
 
 UNKNOWN = "unknown"
-ANY = "any"  # the model name of entries that hold for every model
-SECTIONS = ("model", "pretrained", "finetuned", "heads", "data", "made_here")
+ANY = "any"  # model, or digest
+SECTIONS = ("model", "pretrained", "finetuned", "recipes", "tasks", "heads", "data")
 FAR, SURE = 0.05, 4  # a leak is suspected where test is above validation by so much, and by so many standard errors
 
 
@@ -51,9 +51,14 @@ def benchmark_of(lineage: Mapping, model: str, entries: Iterable[tuple[str, dict
 
 
 def _agrees(ours: object, known: object) -> bool:
-    """Whether everything of ours is known: of tables every task and split; of a list any one."""
+    """Whether everything of ours is known: of a table all entries, each by its name or by what holds for all; of a list
+    any one; ANY means that there is something."""
     if isinstance(ours, Mapping):
-        return isinstance(known, Mapping) and all(key in known and _agrees(ours[key], known[key]) for key in ours)
+        if isinstance(known, Mapping):
+            return all(key in known and _agrees(ours[key], known[key]) for key in ours)
+        return all(_agrees(value, known) for value in ours.values())
+    if known == ANY:
+        return ours is not None
     return ours in known if isinstance(known, list) else ours is not None and ours == known
 
 

@@ -12,7 +12,7 @@ from src.evaluate import Candidate, Job, Score, Scorer
 from src.merging.ingredients import Ingredients
 from src.state_dict import Kept, added, digest
 from src.task_vectors import TaskVector
-from src.train import is_made_here
+from src.train import recipe_digest
 
 CHECKED = 512  # at least so many examples of a task on which a narrow precision is compared with float32
 
@@ -56,14 +56,14 @@ class Measurement:
         """
         models = [self._merged(vectors, what) for vectors, what in zip(families, names)]
         jobs = [Job(task, split, partial(_of_task, models, name)) for name, task in self.tasks.items()]
-        return [dict(zip(self.tasks, row)) for row in zip(*self.scorer.scores(jobs))]
+        return [dict(zip(self.tasks, row, strict=True)) for row in zip(*self.scorer.scores(jobs), strict=True)]
 
     def compared(self, vectors: Mapping[str, TaskVector]) -> dict[str, tuple[Score, Score, Score]]:
         """Test scores of the pre-trained, the fine-tuned and the merged model by task, in one pass over the data."""
         merged = self._merged(vectors, "the merged model")
         models = [lambda name: self._pretrained, self._finetuned, merged]
         jobs = [Job(task, "test", partial(_of_task, models, name)) for name, task in self.tasks.items()]
-        return {name: tuple(scores) for name, scores in zip(self.tasks, self.scorer.scores(jobs))}
+        return {name: tuple(scores) for name, scores in zip(self.tasks, self.scorer.scores(jobs), strict=True)}
 
     def narrowed(self, vectors: Mapping[str, TaskVector]) -> tuple[int, int]:
         """How many of so many test predictions of the merged model the family's precision makes otherwise than float32."""
@@ -72,7 +72,7 @@ class Measurement:
 
         def compare(task: Task) -> list[int]:
             candidate = merged(task.name)
-            asked = [family.identity, family.precision, family.prepare(task), candidate.digest, family.data_digest(task, "test")]
+            asked = [*scorer.asked(task, "test"), candidate.digest]
 
             def count() -> list[int]:
                 predictors = [family.predictor(candidate.weights, precision) for precision in (None, "fp32")]
@@ -103,7 +103,8 @@ class Measurement:
             "model": family.identity,
             "pretrained": pretrained,
             "finetuned": finetuned,
-            "made_here": all(is_made_here(checkpoint.path) for checkpoint in self.checkpoints.values()),
+            "recipes": {name: recipe_digest(checkpoint.path) for name, checkpoint in self.checkpoints.items()},
+            "tasks": {name: task.definition for name, task in self.tasks.items()},
             "heads": {name: family.prepare(task) for name, task in self.tasks.items()},
             "data": {name: {split: family.data_digest(task, split) for split in ("val", "test")}
                      for name, task in self.tasks.items()},
@@ -111,7 +112,7 @@ class Measurement:
 
     def _by_task(self, split: str, model: Callable[[str], Candidate]) -> dict[str, Score]:
         jobs = [Job(task, split, partial(_of_task, [model], name)) for name, task in self.tasks.items()]
-        return {name: score for name, (score,) in zip(self.tasks, self.scorer.scores(jobs))}
+        return {name: score for name, (score,) in zip(self.tasks, self.scorer.scores(jobs), strict=True)}
 
     def _merged(self, vectors: Mapping[str, TaskVector], what: str) -> Callable[[str], Candidate]:
         """Each task's candidate; tasks that share a vector share it. It is made when asked for."""

@@ -3,9 +3,9 @@
 import datetime
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 Thing = TypeVar("Thing")
 PATIENCE = datetime.timedelta(days=7)  # one process may score for hours while the others wait
+MEETING = "MERGING_TEAM"  # names the file in which the processes of `launch` find one another
 GRACE = 30  # seconds a process has to end after it was told to
 
 
@@ -64,7 +65,10 @@ def join() -> Team:
     if not is_member():
         return ALONE
     if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=PATIENCE)  # a few numbers a minute: no need for NCCL
+        # a few numbers a minute: no need for NCCL
+        meeting = os.environ.get(MEETING)
+        numbers = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])} if meeting else {}
+        dist.init_process_group("gloo", init_method=meeting, timeout=PATIENCE, **numbers)
     team = Team(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
     if torch.cuda.is_available():
         torch.cuda.set_device(team.local % torch.cuda.device_count())
@@ -74,6 +78,11 @@ def join() -> Team:
 def is_member() -> bool:
     """Whether torchrun, or another launcher that speaks its language, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+
+
+def members_here() -> int:
+    """How many processes of the team share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_member() else 1
 
 
 def is_leader() -> bool:
@@ -86,11 +95,10 @@ def launch(command: Sequence[str], size: int) -> int:
 
     When one fails, or this process is told to stop, the others are stopped, too.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    folder = tempfile.TemporaryDirectory()
     threads = os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // size, 1)))
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": threads}
+    common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "OMP_NUM_THREADS": threads}
+    common[MEETING] = f"file://{folder.name}/meeting"
     members: list[subprocess.Popen] = []
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -112,3 +120,4 @@ def launch(command: Sequence[str], size: int) -> int:
                 member.wait(GRACE)
             except subprocess.TimeoutExpired:
                 member.kill()
+        folder.cleanup()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import xxhash
 from torch import Generator
 
 from src.checkpoints import metadata_of
@@ -85,6 +86,12 @@ def made_from(family: ModelFamily, recipe: Recipe) -> str:
 def is_made_here(path: Path) -> bool:
     """Whether weights say that they were fine-tuned by this program."""
     return "made_from" in metadata_of(path)
+
+
+def recipe_digest(path: Path) -> str | None:
+    """Of the recipe that weights say they were fine-tuned by here; None if they were not."""
+    said = metadata_of(path).get("made_from")
+    return said and xxhash.xxh3_128_hexdigest(json.dumps(json.loads(said)["recipe"], sort_keys=True).encode())
 
 
 def mismatch(path: Path, family: ModelFamily, recipe: Recipe) -> str | None:

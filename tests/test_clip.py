@@ -8,7 +8,8 @@ from open_clip.transformer import QuickGELU
 import command_line
 from src.data.catalogue import find_tasks
 from src.errors import UserError
-from src.models.clip import _activation as activation
+from src.models.clip import _activation, _tag_of
+from src.models.family import Batch
 from src.state_dict import digest
 
 
@@ -117,6 +118,11 @@ def test_only_the_image_tower_is_trained(family):
 OPENAI = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
 
 
+def activation(architecture, pretrained, asked=None, like=None):
+    tag = _tag_of(architecture, pretrained, like)
+    return _activation(f"{architecture}/{pretrained}", architecture, tag, asked, pretrained is not None)
+
+
 @pytest.mark.parametrize("name", OPENAI)
 def test_models_of_openai_run_with_quick_gelu_and_nothing_else(name):
     wanted = command_line.composed([f"model={name}"])
@@ -133,6 +139,40 @@ def test_the_activation_follows_the_tag():
     with pytest.raises(UserError, match="trained with GELU"):
         activation("ViT-B-32", "laion2b_s34b_b79k", True)
     assert activation("ViT-B-32", None, True) is True and activation("ViT-B-32-quickgelu", "laion400m_e32", None) is True
+
+
+def test_a_weight_file_must_say_what_it_is_like():
+    with pytest.raises(UserError, match=r"nothing tells.*model\.family\.like=TAG"):
+        activation("ViT-B-32", "openai.pt")
+    assert activation("ViT-B-32", "openai.pt", like="openai") is True and activation("ViT-B-32", "mine.pt", False) is False
+    with pytest.raises(UserError, match="trained with QuickGELU"):
+        activation("ViT-B-32", "openai.pt", False, "openai")
+    with pytest.raises(UserError, match="like=opena is no tag of ViT-B-32"):
+        activation("ViT-B-32", "openai.pt", None, "opena")
+    assert _tag_of("ViT-B-16-SigLIP", "siglip.pt", "webli")["mean"] == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", ["RN50", "coca_ViT-B-32"])
+def test_towers_that_are_no_plain_vision_transformer_predict(name, tmp_path):
+    overrides = [
+        "model=open_clip",
+        f"model.name={name}",
+        "model.pretrained=null",
+        f"model_location={tmp_path}",
+        f"cache_dir={tmp_path}",
+    ]
+    family = command_line.build_family(command_line.composed(overrides), torch.device("cpu"))
+    assert not any(
+        "text_decoder" in key or (".transformer.resblocks" in key and ".visual." not in key) for key in family.pretrained
+    )
+    family._heads["Arrows"] = torch.randn(3, family._width), "head"
+    predicted = family.predictor(family.pretrained)(
+        Batch("Arrows", torch.zeros(2, 3, 224, 224, dtype=torch.uint8), torch.zeros(2))
+    )
+    assert predicted.shape == (2,)
+    if name == "RN50":
+        with pytest.raises(UserError, match="no row of blocks"):
+            family.depth("model.visual.layer1.0.conv1.weight")
 
 
 def test_vit_b_32_is_built_with_the_names_shapes_and_activation_of_the_published_checkpoints(tmp_path):

@@ -143,7 +143,16 @@ def test_golden_search_finds_every_peak_of_one_with_fewer_looks(count):
         assert best == {"a": grid[peak]}
         assert len(curve) == len({c for group in asked for c in group}) == sum(map(len, asked))  # none is measured twice
         assert [point.coefficient for point in curve] == sorted(point.coefficient for point in curve)
-        assert len(curve) <= (count if count < 7 else 8 if count < 20 else 10)
+        assert len(curve) <= min(count, 2 * math.sqrt(count) + 2)
+
+
+def test_golden_search_is_not_misled_by_a_flat_start_or_a_second_peak():
+    for heights in ([0.5] * 9 + [0.6], [0.5, 0.7, 0.6, 0.5, 0.5, 0.6, 0.9, 0.8, 0.7, 0.6], list(reversed([0.5] * 9 + [0.6]))):
+        grid = [round(0.1 * (place + 1), 1) for place in range(10)]
+        accuracy = {c: {"a": height} for c, height in zip(grid, heights)}
+        for order in (grid, grid[::-1]):  # single_task with LiNeS goes down
+            method = Sum(k=100, grid=order)
+            assert searched(method, accuracy, "golden")[0] == searched(method, accuracy)[0]
 
 
 def test_golden_search_climbs_to_the_first_of_a_flat_top():

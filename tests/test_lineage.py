@@ -1,6 +1,7 @@
 import pytest
 import yaml
 
+import command_line
 from src.errors import UserError
 from src.evaluate import Score
 from src.lineage import benchmark_of, leaks, read_manifests
@@ -12,7 +13,8 @@ LINEAGE = {
     "finetuned": {"DTD": "d1", "Cars": "c1"},
     "heads": {"DTD": "h", "Cars": "i"},
     "data": {"DTD": {"val": "v", "test": "t"}, "Cars": {"val": "w", "test": "u"}},
-    "made_here": False,
+    "recipes": {"DTD": None, "Cars": None},
+    "tasks": {"DTD": "td", "Cars": "tc"},
 }
 
 
@@ -29,10 +31,12 @@ def test_a_benchmark_is_named_where_all_its_digests_agree():
         {"finetuned": {"DTD": "d1"}},  # a task of ours that it does not know
         {"data": {"DTD": {"test": "t"}, "Cars": LINEAGE["data"]["Cars"]}},  # a split it does not know
         {"pretrained": "q"},
-        {"made_here": True},
+        {"recipes": "any"},
+        {"recipes": {"DTD": "any", "Cars": "any"}},
         {},
     ):
         assert named(("v1", {"ViT-B-32": other})) == "unknown", other
+    assert named(("v1", {"ViT-B-32": {"finetuned": ["d1", "c1"], "tasks": "any"}})) == "v1"  # one for all entries
     assert named(("v1", {}), ("v2", {"any": {"pretrained": "p"}}), ("v3", {"any": {"pretrained": "p"}})) == "v2"
     assert named() == "unknown"
 
@@ -40,11 +44,24 @@ def test_a_benchmark_is_named_where_all_its_digests_agree():
 def test_the_shipped_manifest_knows_the_demo_and_what_was_trained_here():
     entries = read_manifests([ROOT / "config" / "lineage.yaml"])
     assert [name for name, _ in entries] == ["demo", "tall-v1", "tall-v2", "fusionbench", "own"]
-    demo = dict(entries)["demo"]["ViT-demo"]["pretrained"]
-    here = {**LINEAGE, "made_here": True}
-    assert benchmark_of({**here, "pretrained": demo}, "ViT-demo", entries) == "demo"
-    assert benchmark_of(here, "ViT-demo", entries) == benchmark_of(here, "ViT-B-32", entries) == "own"
-    assert benchmark_of({**LINEAGE, "pretrained": demo}, "ViT-demo", entries) == "unknown"
+    demo = dict(entries)["demo"]["ViT-demo"]
+    config = command_line.composed([])
+    assert {task.name: task.definition for task in command_line.selected_tasks(config)} == demo["tasks"]
+    some = {name: demo["tasks"][name] for name in ("Digits", "Arrows")}
+    here = {**LINEAGE, "recipes": dict.fromkeys(some, demo["recipes"]), "pretrained": demo["pretrained"], "tasks": some}
+    assert benchmark_of(here, "ViT-demo", entries) == "demo"
+    for other in ({"tasks": LINEAGE["tasks"]}, {"recipes": {"Digits": "r", "Arrows": demo["recipes"]}}, {"pretrained": "p"}):
+        assert benchmark_of({**here, **other}, "ViT-demo", entries) == "own", other
+    assert benchmark_of(here, "ViT-B-32", entries) == "own"
+    assert benchmark_of({**here, "recipes": {"Digits": demo["recipes"], "Arrows": None}}, "ViT-demo", entries) == "unknown"
+
+
+def test_prompts_of_ones_own_make_another_task():
+    usual, other = (
+        command_line.selected_tasks(command_line.composed(["DATASETS=[Arrows]", *more]))[0].definition
+        for more in ([], ["+tasks.Arrows.templates=['an arrow {}.']"])
+    )
+    assert usual != other
 
 
 def test_a_manifest_that_is_none_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """The program as a user runs it, end to end on the demo."""
 
 import json
+import os
 import re
 
 import pytest
@@ -39,7 +40,7 @@ def test_the_first_run_shows_a_table_and_writes_a_record_and_a_picture(demo):
     best = max(point["objective"] for point in record["validation"])
     assert record["coefficient"] == next(p["coefficient"] for p in record["validation"] if p["objective"] == best)
     assert (
-        set(record["lineage"]) == {"model", "pretrained", "finetuned", "heads", "data", "made_here"}
+        set(record["lineage"]) == {"model", "pretrained", "finetuned", "heads", "data", "recipes", "tasks"}
         and len(record["lineage"]["finetuned"]) == 8
     )
     assert record["bytes_stored"] > 3e6 and record["seconds"] > 0 and record["peak_memory_bytes"]["resident"] > 1e8
@@ -205,8 +206,26 @@ def test_two_processes_find_what_one_finds(demo):
     for kind in ("name", "coefficient", "validation", "test", "lineage", "benchmark"):
         assert found[1][kind] == found[2][kind], kind
     assert found[1]["benchmark"] == "demo"
-    wrong = run_script("main.py", *options, "world_size=2", "method.k=0", cwd=demo)
-    assert wrong.returncode == 1 and wrong.stderr.count("method.k") <= 1 and "Traceback" not in wrong.stderr
+
+
+def test_a_team_knows_the_users_folder_of_options_and_one_of_it_says_what_is_wrong(demo):
+    (demo / "mine" / "tasks").mkdir(parents=True)
+    (demo / "mine" / "tasks" / "two.yaml").write_text("names: [Digits, Arrows]\n")
+    options = ("--config-dir=mine", "tasks=two", "specify_lambda=0.3", "world_size=2")
+    done = run_script("main.py", *options, cwd=demo)
+    assert done.returncode == 0 and "2 tasks, sum, coefficient 0.3" in done.stdout, done.stderr
+    wrong = run_script("main.py", *options, "output=mine", cwd=demo)
+    assert wrong.returncode == 1 and "Traceback" not in wrong.stderr
+    assert wrong.stderr.count("error: output=mine holds other files") == 1 and "ended with status 1" in wrong.stderr
+
+
+def test_a_sweep_under_torchrun_is_refused(demo):
+    done = run_script("main.py", "-m", "num_tasks=2", "specify_lambda=0.3,0.4", cwd=demo, first=as_one_of_two)
+    assert done.returncode == 1 and "does not run under torchrun" in done.stderr and "Traceback" not in done.stderr
+
+
+def as_one_of_two():
+    os.environ.update(RANK="0", WORLD_SIZE="2")
 
 
 def test_a_narrower_precision_says_what_it_changes(demo):

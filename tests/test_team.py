@@ -3,8 +3,11 @@ import sys
 import time
 
 import pytest
+import torch
 
+import command_line
 from src import team
+from src.errors import UserError
 from src.team import ALONE, Team, launch
 
 
@@ -43,3 +46,27 @@ def test_when_one_process_fails_the_others_are_stopped():
     started = time.monotonic()
     assert launch([sys.executable, "-c", script], 2) == 7
     assert time.monotonic() - started < 30
+
+
+def test_a_batch_for_a_gpu_is_made_with_the_gpus_number(monkeypatch):
+    """Threads have no current GPU of their own, and batches are made in one."""
+    config = command_line.composed(["device=cuda"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert command_line.device_of(config) == torch.device("cuda", 3)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="one GPU"):
+        command_line.device_of(command_line.composed(["device=cuda:0"]))
+
+
+def test_a_team_scores_as_many_models_at_once_as_its_poorest_process_can(monkeypatch):
+    class Two(Team):
+        def gathered(self, mine):
+            return [mine, 3]
+
+    config, two = command_line.composed([]), Two(0, 2, 0)
+    assert command_line.at_once(config, torch.device("cpu"), 2**20, two) == 3
+    assert command_line.at_once(config, torch.device("cpu"), 2**20, ALONE) == 8
+    assert command_line.at_once(config, torch.device("cpu"), 2**60, ALONE) == 1

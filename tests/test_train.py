@@ -16,7 +16,7 @@ class Line:
     """A linear model of points left and right of a line: as small as a family gets."""
 
     name = identity = "line"
-    precision = "fp32"
+    precision, device = "fp32", torch.device("cpu")
 
     def __init__(self):
         torch.manual_seed(0)
@@ -41,6 +41,9 @@ class Line:
     def training_batches(self, task, size, order):
         for rows in torch.randperm(64, generator=order).split(size):
             yield Batch(task.name, self.points[rows], (self.points[rows, 0] > 0).long())
+
+    def count(self, task, split):
+        return 64
 
     def spans(self, task, split):
         return [range(0, 40), range(40, 64)]

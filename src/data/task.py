@@ -1,5 +1,6 @@
 """What a task is: its name, its classes and prompts, and its examples by split."""
 
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,12 @@ class Task:
         part = self._part_of(split)
         rule = "whole" if split == "test" or self._own_validation else f"{VALIDATION_SHARE} {VALIDATION_MOST} {SEED}"
         return xxhash.xxh3_128_hexdigest("\n".join((self.name, split, part, rule, self.origin.state(part))).encode())
+
+    @property
+    def definition(self) -> str:
+        """A digest of what is asked: name, classes, prompts, and the kind of place that examples come from."""
+        told = [self.name, list(self.classes), list(self.templates), type(self.origin).__name__]
+        return xxhash.xxh3_128_hexdigest(json.dumps(told).encode())
 
     def problems(self) -> list[str]:
         """Nothing if the data is there; else sentences that say what is missing, where it was looked for, what helps."""

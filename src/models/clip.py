@@ -3,9 +3,10 @@
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +28,8 @@ from src.models.hf_clip import from_hf, is_hf
 from src.pixels import PixelStore, Split
 from src.state_dict import StateDict, digest, outline
 
-PREFIX, TOWER, TEXT = "model.", "model.visual.", ("transformer.", "text.")
+PREFIX, TOWER, TEXT = "model.", "model.visual.", ("transformer.", "text.", "text_decoder.")
+BLOCKS = r"^model\.visual\.(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\."
 Thing = TypeVar("Thing")
 
 
@@ -39,6 +41,7 @@ class Clip:
 
     name: how runs and folders call the model; architecture, pretrained: open_clip's name and tag (or weight file;
     None for random weights); quick_gelu: whether the activation is QuickGELU, None for what the tag was trained with;
+    like: the tag whose activation and preprocessing a weight file has;
     heads, pixels: where heads and decoded images are kept; reference: the pre-trained weights, where a set of
     checkpoints brings its own; precision: of predictions (fp32, bf16, fp16); compiled: whether torch.compile makes them;
     config: a folder with the json, if open_clip does not know the architecture, and merges, the tokenizer's file.
@@ -56,6 +59,7 @@ class Clip:
         heads: Heads,
         pixels: PixelStore,
         reference: StateDict | None = None,
+        like: str | None = None,
         precision: str = "fp32",
         compiled: bool = False,
         config: str | None = None,
@@ -64,25 +68,30 @@ class Clip:
         if precision not in PRECISIONS:
             raise UserError(f"precision is {', '.join(PRECISIONS)}; got {precision}")
         self.name, self.device, self.precision = name, device, precision
-        self._architecture, self._complete = architecture, reference is None
+        self._architecture = architecture
         self._heads_made, self._pixels = heads, pixels
         if config:
             open_clip.add_model_config(config)
         if open_clip.get_model_config(architecture) is None:
             raise UserError(f"open_clip knows no architecture {architecture}; see open_clip.list_models()")
-        self._quick_gelu = _activation(architecture, pretrained, quick_gelu)
-        self._create = partial(_created, architecture, pretrained, self._quick_gelu, device)
+        tag = _tag_of(architecture, pretrained, like)
+        self._quick_gelu = _activation(f"{architecture}/{pretrained}", architecture, tag, quick_gelu, pretrained is not None)
+        self._create = partial(_created, architecture, pretrained, tag or {}, self._quick_gelu, device)
         self._bpe = {"bpe_path": merges} if merges else {}
-        self._clip, train, val = self._create(load=reference is None)
-        _check_activation(self._clip, self._quick_gelu)
+        # a reference brings no text tower; one of transformers' lacks more, which comes from the weights of open_clip
+        self._complete = reference is None or is_hf(reference)
+        self._clip, train, val = self._create(load=self._complete)
+        _check_activation(self._clip, architecture, self._quick_gelu)
         self._crop, self._view = _pixels(train), _pixels(val)
         self._normalise: Normalize = val.transforms[-1]
         self._heads: dict[str, tuple[Tensor, str]] = {}
         self._splits: dict[tuple[str, str], Split] = {}
         self._live = {PREFIX + key: leaf for key, leaf in self._clip.state_dict().items() if not key.startswith(TEXT)}
+        self.pretrained: StateDict = {key: leaf.detach().cpu().clone() for key, leaf in self._live.items()}
         if reference is not None:
+            reference = self.named(reference)
             self._check_fits(reference)
-        self.pretrained: StateDict = reference or {key: leaf.detach().cpu().clone() for key, leaf in self._live.items()}
+            self.pretrained = reference
         settings = [
             open_clip.get_model_config(architecture),
             self._quick_gelu,
@@ -138,6 +147,9 @@ class Clip:
     def spans(self, task: TaskLike, split: str) -> Sequence[range]:
         return self._split(task, split).parts
 
+    def count(self, task: TaskLike, split: str) -> int:
+        return self._split(task, split).count
+
     def batches(self, task: TaskLike, split: str, size: int, span: range) -> Iterator[Batch]:
         pixels, labels = self._split(task, split).span(span)
 
@@ -162,14 +174,17 @@ class Clip:
         return self._split(task, split).digest
 
     def loss(self, batch: Batch) -> Tensor:
-        return F.cross_entropy(self._logits(self._clip.visual(self._normalised(batch.inputs)), batch.task), batch.labels)
+        features = _pooled(self._clip.visual(self._normalised(batch.inputs)))
+        return F.cross_entropy(self._logits(features, batch.task), batch.labels)
 
     def depth(self, key: str) -> float | None:
         return self._depths(key) if key.startswith(TOWER) else None
 
     @cached_property
     def _depths(self) -> Callable[[str], float | None]:
-        return depth_by_name(key for key in self._live if key.startswith(TOWER))
+        if not any(re.match(BLOCKS, key) for key in self._live):
+            raise UserError(f"the image tower of {self._architecture} is no row of blocks, so LiNeS does not know its depth")
+        return depth_by_name(self._live, BLOCKS)
 
     @cached_property
     def _width(self) -> int:
@@ -195,14 +210,14 @@ class Clip:
         return self._splits[task.name, split]
 
     def _decoded(self, task: TaskLike, split: str) -> Split:
-        examples = task.examples(split)
+        examples = cache(partial(task.examples, split))  # not opened where all of it was decoded before
 
         def decode(index: int) -> tuple[Tensor, int]:
-            image, label = examples[index]
+            image, label = examples()[index]
             return _tensor(self._view(image)), label
 
-        made_from = json.dumps([task.name, task.fingerprint(split), str(self._view), PIL.__version__])
-        return self._pixels.split(made_from, len(examples), decode, f"{task.name} ({split})")
+        made_from = json.dumps([task.name, task.fingerprint(split), list(task.classes), str(self._view), PIL.__version__])
+        return self._pixels.split(made_from, lambda: len(examples()), decode, f"{task.name} ({split})")
 
     def _check_fits(self, weights: StateDict) -> None:
         shapes = {key: leaf.shape for key, leaf in outline(weights).items()}
@@ -215,17 +230,16 @@ class Clip:
         return self._normalise(pixels.float() / 255)
 
     def _image_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
-        return torch.func.functional_call(self._clip.visual, tower, (self._normalised(pixels),))
+        return _pooled(torch.func.functional_call(self._clip.visual, tower, (self._normalised(pixels),)))
 
     def _logits(self, features: Tensor, task: str) -> Tensor:
         return F.normalize(features.float(), dim=-1) @ self._heads[task][0].T
 
 
 def _created(
-    architecture: str, pretrained: str | None, quick_gelu: bool, device: torch.device, load: bool
+    architecture: str, pretrained: str | None, tag: dict, quick_gelu: bool, device: torch.device, load: bool
 ) -> tuple[nn.Module, Compose, Compose]:
-    """open_clip's model, with the weights of `pretrained` or with random ones, and its preprocessing."""
-    tag = open_clip.get_pretrained_cfg(architecture, pretrained) if pretrained else {}
+    """open_clip's model, with the weights of `pretrained` or with random ones, and the preprocessing of `tag`."""
     look = {f"image_{key}": tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag}
     try:
         with _silent(unless=load):
@@ -235,8 +249,9 @@ def _created(
     except Exception as reason:  # a download, or a file of another model, fails in a dozen ways
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
         raise UserError(
-            f"the pre-trained weights {pretrained} of {architecture} cannot be had ({str(reason).splitlines()[0][:200]}); "
-            f"where there is no network, copy them here and give model.pretrained=FILE (tags there are: {tags})"
+            f"the pre-trained weights {pretrained} of {architecture} cannot be had ({str(reason).splitlines()[0][:200]}); where "
+            f"there is no network, copy them here and give model.pretrained=FILE model.family.like={pretrained} "
+            f"(tags there are: {tags})"
         ) from reason
     return model.eval(), *transforms
 
@@ -252,25 +267,43 @@ def _silent(unless: bool) -> Iterator[None]:
         logging.disable(before)
 
 
-def _activation(architecture: str, pretrained: str | None, asked: bool | None) -> bool:
-    """Whether the activation is QuickGELU. UserError if weights were trained with the other one: accuracy would fall
-    without a word."""
-    tag = open_clip.get_pretrained_cfg(architecture, pretrained) if pretrained else {}
-    if not tag:
-        return bool(asked)
-    trained = tag.get("quick_gelu", False) or open_clip.get_model_config(architecture).get("quick_gelu", False)
+def _tag_of(architecture: str, pretrained: str | None, like: str | None) -> dict | None:
+    """What open_clip knows of the weights: their activation and preprocessing; None of a file that is like no tag."""
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if like is not None and like not in tags:
+        raise UserError(f"model.family.like={like} is no tag of {architecture}; they are {', '.join(tags) or 'none'}")
+    name = like or pretrained
+    return (open_clip.get_pretrained_cfg(architecture, name) or None) if name else None
+
+
+def _activation(name: str, architecture: str, tag: dict | None, asked: bool | None, weights: bool) -> bool:
+    """Whether the activation is QuickGELU. UserError if weights were trained with the other one, or nothing tells:
+    accuracy would fall without a word."""
+    own = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    if tag is None:
+        if asked is None and weights and not own:
+            raise UserError(
+                f"nothing tells with which activation and preprocessing {name} was trained; say model.family.like=TAG "
+                "(openai, say), or model.family.quick_gelu=true or false with OpenAI's preprocessing"
+            )
+        return bool(asked) or own
+    trained = tag.get("quick_gelu", False) or own
     if asked is not None and asked != trained:
         raise UserError(
-            f"{architecture}/{pretrained} was trained with {'QuickGELU' if trained else 'GELU'}; "
-            f"set model.family.quick_gelu={str(trained).lower()}"
+            f"{name} was trained with {'QuickGELU' if trained else 'GELU'}; set model.family.quick_gelu={str(trained).lower()}"
         )
     return trained
 
 
-def _check_activation(model: nn.Module, quick_gelu: bool) -> None:
+def _check_activation(model: nn.Module, architecture: str, quick_gelu: bool) -> None:
     kinds = {type(module).__name__ for module in model.visual.modules() if "GELU" in type(module).__name__}
-    if quick_gelu and kinds - {"QuickGELU"}:
-        raise AssertionError(f"open_clip was told to use QuickGELU, and built {', '.join(kinds)}")
+    if kinds - {"QuickGELU"} if quick_gelu else "QuickGELU" in kinds:
+        raise UserError(f"open_clip built {architecture} with {', '.join(kinds)}, and quick_gelu={quick_gelu} was asked for")
+
+
+def _pooled(features: Tensor | tuple) -> Tensor:
+    """Towers of captioning models give the tokens beside the pooled feature."""
+    return features[0] if isinstance(features, tuple) else features
 
 
 def _one_ahead(things: Iterable[Thing]) -> Iterator[Thing]:

@@ -43,6 +43,7 @@ class ModelFamily(Protocol):
 
     name: str
     identity: str  # a digest of all that decides predictions and that neither weights nor data show
+    device: torch.device
     precision: str  # of predictions, one of PRECISIONS
     pretrained: StateDict
 
@@ -66,6 +67,9 @@ class ModelFamily(Protocol):
 
     def spans(self, task: TaskLike, split: str) -> Sequence[range]:
         """The parts in which a split is scored, and scores are kept."""
+
+    def count(self, task: TaskLike, split: str) -> int:
+        """How many examples a split has."""
 
     def batches(self, task: TaskLike, split: str, size: int, span: range) -> Iterator[Batch]:
         """The examples of a span, in order."""
