@@ -11,8 +11,7 @@ from torch import Tensor
 
 from src.compact import MASK, Compact, parts_of
 from src.errors import UserError, raise_any
-from src.old_formats.linearized import REFERENCE
-from src.old_formats.weights import read_weights
+from src.old_formats.weights import read_both, read_weights
 from src.state_dict import StateDict, added, moves_of, outline
 from src.weight_files import INDEX, PICKLED, in_folder, require_keys, shard_of
 
@@ -84,7 +83,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     model of a task, rebuilt from a bundle an entry at a time.
 
     Modules that were saved whole are read as their state dicts, linearized checkpoints as what was fine-tuned (see
-    `open_reference`). Raises UserError if a file is missing, truncated, or asks for anything but tensors and modules;
+    `open_both`). Raises UserError if a file is missing, truncated, or asks for anything but tensors and modules;
     nothing in a file is executed.
     """
     path = Path(path)
@@ -101,15 +100,14 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     return Checkpoint(path, shards, places)
 
 
-def open_reference(path: str | os.PathLike) -> Checkpoint:
-    """The model that a linearized `.pt` checkpoint is linear around, which its file holds beside the fine-tuned one.
+def open_both(path: str | os.PathLike) -> tuple[Checkpoint, Checkpoint | None]:
+    """A pickled checkpoint, and the model that it is linear around, which a linearized one holds beside the fine-tuned one.
 
-    Raises UserError if the file is no such checkpoint.
+    Reads the file's names once for both. Raises UserError as `open_checkpoint` does.
     """
     path = Path(path)
-    if path.suffix not in PICKLED or not path.is_file():
-        raise UserError(f"{path} is no linearized checkpoint of the tangent line (a .pt file), so it holds no reference")
-    return Checkpoint(path, {path: read_weights(path, REFERENCE)})
+    finetuned, reference = read_both(path)
+    return Checkpoint(path, {path: finetuned}), None if reference is None else Checkpoint(path, {path: reference})
 
 
 def open_all(paths: Mapping[str, str | os.PathLike]) -> dict[str, Checkpoint]:
