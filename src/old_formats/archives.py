@@ -39,6 +39,8 @@ def check_contents(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError) as reason:
-        raise UserError(f"{path} cannot be read ({reason}); copy or download it again") from reason
+        raise UserError(f"{path} cannot be read ({reason}); remove it, and copy or download it again") from reason
     if damaged:
-        raise UserError(f"{path} is damaged: the bytes of {damaged} are not those that were saved; copy or download it again")
+        raise UserError(
+            f"{path} is damaged: the bytes of {damaged} are not those that were saved; remove it, and copy or download it again"
+        )
