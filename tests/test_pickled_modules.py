@@ -232,6 +232,7 @@ def test_a_tensor_by_hand_is_read(tmp_path):
     "program",
     [
         tensor(offset=3), tensor(offset=-1), tensor(shape=5), tensor(stride=9), tensor(count=9), tensor(key=b"1"),
+        tensor(shape=2**30, stride=0),
         tensor(kind=b"ctorch.nn\nModule\n"),
         b"ctorch.nn\nModule\n0X\x04\x00\x00\x00evilQ",  # a persistent id that is no storage
         b"ctorch.nn\nModule\n0X\x06\x00\x00\x00moduleccollections\nOrderedDict\n\x86Q",
