@@ -15,13 +15,16 @@ from pathlib import Path
 import command_line
 from src.conversion import convert, is_same, pickled_files
 from src.errors import UserError, raise_any
+from src.old_formats.archives import check_contents
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="with .pt files in it, at any depth")
     parser.add_argument("--output", type=Path, help="where to write; default: beside each file")
-    parser.add_argument("--remove", action="store_true", help="remove each original whose conversion equals it to the bit")
+    parser.add_argument(
+        "--remove", action="store_true", help="remove each undamaged original whose conversion equals it to the bit"
+    )
     options = parser.parse_args()
     folder = options.folder.expanduser()
     if not folder.is_dir():
@@ -36,8 +39,10 @@ def main() -> None:
         try:
             written = convert(source, target)
             print(f"{source} -> {', '.join(map(str, written))}" if written else f"{source} is converted already", flush=True)
-            if options.remove and is_same(source, target):
-                source.unlink()
+            if options.remove:
+                check_contents(source)  # else damaged bytes would be all that is left, and equal to the bit
+                if is_same(source, target):
+                    source.unlink()
         except (UserError, OSError) as reason:
             problems += command_line.plain(reason) or [str(reason)]
     raise_any(problems)

@@ -10,15 +10,18 @@ on where it stopped; what is there is not fetched again. HF_ENDPOINT names a mir
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import command_line
 from src.checkpoints import open_all
-from src.errors import raise_any
+from src.errors import UserError, raise_any
 from src.fetching.drive import FOLDERS, fetch_folder
 from src.fetching.hub import fetch
+from src.old_formats.archives import check_contents
 from src.old_formats.arrays import read_arrays
 from src.published import Published
+from src.weight_files import PICKLED
 
 REPOSITORY = "nik-dim/tall_masks"
 PATTERNS = {"ViT-B-32": "*32*", "ViT-B-16": "*16*", "ViT-L-14": "*14*"}
@@ -36,6 +39,8 @@ def main() -> None:
     if options.source == "drive":
         place = models / options.model if options.kind == "checkpoints" else models / "tall_masks" / options.model
         fetch_folder(FOLDERS[options.kind, options.model], place)
+        print(f"{place}: comparing what has come with its checksums", flush=True)  # a repository's are compared on the way
+        each(check_contents, sorted(path for path in place.rglob("*") if path.is_file() and path.suffix in (*PICKLED, ".npy")))
     else:
         patterns = [PATTERNS[options.model] + ending for ending in ENDINGS[options.kind]]
         with command_line.Progress(unit="B") as progress:
@@ -63,12 +68,21 @@ def check_checkpoints(published: Published, model: str) -> None:
 
 
 def check_masks(published: Published, model: str) -> None:
-    """Read every mask file that was found; UserError if there is none, or one cannot be read."""
+    """Read every mask file that was found; UserError if there is none, and with all that cannot be read."""
     masks = published.masks()
     raise_any([] if masks else [f"there are no TALL masks of {model} in what was downloaded"])
-    for path in masks:
-        tasks = read_arrays(path)
-        print(f"{path}: masks of {len(tasks)} tasks")
+    each(lambda path: print(f"{path}: masks of {len(read_arrays(path))} tasks"), masks)
+
+
+def each(check: Callable[[Path], None], paths: Iterable[Path]) -> None:
+    """Check all files; UserError with the problems of all that have some."""
+    problems: list[str] = []
+    for path in paths:
+        try:
+            check(path)
+        except UserError as reason:
+            problems += reason.problems
+    raise_any(problems)
 
 
 if __name__ == "__main__":

@@ -11,26 +11,26 @@ from torch import Tensor
 
 from src.compact import MASK, Compact, parts_of
 from src.errors import UserError, raise_any
-from src.old_formats.linearized import REFERENCE
-from src.old_formats.weights import read_weights
+from src.old_formats.weights import read_both, read_weights
 from src.state_dict import StateDict, added, moves_of, outline
+from src.weight_files import INDEX, PICKLED, in_folder, require_keys, shard_of
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-INDEX = ".index.json"
 STARTING, SHARED, TASKS = "pretrained.safetensors", "shared.safetensors", "tasks.safetensors"  # the files of a bundle
 
 
 class Checkpoint(Mapping[str, Tensor]):
     """The entries of one or more files; reading an entry maps it, and copies nothing until it is computed with.
 
-    files: the weight files; shard_of: the name of the file that holds each key, in the order of the files.
+    files: the weight files; shard_of: the name of the file that holds each key.
     """
 
-    def __init__(self, path: Path, shards: dict[Path, Mapping[str, Tensor]]):
+    def __init__(self, path: Path, shards: dict[Path, Mapping[str, Tensor]], places: Mapping[str, Path] | None = None):
+        """places: the file that each key is read from, where an index says so, and no other key is; else all keys are."""
+        places = {key: file for file, entries in shards.items() for key in entries} if places is None else places
         self.path, self.made_with = path, ""
         self.files = list(shards)
-        self.shard_of = {key: file.name for file, entries in shards.items() for key in entries}
-        self._entries = {key: entries for entries in shards.values() for key in entries}
+        self.shard_of = {key: file.name for key, file in places.items()}
+        self._entries = {key: shards[file] for key, file in places.items()}
 
     def __getitem__(self, key: str) -> Tensor:
         return self._entries[key][key].detach()
@@ -76,13 +76,16 @@ class _Mapped(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
 
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """A checkpoint from a `.safetensors` or `.pt` file, an index json, or a folder that holds either; `BUNDLE/TASK` is the
     model of a task, rebuilt from a bundle an entry at a time.
 
     Modules that were saved whole are read as their state dicts, linearized checkpoints as what was fine-tuned (see
-    `open_reference`). Raises UserError if a file is missing, truncated, or asks for anything but tensors and modules;
+    `open_both`). Raises UserError if a file is missing, truncated, or asks for anything but tensors and modules;
     nothing in a file is executed.
     """
     path = Path(path)
@@ -90,20 +93,23 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
         return _rebuilt(path)
     if not path.exists():
         raise UserError(f"there is no checkpoint at {path}; check the path (relative paths start at {Path.cwd()})")
-    target = _in_folder(path) if path.is_dir() else path
-    files = _indexed(target) if target.name.endswith(INDEX) else [target]
-    return Checkpoint(path, {file: _open_file(file) for file in files})
+    target = in_folder(path) if path.is_dir() else path
+    if not target.name.endswith(INDEX):
+        return Checkpoint(path, {target: _open_file(target)})
+    places = shard_of(target)
+    shards = {file: _open_file(file) for file in dict.fromkeys(places.values())}
+    require_keys(target, shards, places)
+    return Checkpoint(path, shards, places)
 
 
-def open_reference(path: str | os.PathLike) -> Checkpoint:
-    """The model that a linearized `.pt` checkpoint is linear around, which its file holds beside the fine-tuned one.
+def open_both(path: str | os.PathLike) -> tuple[Checkpoint, Checkpoint | None]:
+    """A pickled checkpoint, and the model that it is linear around, which a linearized one holds beside the fine-tuned one.
 
-    Raises UserError if the file is no such checkpoint.
+    Reads the file's names once for both. Raises UserError as `open_checkpoint` does.
     """
     path = Path(path)
-    if path.suffix not in PICKLED or not path.is_file():
-        raise UserError(f"{path} is no linearized checkpoint of the tangent line (a .pt file), so it holds no reference")
-    return Checkpoint(path, {path: read_weights(path, REFERENCE)})
+    finetuned, reference = read_both(path)
+    return Checkpoint(path, {path: finetuned}), None if reference is None else Checkpoint(path, {path: reference})
 
 
 def open_all(paths: Mapping[str, str | os.PathLike]) -> dict[str, Checkpoint]:
@@ -154,35 +160,6 @@ def _rebuilt(path: Path) -> Checkpoint:
     model = added(open_checkpoint(folder / STARTING), compact.vector(task))
     others = {folder / name: {} for name in (STARTING, SHARED) if (folder / name).exists()}
     return Checkpoint(path, {folder / TASKS: model, **others})
-
-
-def _in_folder(folder: Path) -> Path:
-    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    for kind, usual in (((".safetensors",), "model.safetensors"), (PICKLED, "pytorch_model.bin")):
-        endings = tuple(f"{suffix}{INDEX}" for suffix in kind)
-        indices = [file for file in files if file.name.endswith(endings)]
-        if indices:
-            return indices[0]
-        weights = [file for file in files if file.suffix in kind]
-        if len(weights) == 1 or folder / usual in weights:
-            return weights[0] if len(weights) == 1 else folder / usual
-        if weights:
-            names = ", ".join(file.name for file in weights[:4])
-            raise UserError(f"{folder} holds several weight files ({names}) and no *{INDEX}; name the file you mean")
-    raise UserError(f"{folder} holds no .safetensors or {'/'.join(PICKLED)} file and no *{INDEX}")
-
-
-def _indexed(index: Path) -> list[Path]:
-    try:
-        names = dict.fromkeys(json.loads(index.read_text())["weight_map"].values())
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError("a shard's name is no text")
-    except (ValueError, KeyError, AttributeError, TypeError) as reason:
-        raise UserError(f"{index} is not an index of shards (a json object with a weight_map): {reason!r}") from reason
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise UserError(f"{index} names shards that are not beside it: {', '.join(missing)}; fetch them and try again")
-    return [index.parent / name for name in names]
 
 
 def _open_file(path: Path) -> Mapping[str, Tensor]:

@@ -1,16 +1,17 @@
 """Pickled checkpoints and heads as safetensors beside them: read once, mapped ever after, and no pickle any more."""
 
-import contextlib
 from pathlib import Path
 
 import xxhash
 
-from src.checkpoints import PICKLED, Checkpoint, metadata_of, open_checkpoint, open_reference
+from src.checkpoints import PICKLED, Checkpoint, metadata_of, open_both, open_checkpoint
 from src.errors import UserError
 from src.saving import save_file
 from src.state_dict import digest
 
-SOURCE = "converted_from"
+SOURCE = "converted_from"  # its name and digest
+STATE = "converted_at"  # its name, size and time of change
+BESIDE = "converted_beside"  # the name of the other file it became, or nothing
 PIECE = 2**22
 
 
@@ -27,15 +28,22 @@ def pickled_files(folder: Path) -> list[Path]:
 def convert(source: Path, target: Path) -> list[Path]:
     """Write `target`, and beside that of a linearized checkpoint the model it is linear around, as a zero-shot one.
 
-    Returns the files written: none if they are there from this source already. Raises UserError if the source cannot be
-    read, or `target` is there and was not made from it.
+    Returns the files written: none if they are there from this source already, of which nothing is read if its size and
+    time of change are those it was converted at. Raises UserError if the source cannot be read, or `target` is there and
+    was not made from it.
     """
+    made_from = metadata_of(target) if target.exists() else {}
+    beside = made_from.get(BESIDE)
+    if made_from.get(STATE) == _state(source) and beside is not None and (not beside or target.with_name(beside).exists()):
+        return []
     mark = _mark(source)
-    if target.exists() and metadata_of(target).get(SOURCE) != mark:
+    if target.exists() and made_from.get(SOURCE) != mark:
         raise UserError(f"{target} is there and was not made from {source} as it is now; move one of them away")
-    missing = {path: weights for path, weights in _parts(source, target).items() if not path.exists()}
+    parts = _parts(source, target)
+    told = {SOURCE: mark, STATE: _state(source), BESIDE: next((path.name for path in parts if path != target), "")}
+    missing = {path: weights for path, weights in parts.items() if not path.exists()}
     for path, weights in missing.items():
-        save_file(weights, path, {SOURCE: mark})
+        save_file(weights, path, told)
     return list(missing)
 
 
@@ -46,14 +54,18 @@ def is_same(source: Path, target: Path) -> bool:
 
 
 def _parts(source: Path, target: Path) -> dict[Path, Checkpoint]:
-    """The files that a pickled one becomes."""
-    parts = {target: open_checkpoint(source)}
-    reference = target.with_name(target.name.replace("finetuned", "zeroshot"))
-    published = any(source.with_name(f"{reference.stem}{suffix}").exists() for suffix in PICKLED)
-    if reference != target and not published:
-        with contextlib.suppress(UserError):  # it is not linearized
-            parts[reference] = open_reference(source)
-    return parts
+    """The files that a pickled one becomes, `target` last: where it is, the other is."""
+    finetuned, reference = open_both(source)
+    zeroshot = target.with_name(target.name.replace("finetuned", "zeroshot"))
+    published = any(source.with_name(f"{zeroshot.stem}{suffix}").exists() for suffix in PICKLED)
+    wanted = reference is not None and zeroshot != target and not published
+    return {**({zeroshot: reference} if wanted else {}), target: finetuned}
+
+
+def _state(source: Path) -> str:
+    """What tells, without reading it, that a source is as it was."""
+    state = source.stat()
+    return f"{source.name} {state.st_size} {state.st_mtime_ns}"
 
 
 def _mark(source: Path) -> str:

@@ -129,12 +129,9 @@ def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Se
 
 def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, StateDict]:
     """Masks by task of a published file: a dict of arrays, each over all entries of a model."""
-    found = read_arrays(path)
-    held = {str(task): array for task, array in found.items()} if isinstance(found, Mapping) else {}
+    held = read_arrays(path)
     arrays = {task if task in tasks or task.removesuffix("Val") in held else task.removesuffix("Val"): array
               for task, array in held.items()}  # fmt: skip
-    if not arrays or not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise UserError(f"{path} holds no mask by task; published masks are a dict of arrays")
     if set(arrays) != set(tasks):
         raise UserError(f"the masks in {path} are of the tasks {', '.join(sorted(arrays))}, not {', '.join(sorted(tasks))}")
     count = sum(leaf.numel() for leaf in shapes.values())

@@ -26,8 +26,7 @@ class Published:
 
     def zeroshot(self, mode: str = MODES[0]) -> Path | None:
         """The checkpoint that fine-tuning started from, which lies beside one or more of the tasks' or above them."""
-        names = _names(mode, "zeroshot")
-        return self._first(names) or next((path for name in names for path in self._files if path.name == name), None)
+        return self._first(_names(mode, "zeroshot"))
 
     def head(self, task: str) -> Path | None:
         """The classification head of a task."""

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from src.checkpoints import INDEX, PICKLED, SHARED, STARTING, TASKS, Checkpoint, metadata_of
+from src.checkpoints import SHARED, STARTING, TASKS, Checkpoint, metadata_of
 from src.compact import Compact
 from src.errors import UserError, raise_any
 from src.files import folder_beside, require_room, written_beside
 from src.state_dict import Lazy, StateDict, outline
+from src.weight_files import INDEX, PICKLED
 
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",

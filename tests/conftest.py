@@ -15,6 +15,8 @@ from tests.processes import run_fresh
 # leaves this process its threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+LONGEST = ("test_pipeline", "test_killing", "test_benchmark")
+
 Models = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
 
 
@@ -46,6 +48,11 @@ def models() -> Models:
 @pytest.fixture
 def given(models: Models) -> Ingredients:
     return ingredients(models)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no process is alone with it at the end."""
+    items.sort(key=lambda item: next((place for place, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

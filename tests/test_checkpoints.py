@@ -196,6 +196,47 @@ def test_folders_of_the_hub_are_read_as_they_lie(tmp_path):
         open_checkpoint(whole / "broken.index.json")
 
 
+def indexed(folder, shards, weight_map, name="model.safetensors.index.json"):
+    folder.mkdir(exist_ok=True)
+    for shard, entries in shards.items():
+        save_file({key: torch.full((2,), float(value)) for key, value in entries.items()}, folder / shard)
+    (folder / name).write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def test_an_index_says_which_shard_each_key_is_read_from(tmp_path):
+    shards = {"a.safetensors": {"w": 1, "u": 2}, "b.safetensors": {"w": 3, "v": 4, "old": 5}}
+    table = {"w": "a.safetensors", "v": "b.safetensors", "u": "a.safetensors"}
+    opened = open_checkpoint(indexed(tmp_path / "model", shards, table))
+    assert {key: float(leaf[0]) for key, leaf in opened.items()} == {"w": 1, "v": 4, "u": 2}
+    assert opened.shard_of == table and set(opened.outline) == set(table)
+    del shards["a.safetensors"]["u"], shards["b.safetensors"]["v"]
+    with pytest.raises(UserError, match=r"a\.safetensors lacks 1 entries .*\(u\)") as caught:
+        open_checkpoint(indexed(tmp_path / "lacking", shards, table))
+    assert len(caught.value.problems) == 2 and "b.safetensors lacks 1" in caught.value.problems[0]
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/tmp/secret.safetensors", "deeper/secret.safetensors"])
+def test_an_index_names_no_file_of_another_folder(tmp_path, name):
+    place = tmp_path / "model" / name
+    if name[0] != "/":
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_file(TREE, place)
+    with pytest.raises(UserError, match=r"names files of other folders.*secret"):
+        open_checkpoint(indexed(tmp_path / "model", {}, {"a": name}))
+
+
+def test_of_several_indices_the_usual_one_is_meant_and_none_is_guessed(tmp_path):
+    folder = tmp_path / "model"
+    for number, variant in enumerate(("fp16", "ema")):
+        shard = f"{variant}.safetensors"
+        indexed(folder, {shard: {"a": number}}, {"a": shard}, f"model.{variant}.safetensors.index.json")
+    with pytest.raises(UserError, match=r"several indices of shards \(model\.ema.*model\.fp16.*name the file you mean"):
+        open_checkpoint(folder)
+    indexed(folder, {"part.safetensors": {"a": 7}}, {"a": "part.safetensors"})
+    assert open_checkpoint(folder)["a"][0] == 7
+
+
 def test_parameters_that_require_gradients_are_read_as_tensors(tmp_path):
     torch.save({"a": torch.nn.Parameter(torch.ones(2))}, tmp_path / "a.pt")
     assert not open_checkpoint(tmp_path / "a.pt")["a"].requires_grad

@@ -7,9 +7,11 @@ import sys
 import time
 
 import pytest
+from filelock import FileLock
 
 from src.errors import UserError
-from src.fetching.hub import fetch
+from src.fetching.errors import is_interruption
+from src.fetching.hub import LOCK, fetch
 from src.fetching.record import RECORD
 from tests.hub_server import Hub, serving
 from tests.processes import ROOT
@@ -186,6 +188,47 @@ def test_a_repository_cannot_write_outside_the_folder(hub, tmp_path):
     assert not list(tmp_path.rglob("escaped32"))
 
 
+def test_hidden_files_of_a_repository_are_left_out(hub, tmp_path):
+    """Else one of them could be our record, which says what was verified."""
+    hidden = {".fetched.json": b"[]", ".fetching.lock": b"x", ".git/hooks/a": b"x", "a/.b.pt.012345678901.incomplete": b"x"}
+    hub.add("someone/sly", {**hidden, "a/seen.pt": b"y"})
+    get(hub, tmp_path, ("*",), name="someone/sly")
+    assert there(tmp_path) == {"a/seen.pt"} and (tmp_path / RECORD).read_text() != "[]"
+    with pytest.raises(UserError, match=r"no file like \.fetched\*.*it has a/seen\.pt"):
+        get(hub, tmp_path, (".fetched*",), name="someone/sly")
+
+
+def test_drafts_of_another_commit_are_removed(hub, tmp_path):
+    (tmp_path / "a/ViT-B-32").mkdir(parents=True)
+    left, mine = (tmp_path / "a/ViT-B-32" / name for name in (".big.pt.0123456789ab.incomplete", ".big.pt.notes"))
+    for path in (left, mine):
+        path.write_text("half")
+    get(hub, tmp_path)
+    assert not left.exists() and mine.exists()
+
+
+def test_who_waits_for_another_program_is_told(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.fetching.hub.SILENCE", 0.01)
+    monkeypatch.setattr("src.fetching.hub.PATIENCE", 0.01)
+    lock, told = FileLock(tmp_path / LOCK), []
+    with lock, pytest.raises(UserError, match=r"another program holds .*\.fetching\.lock.*wait until"):
+        get(hub, tmp_path)
+
+    def report(what, done):
+        told.append(what)
+        lock.release()
+
+    lock.acquire()
+    get(hub, tmp_path, report=report)
+    assert told[0] == f"waiting for another program that fetches into {tmp_path}"
+    assert there(tmp_path) == {"a/ViT-B-32/big.pt", "a/ViT-B-32/small.json"}
+
+
+def test_only_the_clients_own_errors_without_a_number_are_interruptions():
+    assert is_interruption(OSError("whatever the client says of a size"))
+    assert not is_interruption(OSError(errno.EIO, "Input/output error")) and not is_interruption(PermissionError("no"))
+
+
 def test_a_full_disk_is_said(hub, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
@@ -195,6 +238,6 @@ def test_a_full_disk_is_said(hub, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("src.fetching.hub.http_get", full)
+    monkeypatch.setattr("src.fetching.transfer.http_get", full)
     with pytest.raises(UserError, match="no room left in"):
         get(hub, tmp_path)

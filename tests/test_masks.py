@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import zipfile
+from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
@@ -136,6 +137,31 @@ def test_numpy_itself_is_never_handed_to_a_pickle(tmp_path, name):
     with pytest.raises(UserError, match="TALL_mask"):
         read_arrays(path)
     assert _frombuffer.__defaults__ == before
+
+
+def test_a_dict_in_a_mask_file_is_no_deeper_than_its_tasks(tmp_path):
+    """Sixty dicts that hold the next one twice are a thousand bytes, and 2**60 masks to whoever follows them."""
+    held = {"MNIST": np.packbits(np.ones(9, bool))}
+    for _ in range(60):
+        held = {"a": held, "b": held}
+    for content in (held, {"MNIST": [held]}, {}):
+        (tmp_path / "TALL_mask.npy").write_bytes(pickle.dumps(content))
+        with pytest.raises(UserError, match="no mask by task"):
+            read_arrays(tmp_path / "TALL_mask.npy")
+
+
+def test_a_dict_cannot_be_given_attributes(tmp_path):
+    masks = {"MNIST": np.packbits(np.ones(9, bool))}
+    (tmp_path / "TALL_mask.npy").write_bytes(pickle.dumps(Forged(OrderedDict, (list(masks.items()),), {"values": 1, "items": 2})))
+    assert read_arrays(tmp_path / "TALL_mask.npy")["MNIST"].tolist() == masks["MNIST"].tolist()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_masks_of_tensors_are_called_what_they_are(tmp_path, zipped):
+    torch.save({"MNIST": torch.ones(9, dtype=torch.uint8)}, tmp_path / "mask.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="masks of tensors are not read; save them as arrays") as caught:
+        read_arrays(tmp_path / "mask.pt")
+    assert "Do not use" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00v\x00{'descr'", b"PK\x03\x04", b"not a pickle at all"])

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from src.checkpoints import open_checkpoint, open_reference
+from src.checkpoints import open_both, open_checkpoint
 from src.errors import UserError
+from src.old_formats.arrays import read_arrays
 from src.old_formats.linearized import parameters
+from src.old_formats.modules import read_modules
 from src.old_formats.stand_ins import STAND_INS, Inert
 from tests.foreign import ImageEncoder, elsewhere, linearized, save_encoder, save_head, tiny_clip
 
@@ -95,13 +97,14 @@ def test_linearized_checkpoints_have_two_models_with_names(tmp_path):
     finetuned, reference = (dict(ImageEncoder(tiny_clip(seed)).named_parameters()) for seed in (0, 1))
     torch.save(linearized(finetuned, reference), tmp_path / "linear_finetuned.pt")
     assert same(open_checkpoint(tmp_path / "linear_finetuned.pt"), finetuned)
-    assert same(open_reference(tmp_path / "linear_finetuned.pt"), reference)
-    with pytest.raises(UserError, match="not linearized"):
-        torch.save(finetuned, tmp_path / "plain.pt")
-        open_reference(tmp_path / "plain.pt")
+    both = open_both(tmp_path / "linear_finetuned.pt")
+    assert same(both[0], finetuned) and same(both[1], reference)
+    torch.save(finetuned, tmp_path / "plain.pt")
+    plain, none = open_both(tmp_path / "plain.pt")
+    assert same(plain, finetuned) and none is None
 
 
-@pytest.mark.parametrize("fault", ["short", "order", "stranger", "gap"])
+@pytest.mark.parametrize("fault", ["short", "order", "norms", "stranger", "gap"])
 def test_numbered_parameters_of_something_else_are_refused(tmp_path, fault):
     finetuned = dict(ImageEncoder(tiny_clip()).named_parameters())
     entries = linearized(finetuned, finetuned)
@@ -111,6 +114,12 @@ def test_numbered_parameters_of_something_else_are_refused(tmp_path, fault):
         entries["model.params.99"] = entries.pop("model.params.3")
     elif fault == "order":
         entries["model.params.9"], entries["model.params.11"] = entries["model.params.11"], entries["model.params.9"]
+    elif fault == "norms":
+        for number, key in enumerate(finetuned):
+            if ".ln_" in key and key.endswith("weight"):
+                for part in ("params", "params0"):
+                    weight, bias = f"model.{part}.{number}", f"model.{part}.{number + 1}"
+                    entries[weight], entries[bias] = entries[bias], entries[weight]
     else:
         entries["other"] = torch.ones(1)
     torch.save(entries, tmp_path / "linear_finetuned.pt")
@@ -161,8 +170,47 @@ def test_code_in_a_file_is_refused_by_name_and_not_run(tmp_path, monkeypatch, pl
     assert not (tmp_path / "sprung").exists() and "file.pt" in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch has its doubts about sparse tensors
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "entries,words",
+    [
+        ({"a": torch.ones(1).expand(10**6, 10**6)}, r"a \(of shape \(1000000, 1000000\), which is more than the whole file"),
+        ({"a": torch.empty(3, device="meta")}, r"a \(without values, on the device meta"),
+        ({"a": torch.eye(3).to_sparse()}, r"a \(sparse"),
+        ({"a": torch.ones(1), 7: torch.ones(1)}, r"7 \(a int for a name"),
+        ({("a", "b"): torch.ones(1)}, r"\('a', 'b'\) \(a tuple for a name"),
+    ],
+    ids=["zero strides", "meta", "sparse", "number", "pair"],
+)
+def test_what_torch_reads_and_is_no_ordinary_tensor_is_refused(tmp_path, entries, words, zipped):
+    torch.save({"state_dict": entries}, tmp_path / "odd.pt", _use_new_zipfile_serialization=zipped)
+    assert torch.load(tmp_path / "odd.pt", weights_only=True)["state_dict"].keys() == entries.keys()
+    with pytest.raises(UserError, match=rf"odd\.pt is not a dict of tensors only: {words}"):
+        open_checkpoint(tmp_path / "odd.pt")
+
+
+def test_compressed_and_overlapping_entries_are_refused_before_anything_is_read(tmp_path):
+    torch.save({"a": torch.ones(9)}, tmp_path / "stored.pt")
+    with zipfile.ZipFile(tmp_path / "stored.pt") as stored, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
+        for entry in stored.infolist():
+            last = entry.filename.endswith("/version")
+            bomb.writestr(entry.filename, stored.read(entry), zipfile.ZIP_DEFLATED if last else zipfile.ZIP_STORED)
+    with zipfile.ZipFile(tmp_path / "many.pt", "w") as many:
+        many.writestr("many/data.pkl", bytes(1000))
+        first = many.infolist()[0]
+        for number in range(9):
+            again = zipfile.ZipInfo(f"many/data/{number}")
+            again.header_offset, again.file_size, again.compress_size, again.CRC = first.header_offset, 1000, 1000, first.CRC
+            many.filelist.append(again)
+    for name, words in (("bomb", "version is compressed"), ("many", "share its bytes")):
+        for read in (open_checkpoint, read_arrays, read_modules):
+            with pytest.raises((UserError, zipfile.BadZipFile), match=words):
+                read(tmp_path / f"{name}.pt")
+
+
 def written(path, program: bytes) -> None:
-    """A zip of torch's form around a pickle made by hand."""
+    """A zip of torch's form around a pickle made by hand, which our own reader has to refuse: torch's does first."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("file/data.pkl", b"\x80\x02" + program + b".")
         archive.writestr("file/data/0", bytes(16))
@@ -184,6 +232,7 @@ def test_a_tensor_by_hand_is_read(tmp_path):
     "program",
     [
         tensor(offset=3), tensor(offset=-1), tensor(shape=5), tensor(stride=9), tensor(count=9), tensor(key=b"1"),
+        tensor(shape=2**30, stride=0),
         tensor(kind=b"ctorch.nn\nModule\n"),
         b"ctorch.nn\nModule\n0X\x04\x00\x00\x00evilQ",  # a persistent id that is no storage
         b"ctorch.nn\nModule\n0X\x06\x00\x00\x00moduleccollections\nOrderedDict\n\x86Q",
@@ -207,6 +256,19 @@ def test_tricks_of_hand_written_pickles_are_refused(tmp_path, program):
     assert not hasattr(nn.Module, "evil")
 
 
+def pair(first: bytes, second: bytes) -> bytes:
+    return b"}X\x01\x00\x00\x00a" + first + b"sX\x01\x00\x00\x00b" + second + b"s"
+
+
+@pytest.mark.parametrize("other", [{"kind": b"ctorch\nLongStorage\n", "count": 2}, {"count": 2}])
+def test_a_storage_named_twice_is_the_same_both_times(tmp_path, other):
+    written(tmp_path / "twice.pt", pair(tensor(), tensor()))
+    assert len(open_checkpoint(tmp_path / "twice.pt")) == 2
+    written(tmp_path / "twice.pt", pair(tensor(), tensor(**other)))
+    with pytest.raises(UserError, match="storage 0 twice"):
+        open_checkpoint(tmp_path / "twice.pt")
+
+
 def test_attributes_set_on_stand_ins_change_nothing(tmp_path):
     """A state that names the methods we call ourselves stays data."""
     linear = nn.Linear(2, 2)
@@ -223,9 +285,31 @@ def test_modules_that_hold_one_another_are_refused(tmp_path):
     circle = nn.Module()
     circle._modules["self"] = circle
     torch.save(circle, tmp_path / "circle.pt")
-    for name in ("many.pt", "circle.pt"):
+    long, name = nn.Module(), "x" * 2000
+    long._modules[name] = nn.Linear(1, 1)
+    torch.save(long, tmp_path / "long.pt")
+    for name in ("many.pt", "circle.pt", "long.pt"):
         with pytest.raises(UserError, match=rf"{name} cannot be read"):
             open_checkpoint(tmp_path / name)
+
+
+def test_what_many_names_share_is_made_once(tmp_path):
+    """Else a thousand names in each of three dicts, one inside the other, are a thousand million modules."""
+    linear = nn.Linear(2, 2)
+    inner = dict.fromkeys(range(9), linear)
+    torch.save(dict.fromkeys(range(9), inner), tmp_path / "wide.pt")
+    found = read_modules(tmp_path / "wide.pt")
+    assert len({id(each) for each in found.values()}) == len({id(each) for each in found[0].values()}) == 1
+    assert same(found[8][8], linear.state_dict())
+
+
+def test_the_bound_on_modules_is_the_whole_files(tmp_path, monkeypatch):
+    torch.save({name: nn.Linear(2, 2) for name in "abc"}, tmp_path / "three.pt")
+    monkeypatch.setattr("src.old_formats.modules.MOST", 9)  # a module and two tensors each
+    assert list(read_modules(tmp_path / "three.pt")) == list("abc")
+    monkeypatch.setattr("src.old_formats.modules.MOST", 8)
+    with pytest.raises(pickle.UnpicklingError, match="more than 8"):
+        read_modules(tmp_path / "three.pt")
 
 
 @pytest.mark.parametrize("zipped", [True, False])

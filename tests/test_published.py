@@ -1,19 +1,28 @@
 """Published sets of checkpoints: found as they lie, downloaded, converted."""
 
+import contextlib
+import functools
+import importlib
+import inspect
 import os
 import shutil
 import sys
 import types
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import command_line
+import download_checkpoints
 from src.checkpoints import open_checkpoint
+from src.conversion import convert
 from src.errors import UserError
 from src.fetching.drive import fetch_folder
 from src.masks import MadeOf, find_masks
+from src.old_formats.weights import read_both
 from src.published import Published, own_place
 from tests.conftest import run_fresh
 from tests.foreign import ImageEncoder, linearized, save_encoder, save_head, tiny_clip
@@ -119,13 +128,35 @@ def test_masks_are_downloaded_and_read(tmp_path, hub):
     assert [path for path, _ in hub.requests] == ["tall_masks/ViT-B-32/TALL_mask_14task.npy"]
 
 
+def drive(monkeypatch, download_folder):
+    """A gdown of which a call that the real one would refuse is refused, where it is installed."""
+    with contextlib.suppress(ImportError):
+        download_folder.__signature__ = inspect.signature(importlib.import_module("gdown").download_folder)
+    gdown = types.ModuleType("gdown")
+
+    def checked(**options):
+        inspect.signature(download_folder).bind(**options)
+        return download_folder(**options)
+
+    gdown.download_folder = functools.update_wrapper(checked, download_folder)
+    monkeypatch.setitem(sys.modules, "gdown", gdown)
+
+
 def test_the_drive_is_asked_through_gdown_and_what_it_refuses_is_explained(tmp_path, monkeypatch):
     asked = []
-    gdown = types.ModuleType("gdown")
-    gdown.download_folder = lambda **options: asked.append(options)
-    monkeypatch.setitem(sys.modules, "gdown", gdown)
+
+    def recent(id, output, resume=False, retries=0, timeout=None):
+        asked.append({"id": id, "output": output, "resume": resume, "retries": retries, "timeout": timeout})
+
+    drive(monkeypatch, recent)
     fetch_folder("folder-id", tmp_path)
     assert asked[0]["id"] == "folder-id" and asked[0]["output"] == str(tmp_path) and asked[0]["resume"] is True
+    assert asked[0]["timeout"]
+    older = types.ModuleType("gdown")
+    older.download_folder = lambda id, output, resume, retries: asked.append(id)
+    monkeypatch.setitem(sys.modules, "gdown", older)
+    fetch_folder("without-timeout", tmp_path)
+    assert asked[1] == "without-timeout"
 
     class DownloadError(Exception):
         pass
@@ -133,12 +164,68 @@ def test_the_drive_is_asked_through_gdown_and_what_it_refuses_is_explained(tmp_p
     def refuse(**_):
         raise DownloadError("Failed to download the following files:\n- a.pt")
 
-    gdown.download_folder = refuse
+    drive(monkeypatch, refuse)
     with pytest.raises(UserError, match=r"limits how often.*goes on where it stopped.*folders/folder-id in a browser.*put what"):
         fetch_folder("folder-id", tmp_path)
     monkeypatch.setitem(sys.modules, "gdown", None)
     with pytest.raises(UserError, match="needs gdown: pip install"):
         fetch_folder("folder-id", tmp_path)
+
+
+def test_what_came_from_the_drive_is_compared_with_its_checksums(tmp_path, monkeypatch):
+    def give(*, output, **_):
+        published_set(tmp_path / "remote")
+        shutil.copytree(tmp_path / "remote" / "single_task" / MODEL, output)
+        for name in ("SVHNVal/nonlinear_finetuned.pt", "head_MNISTVal.pt"):
+            spoil(tmp_path / "models" / MODEL / name)
+
+    drive(monkeypatch, give)
+    arguments = ["--source=drive", f"--model={MODEL}", "--kind=checkpoints", f"--model-location={tmp_path / 'models'}"]
+    monkeypatch.setattr(sys, "argv", ["download_checkpoints.py", *arguments])
+    with pytest.raises(UserError, match=r"head_MNISTVal\.pt is damaged: the bytes of .*data/0 are not") as caught:
+        download_checkpoints.main()
+    assert len(caught.value.problems) == 2 and "SVHNVal" in caught.value.problems[0]
+
+
+def spoil(path):
+    """Bytes in a tensor, of which neither names nor shapes say anything."""
+    with zipfile.ZipFile(path) as archive:
+        name, *_ = (name for name in archive.namelist() if name.endswith("data/0"))
+        start = path.read_bytes().index(archive.read(name))
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(8))
+    open_checkpoint(path)
+
+
+def test_all_masks_that_cannot_be_read_are_named(tmp_path, capsys):
+    published_set(tmp_path)
+    masks = tmp_path / "tall_masks" / MODEL
+    for name in ("TALL_mask_1task.npy", "TALL_mask_2task.npy"):
+        (masks / name).write_bytes(b"no mask")
+    with pytest.raises(UserError) as caught:
+        download_checkpoints.check_masks(Published(tmp_path, MODEL), MODEL)
+    assert len(caught.value.problems) == 2 and "14task.npy: masks of 2 tasks" in capsys.readouterr().out
+
+
+def test_a_second_conversion_reads_nothing_of_its_source(tmp_path, monkeypatch):
+    finetuned, reference = (dict(ImageEncoder(tiny_clip(seed)).named_parameters()) for seed in (0, 1))
+    source, target = tmp_path / "linear_finetuned.pt", tmp_path / "linear_finetuned.safetensors"
+    torch.save(linearized(finetuned, reference), source)
+    zeroshot = tmp_path / "linear_zeroshot.safetensors"
+    parsed = []
+    monkeypatch.setattr("src.checkpoints.read_both", lambda path: parsed.append(path) or read_both(path))
+    assert convert(source, target) == [zeroshot, target] and len(parsed) == 1
+    monkeypatch.setattr(Path, "open", None)
+    assert convert(source, target) == [] and len(parsed) == 1
+    monkeypatch.undo()
+    zeroshot.unlink()
+    assert convert(source, target) == [zeroshot]
+    os.utime(source, (1, 1))  # touched, and the same: its contents tell
+    assert convert(source, target) == []
+    torch.save(linearized(reference, finetuned), source)
+    with pytest.raises(UserError, match="was not made from"):
+        convert(source, target)
 
 
 def converted(folder, *arguments):
@@ -176,9 +263,11 @@ def test_originals_are_removed_only_when_asked_and_only_if_theirs_was_written(tm
     model = published_set(tmp_path / "set")
     mine = model / "SVHNVal" / "nonlinear_finetuned.safetensors"
     shutil.copy(model / "head_SVHNVal.pt", mine)
+    spoil(model / "head_MNISTVal.pt")
     done = converted(tmp_path / "set", "--remove")
     assert done.returncode == 1 and f"{mine} is there and was not made from" in done.stderr
-    assert [path.name for path in model.rglob("*.pt")] == ["nonlinear_finetuned.pt"]
+    assert "head_MNISTVal.pt is damaged" in done.stderr
+    assert sorted(path.name for path in model.rglob("*.pt")) == ["head_MNISTVal.pt", "nonlinear_finetuned.pt"]
     assert mine.read_bytes()[:2] == b"PK" and (model / "head_SVHNVal.safetensors").exists()
     assert (tmp_path / "set" / "tall_masks" / MODEL / "TALL_mask_14task.npy").exists()
 

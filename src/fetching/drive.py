@@ -1,6 +1,7 @@
 """Fetch the folders that the TALL masks authors keep on Google Drive, with gdown, which is asked for where it is needed."""
 
 import importlib
+import inspect
 from pathlib import Path
 
 from src.errors import UserError
@@ -15,12 +16,13 @@ FOLDERS = {
     ("tall_masks", "ViT-L-14"): "16GVDMhpScmM3zeyfubjmNRFLiFKkBE7p",
 }
 RETRIES = 3
+PATIENCE = {"timeout": (30, 120)}  # seconds to connect, and between bytes; gdown itself waits for ever
 
 
 def fetch_folder(identity: str, folder: Path) -> None:
     """Have the files of a folder on Google Drive in `folder`; complete ones are skipped, an interrupted one goes on.
 
-    Drive gives no digests: whoever calls opens what has come. Raises UserError with the way by hand if Drive refuses.
+    Drive gives no digests: whoever calls checks what has come. Raises UserError with the way by hand if Drive refuses.
     """
     by_hand = f"https://drive.google.com/drive/folders/{identity} in a browser, and put what is in it into {folder}"
     try:
@@ -30,7 +32,8 @@ def fetch_folder(identity: str, folder: Path) -> None:
             f"--source=drive needs gdown: pip install 'gdown>=6.5'; or leave --source out for Hugging Face; or open {by_hand}"
         ) from reason
     try:
-        gdown.download_folder(id=identity, output=str(folder), resume=True, retries=RETRIES)
+        patience = PATIENCE if "timeout" in inspect.signature(gdown.download_folder).parameters else {}
+        gdown.download_folder(id=identity, output=str(folder), resume=True, retries=RETRIES, **patience)
     except Exception as reason:  # requests' errors, gdown's, and those of parsing a page that Drive changed
         if isinstance(reason, OSError) and reason.errno in FULL:
             raise UserError(f"no room left in {folder}; free some and run this again: it goes on where it stopped") from reason

@@ -57,5 +57,5 @@ def as_sentences(repository: str, kind: str, patterns: Sequence[str], folder: Pa
 def is_interruption(reason: Exception) -> bool:
     """Whether the network failed, which may be better in a moment."""
     carried = type(reason).__module__.split(".")[0] in CARRIERS or isinstance(reason, ConnectionError | TimeoutError)
-    cut_short = isinstance(reason, OSError) and "Consistency check" in str(reason)
+    cut_short = type(reason) is OSError and reason.errno is None  # the client's own, of a size; the system's have a number
     return cut_short or (carried and not isinstance(reason, HfHubHTTPError | OfflineModeIsEnabled))

@@ -1,22 +1,20 @@
-"""Read masks out of pickles without running anything in them.
+"""Read masks, dicts of arrays of bytes or bools, as np.save, pickle and torch.save wrote them.
 
-A pickle is a program that names functions and calls them. Here every name it may use stands for an inert object of
-ours, which collects bytes and shapes; numpy itself is never handed to it, and its arrays are made afterwards.
+numpy itself is never handed to a pickle: what is read are bytes and shapes, and arrays are made of them afterwards.
 """
 
-import io
 import math
-import pickle
-import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from src.errors import UserError
+from src.old_formats.archives import is_archive
+from src.old_formats.reader import Function, Reader, Table
+from src.old_formats.torch_files import MAGIC, read_torch_file
 
-NUMPY, ZIP = b"\x93NUMPY", b"PK"
+NUMPY = b"\x93NUMPY"
 BYTES = {"u1": np.uint8, "b1": np.bool_}  # what masks are made of
 OBJECTS = ("O", "O8")  # the array of one dict that np.save wraps
 
@@ -40,78 +38,55 @@ class _Array:
 
     __slots__ = ("contents", "kind", "shape")
 
+    def __init__(self, contents: object = None, kind: object = None, shape: object = None):
+        self.contents, self.kind, self.shape = contents, kind, shape
+
     def __setstate__(self, state: tuple) -> None:
         _, self.shape, self.kind, _, self.contents = state
 
-    def made(self) -> object:
-        """The array, or the object that an array of one object holds."""
+    def holds_objects(self) -> bool:
         if not isinstance(self.kind, _Kind) or not isinstance(self.shape, tuple):
             raise TypeError("an array without a dtype or shape")
-        if self.kind.name in OBJECTS:
-            if self.shape or not isinstance(self.contents, list) or len(self.contents) != 1:
-                raise TypeError("an array of several objects")
-            return _made(self.contents[0])
-        if len(self.shape) > 1 or not isinstance(self.contents, bytes | bytearray):
+        return self.kind.name in OBJECTS
+
+    def only(self) -> object:
+        """The object in an array of one."""
+        if not self.holds_objects() or self.shape or not isinstance(self.contents, list) or len(self.contents) != 1:
+            raise TypeError("an array of several objects")
+        return self.contents[0]
+
+    def made(self) -> np.ndarray:
+        if self.holds_objects() or len(self.shape) > 1 or not isinstance(self.contents, bytes | bytearray):
             raise TypeError(f"an array of shape {self.shape}")
         if len(self.contents) != math.prod(self.shape):
             raise TypeError(f"an array of shape {self.shape} with {len(self.contents)} bytes")
         return np.frombuffer(self.contents, BYTES[self.kind.name]).reshape(self.shape)
 
 
-class _Named:
-    """Base of what stands for a function: nothing can be set on it."""
-
-    __slots__ = ()
-
-
-class _Encode(_Named):
-    __slots__ = ()
-
-    def __call__(self, text: str, encoding: str) -> bytes:
-        if encoding != "latin1":
-            raise TypeError(f"bytes encoded as {encoding}")
-        return text.encode(encoding)
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise TypeError(f"bytes encoded as {encoding}")
+    return text.encode(encoding)
 
 
-class _Ndarray(_Named):
-    __slots__ = ()
-
-
-class _Dtype(_Named):
-    __slots__ = ()
-
-    def __call__(self, name: object, *_: object) -> _Kind:
-        return _Kind(name)
-
-
-class _Reconstruct(_Named):
-    __slots__ = ()
-
-    def __call__(self, *_: object) -> _Array:
-        return _Array()
-
-
-class _FromBuffer(_Named):
-    __slots__ = ()
-
-    def __call__(self, contents: object, kind: object, shape: object, _: object) -> _Array:
-        array = _Array()
-        array.__setstate__((None, shape, kind, None, contents))
-        return array
+def _ndarray(*_: object) -> None:
+    raise TypeError("an array made by its class")
 
 
 # The names under which numpy 1 and numpy 2 write what rebuilds an array, and no others.
 STAND_INS = {
-    ("_codecs", "encode"): _Encode(),
-    ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "ndarray"): _Ndarray(),
-    ("numpy", "dtype"): _Dtype(),
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Reconstruct() for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _FromBuffer() for core in ("core", "_core")},
-}
+    ("_codecs", "encode"): Function(_encode),
+    ("collections", "OrderedDict"): Table,
+    ("numpy", "ndarray"): Function(_ndarray),  # named as what to rebuild, and never called
+    ("numpy", "dtype"): Function(lambda name, *_: _Kind(name)),
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): Function(lambda *_: _Array()) for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): Function(lambda contents, kind, shape, _: _Array(contents, kind, shape))
+       for core in ("core", "_core")},
+}  # fmt: skip
+TENSORS = "torch._utils"  # the module of what rebuilds them
 
 
-def read_arrays(path: Path) -> object:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """A dict of byte arrays that np.save (as an object array), torch.save or pickle wrote.
 
     Raises UserError naming what the file asks to call, if that is anything but what rebuilds an array.
@@ -120,46 +95,36 @@ def read_arrays(path: Path) -> object:
         with path.open("rb") as file:
             start = file.read(len(NUMPY))
             file.seek(0)
-            if start == NUMPY:
-                return _from_numpy(file, path)
-            if start.startswith(ZIP):
-                with zipfile.ZipFile(file) as archive:
-                    (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
-                    return _made(_Reader(io.BytesIO(archive.read(name)), path).load())
-            return _made(_Reader(file, path).load())
+            loaded = MAGIC if is_archive(path) else (_from_numpy if start == NUMPY else _load)(file, path)
+        if loaded == MAGIC:  # the first of several pickles, if it is no zip
+            loaded = read_torch_file(path, lambda file, _: _load(file, path))
+        if isinstance(loaded, _Array) and loaded.holds_objects():
+            loaded = loaded.only()
+        # One level and no deeper: a few hundred bytes of dicts that share their children can stand for any number of arrays.
+        if not isinstance(loaded, dict) or not all(isinstance(array, _Array) for array in loaded.values()) or not loaded:
+            raise UserError(f"{path} holds no mask by task; published masks are a dict of arrays")
+        return {str(task): array.made() for task, array in loaded.items()}
     except UserError:
         raise
     except Exception as reason:  # a spoiled pickle can raise anything
         raise UserError(f"{path} cannot be read ({type(reason).__name__}: {reason}); copy or download it again") from reason
 
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, file: io.BufferedIOBase, path: Path):
-        super().__init__(file)
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> object:
-        try:
-            return STAND_INS[module, name]
-        except KeyError:
+def _load(file: BinaryIO, path: Path) -> object:
+    def stand_in(module: str, name: str) -> object:
+        if module == TENSORS:
             raise UserError(
-                f"{self._path} is no file of masks: it asks to call {module}.{name}; nothing in it was run. "
-                "Do not use a file that should hold masks and asks for this"
-            ) from None
+                f"{path} is no file of masks as they are published: it holds tensors, and masks of tensors are not read; save "
+                "them as arrays: np.save(path, {task: mask.numpy() for task, mask in masks.items()})"
+            )
+        return STAND_INS.get((module, name))
+
+    advice = "Do not use a file that should hold masks and asks for this"
+    return Reader(file, stand_in, (f"{path} is no file of masks", advice)).load()
 
 
-def _from_numpy(file: io.BufferedReader, path: Path) -> object:
+def _from_numpy(file: BinaryIO, path: Path) -> object:
     version = np.lib.format.read_magic(file)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     _, _, dtype = read_header(file)
-    if not dtype.hasobject:
-        file.seek(0)
-        return np.load(file, allow_pickle=False)
-    return _made(_Reader(file, path).load())
-
-
-def _made(found: object) -> object:
-    """What was read, with its arrays made."""
-    if isinstance(found, _Array):
-        return found.made()
-    return {key: _made(value) for key, value in found.items()} if isinstance(found, Mapping) else found
+    return _load(file, path) if dtype.hasobject else None  # one array is no mask by task

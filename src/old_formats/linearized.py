@@ -2,7 +2,11 @@
 
 `model.params.7` is the eighth parameter of the fine-tuned image encoder, `model.params0.7` the same of the model that it
 is linear around. They are numbered as open_clip's CLIP without its text transformer names its own parameters, which
-follows from the number of blocks; shapes are checked, so that another order is refused and never read wrongly.
+follows from the number of blocks.
+
+Numbers say nothing of what they number, so another order can only be noticed by its effects: shapes are checked, and that
+what should be the norms' weights are larger than what should be their biases. Neighbours of one shape that were exchanged
+in one place, or norms with one another, would be read as they are numbered.
 """
 
 import re
@@ -10,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-FINETUNED, REFERENCE = "params", "params0"
+FINETUNED, REFERENCE, MODEL_NAME = "params", "params0", "model_name"
 NUMBERED = re.compile(r"model\.(params0?)\.(\d+)")
 Shape = tuple[str | int, ...]  # a letter is a size: the same letter, the same size
 
@@ -62,7 +66,7 @@ def named(entries: Mapping[str, object], part: str) -> dict[str, Tensor]:
         match = NUMBERED.fullmatch(str(key))
         if match and isinstance(leaf, Tensor):
             numbered[match[1]][int(match[2])] = leaf
-        elif key != "model_name":
+        elif key != MODEL_NAME:
             raise ValueError(f"{key} is no numbered parameter")
     leaves = numbered[part]
     blocks, rest = divmod(len(leaves) - len(BEFORE) - len(AFTER), len(BLOCK))
@@ -76,7 +80,21 @@ def named(entries: Mapping[str, object], part: str) -> dict[str, Tensor]:
         if len(shape) != leaves[number].ndim or expected != tuple(leaves[number].shape):
             raise ValueError(f"number {number} should be {name} and has shape {tuple(leaves[number].shape)}")
         found[name] = leaves[number]
+    _check_norms(found)
     return found
+
+
+def _check_norms(found: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if most norms' weights look like biases; these few small tensors are all that is read.
+
+    Weights start at one and biases at zero. Trained ones move, so that a weight is compared with its own bias and not with
+    numbers: the mean of some of CLIP's weights is far below one.
+    """
+    weights = [name for name in found if name.endswith(".weight") and name.split(".")[-2].startswith("ln_")]
+    means = ((found[name].float().mean(), found[name.removesuffix("weight") + "bias"].float().mean()) for name in weights)
+    exchanged = sum(bool(weight < bias) for weight, bias in means)
+    if 2 * exchanged > len(weights):
+        raise ValueError(f"{exchanged} of {len(weights)} norms have weights smaller than biases: they are in another order")
 
 
 def parameters(blocks: int) -> Iterator[tuple[str, Shape]]:

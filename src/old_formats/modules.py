@@ -5,38 +5,30 @@ a module becomes an object that holds what was set on it, tensors are rebuilt by
 """
 
 import pickle
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from torch import Tensor
 
-from src.errors import UserError
+from src.old_formats.reader import Reader
 from src.old_formats.stand_ins import STAND_INS, Inert, Pending
 from src.old_formats.torch_files import Stored, read_torch_file
 
 # Whose classes modules and the preprocessing beside them are made of. None of it is imported.
 PACKAGES = ("torch.nn.", "torchvision.transforms.", "open_clip.", "clip.", "src.")
 DEEPEST = 2  # dicts in dicts: {"model": {"weight": ...}} and one to spare, as a few bytes can nest them for ever
-MOST = 100_000  # modules in one file: a few bytes can name one child for ever
+MOST = 100_000  # modules and their tensors in one file: a few bytes can name one child for ever
+LONGEST = 1000  # letters of a name, which comes once again in the names of all that is below it
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(Reader):
     def __init__(self, file: BinaryIO, path: Path, stored: dict[str, Stored]):
-        super().__init__(file, encoding="utf-8")
-        self._path, self._stored = path, stored
-
-    def find_class(self, module: str, name: str) -> object:
-        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))  # of Python 2, as ours
-        if (module, name) in STAND_INS:
-            return STAND_INS[module, name]
-        if f"{module}.".startswith(PACKAGES):
-            return Inert
-        raise UserError(
-            f"{self._path} holds more than tensors and modules: it asks to call {module}.{name}; nothing in it was run. "
+        advice = (
             "Do not use a file you do not trust; of one you do, save the state dict alone: torch.save(model.state_dict(), ...)"
         )
+        super().__init__(file, _stand_in, (f"{path} holds more than tensors and modules", advice))
+        self._stored = stored
 
     def persistent_load(self, reference: object) -> object:
         if isinstance(reference, tuple) and reference[:1] == ("module",) and reference[1] is Inert:
@@ -46,7 +38,15 @@ class _Reader(pickle.Unpickler):
         _, kind, key, _, count, *view = reference
         if view not in ([], [None]):
             raise pickle.UnpicklingError("it holds a view of a storage, as torch wrote before 0.4")
-        return self._stored.setdefault(key, Stored(key, kind, count))
+        named = Stored(key, kind, count)
+        first = self._stored.setdefault(key, named)
+        if (first.dtype, first.count) != (named.dtype, named.count):
+            raise pickle.UnpicklingError(f"it names storage {key} twice, with other dtypes or lengths")
+        return first
+
+
+def _stand_in(module: str, name: str) -> object:
+    return STAND_INS.get((module, name)) or (Inert if f"{module}.".startswith(PACKAGES) else None)
 
 
 def read_modules(path: Path) -> object:
@@ -55,32 +55,51 @@ def read_modules(path: Path) -> object:
     Raises UserError naming what the file asks to call, if that is anything but what rebuilds modules and tensors; an
     unreadable file raises whatever the reading of a spoiled pickle happens to.
     """
-    return _made(read_torch_file(path, lambda file, stored: _Reader(file, path, stored).load()))
+    return _Harvest().made(read_torch_file(path, lambda file, stored: _Reader(file, path, stored).load()))
 
 
-def _made(found: object, depth: int = 0) -> object:
-    if isinstance(found, Pending):
-        return found.made()
-    if isinstance(found, Inert):
-        return _published(dict(_entries(found, "", [0])))
-    if isinstance(found, dict) and depth <= DEEPEST:
-        return {key: _made(value, depth + 1) for key, value in found.items()}
-    return found
+class _Harvest:
+    """Makes state dicts of the modules in one file, each once, and of them all no more than MOST modules and tensors.
 
+    Both bounds are the file's: a few hundred bytes can share children so that every level doubles what is above it.
+    """
 
-def _entries(module: Inert, prefix: str, visited: list[int]) -> Iterator[tuple[str, Tensor]]:
-    """As the module's own state_dict() names and orders them."""
-    visited[0] += 1
-    if visited[0] > MOST:
-        raise pickle.UnpicklingError(f"it holds more than {MOST} modules")
-    passing = module.state.get("_non_persistent_buffers_set") or ()
-    for part in ("_parameters", "_buffers"):
-        for name, leaf in _table(module, part).items():
-            if isinstance(leaf, Pending) and not (part == "_buffers" and name in passing):
-                yield f"{prefix}{name}", leaf.made()
-    for name, child in _table(module, "_modules").items():
-        if isinstance(child, Inert):
-            yield from _entries(child, f"{prefix}{name}.", visited)
+    def __init__(self):
+        self._left = MOST
+        self._known: dict[tuple[int, int], object] = {}
+
+    def made(self, found: object, depth: int = 0) -> object:
+        if not isinstance(found, Pending | Inert | dict):
+            return found
+        if (id(found), depth) not in self._known:
+            self._known[id(found), depth] = self._make(found, depth)
+        return self._known[id(found), depth]
+
+    def _make(self, found: Pending | Inert | dict, depth: int) -> object:
+        if isinstance(found, Pending):
+            return found.made()
+        if isinstance(found, Inert):
+            return _published(dict(self._entries(found, "")))
+        return {key: self.made(value, depth + 1) for key, value in found.items()} if depth <= DEEPEST else found
+
+    def _entries(self, module: Inert, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        """As the module's own state_dict() names and orders them."""
+        self._spend(prefix)
+        passing = module.state.get("_non_persistent_buffers_set")
+        passing = passing if isinstance(passing, set | frozenset) else ()
+        for part in ("_parameters", "_buffers"):
+            for name, leaf in _table(module, part).items():
+                if isinstance(leaf, Pending) and not (part == "_buffers" and name in passing):
+                    self._spend(name)
+                    yield f"{prefix}{name}", leaf.made()
+        for name, child in _table(module, "_modules").items():
+            if isinstance(child, Inert):
+                yield from self._entries(child, f"{prefix}{name}.")
+
+    def _spend(self, name: str) -> None:
+        self._left -= 1
+        if self._left < 0 or len(name) > LONGEST:
+            raise pickle.UnpicklingError(f"it holds more than {MOST} modules and tensors, or a name of over {LONGEST} letters")
 
 
 def _table(module: Inert, part: str) -> Mapping:

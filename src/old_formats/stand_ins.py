@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from src.old_formats.reader import Function, Table
 from src.old_formats.torch_files import DTYPES, StorageKind, Stored
 
 VALUES = ("Size", "device", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype)))  # of torch
@@ -25,18 +26,6 @@ class Inert:
         self.state = state if isinstance(state, dict) else {}
 
 
-class Table(dict):
-    """Stands for OrderedDict and defaultdict: a dict on which no attribute can be set."""
-
-    __slots__ = ()
-
-    def __init__(self, pairs: object = ()):
-        super().__init__(pairs if isinstance(pairs, list | dict) else ())
-
-    def __setstate__(self, _: object) -> None:
-        pass  # the versions of modules, which state dicts carry as an attribute
-
-
 class Pending:
     """Stands for a tensor until its storage is mapped."""
 
@@ -55,36 +44,21 @@ class Pending:
         return self.storage.view(self.dtype, self.offset, self.shape, self.stride)
 
 
-class _Function:
-    """Stands for a function; nothing can be set on it."""
-
-    __slots__ = ("_calls",)
-
-    def __init__(self, calls: object):
-        self._calls = calls
-
-    def __call__(self, *arguments: object) -> object:
-        return self._calls(*arguments)
-
-    def __setstate__(self, _: object) -> None:
-        raise TypeError("a function with a state")
-
-
 def _rebuilt_v3(storage: object, offset: object, shape: object, stride: object, _grad: object, _hooks: object, dtype: object, *_):
     if not isinstance(dtype, torch.dtype):
         raise TypeError("a tensor of no dtype")
     return Pending(storage, offset, shape, stride, dtype)
 
 
-_tensor = _Function(lambda storage, offset, shape, stride, *_: Pending(storage, offset, shape, stride))
-_first = _Function(lambda tensor, *_: tensor)
+_tensor = Function(lambda storage, offset, shape, stride, *_: Pending(storage, offset, shape, stride))
+_first = Function(lambda tensor, *_: tensor)
 STAND_INS: dict[tuple[str, str], object] = {
     **{("collections", name): Table for name in ("OrderedDict", "defaultdict")},
-    ("builtins", "set"): _Function(lambda items=(): frozenset(items)),
+    ("builtins", "set"): Function(lambda items=(): frozenset(items)),
     ("builtins", "object"): Inert,
-    ("copyreg", "_reconstructor"): _Function(lambda *_: Inert()),
+    ("copyreg", "_reconstructor"): Function(lambda *_: Inert()),
     **{("torch._utils", name): _tensor for name in ("_rebuild_tensor", "_rebuild_tensor_v2")},
-    ("torch._utils", "_rebuild_tensor_v3"): _Function(_rebuilt_v3),
+    ("torch._utils", "_rebuild_tensor_v3"): Function(_rebuilt_v3),
     **{("torch._utils", name): _first for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")},
     **{(module, name): StorageKind(dtype) for name, dtype in DTYPES.items() for module in ("torch", "torch.storage")},
     **{("torch", name): getattr(torch, name) if isinstance(getattr(torch, name), torch.dtype) else Inert for name in VALUES},

@@ -11,9 +11,10 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from src.old_formats.archives import check_archive, is_archive
+
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the form before torch 1.6
 SIZES = {"short": 2, "int": 4, "long": 4}
-ZIP = b"PK\x03\x04"
 LOCAL_HEADER = 30  # bytes before the name in a zip's entry, whose last two numbers are the lengths of name and extras
 DTYPES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -74,9 +75,10 @@ Load = Callable[[BinaryIO, dict[str, Stored]], object]  # reads one pickle, and 
 def read_torch_file(path: Path, load: Load) -> object:
     """What `load` makes of the pickle in a file, once the storages it names are mapped."""
     stored: dict[str, Stored] = {}
+    zipped = is_archive(path)
+    if zipped:
+        check_archive(path)
     with path.open("rb") as file:
-        zipped = file.read(len(ZIP)) == ZIP
-        file.seek(0)
         return (_read_zip if zipped else _read_old)(file, path, load, stored)
 
 
@@ -91,8 +93,6 @@ def _read_zip(file: BinaryIO, path: Path, load: Load, stored: dict[str, Stored])
         whole = _mapped(path)
         for key, storage in stored.items():
             entry = entries[f"{folder}data/{key}"]
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise zipfile.BadZipFile(f"{entry.filename} is compressed, which torch.save never does")
             file.seek(entry.header_offset)
             lengths = struct.unpack("<26x2H", file.read(LOCAL_HEADER))
             start = entry.header_offset + LOCAL_HEADER + sum(lengths)
