@@ -65,12 +65,9 @@ def test_what_is_drawn_has_a_fingerprint_that_follows_the_code_and_the_split(mon
 @pytest.mark.parametrize("row", vision.ROWS.values(), ids=list(vision.ROWS))
 def test_a_row_has_prompts_and_classes_that_can_be_told_apart(row):
     assert row.templates and all(template.count("{}") == 1 for template in row.templates)
-    if row.classes is None:
-        return
-    assert len(row.classes) == row.count and len(row.aliases) in (0, row.count)
+    assert len(row.classes) == row.count and set(row.aliases) <= {synonyms(name)[0] for name in row.classes}
     if row.name != "ImageNet":  # open_clip's list calls two pairs of classes the same
-        called = [{plain(name) for name in (*synonyms(each), *synonyms(alias))}
-                  for each, alias in zip(row.classes, row.aliases or [()] * row.count)]  # fmt: skip
+        called = [{plain(name) for name in (*synonyms(each), *row.aliases.get(synonyms(each)[0], ()))} for each in row.classes]
         assert len(set.union(*called)) == sum(map(len, called))
 
 
@@ -122,7 +119,8 @@ def test_a_task_of_the_users_own_takes_four_lines(tmp_path):
         same(task.examples(part), made[part])
     before = task.fingerprint("val")
     picture(tmp_path / "birds/val/wren/more.png", 5)
-    assert task.fingerprint("val") != before
+    [again] = command_line.selected_tasks(config)
+    assert again.fingerprint("val") != before and again.notes == []
 
 
 def test_classes_can_be_given_in_another_order_or_with_other_words_but_not_confused(tmp_path):
@@ -164,8 +162,9 @@ def test_malformed_options_are_named_all_at_once(tmp_path):
 
 def test_prompts_can_be_replaced(tmp_path):
     options = {name: {"templates": ["{}!"]} for name in ("Shapes", "MNIST")}
-    for task in find_tasks(list(options), tmp_path, options):
-        assert task.templates == ("{}!",) and len(task.classes) if task.name == "Shapes" else True
+    shapes, mnist = find_tasks(list(options), tmp_path, options)
+    assert shapes.templates == mnist.templates == ("{}!",)
+    assert list(shapes.classes) == list(TASKS["Shapes"].classes) and list(mnist.classes) == list("0123456789")
 
 
 class Absent(SimpleNamespace):
@@ -173,10 +172,10 @@ class Absent(SimpleNamespace):
 
     parts = ("train", "test")
 
-    def problems(self):
+    def problems(self, fetched=False):
         return [] if self.there else [f"{self.name} is missing"]
 
-    def fetch(self):
+    def fetch(self, plan, report):
         self.fetched.append(self.name)
         if self.reason:
             raise UserError(self.reason)

@@ -13,12 +13,16 @@ IMAGES, LABELS = ("image", "img", "img_bytes"), ("label", "labels", "fine_label"
 
 @dataclass(frozen=True)
 class Columns:
-    """What a file's columns are called; spelled: labels are the classes' names themselves."""
+    """What a file's columns are called.
+
+    spelled: labels are the classes' names themselves; paths: the name of each image's file is kept with it.
+    """
 
     image: str
     label: str
     names: list[str] | None
     spelled: bool
+    paths: bool
 
 
 def columns_of(path: Path, chosen: Mapping[str, str]) -> Columns:
@@ -48,7 +52,9 @@ def columns_of(path: Path, chosen: Mapping[str, str]) -> Columns:
     )
     kind = schema.field(label).type
     spelled = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
-    return Columns(image, label, features[label].get("names"), spelled)
+    picture = schema.field(image).type
+    paths = pyarrow.types.is_struct(picture) and picture.get_field_index("path") >= 0
+    return Columns(image, label, features[label].get("names"), spelled, paths)
 
 
 def _the(
@@ -67,10 +73,18 @@ def _the(
 
 def class_names(files: Sequence[Path], chosen: Mapping[str, str]) -> list[str] | None:
     """The classes in label order: those described, else the different labels of a column of words, sorted."""
-    import pyarrow.parquet
-
     columns = columns_of(files[0], chosen)
     if not columns.spelled:
         return columns.names
-    tables = (pyarrow.parquet.read_table(path, columns=[columns.label]) for path in files)
-    return sorted({name for table in tables for name in table.column(0).to_pylist()})
+    return sorted({name for name in values(files, columns.label) if name is not None})
+
+
+def values(files: Sequence[Path], column: str) -> list:
+    """All values of a column of small things; `image.path` is the field of a column, read without its images."""
+    import pyarrow.parquet
+
+    found = []
+    for path in files:
+        table = pyarrow.parquet.read_table(path, columns=[column], partitioning=None).flatten()
+        found += table.column(0).to_pylist()
+    return found
