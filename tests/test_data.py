@@ -226,3 +226,36 @@ def test_a_wrong_number_of_classes_or_examples_names_both(tmp_path, monkeypatch)
     shrunk(monkeypatch, "DTD", {**made, "train": made["train"] * 2}, ["banded", "dotted"])
     with pytest.raises(UserError, match="4 examples in its train part, and the published one has 8"):
         find_tasks(["DTD"], tmp_path)[0].examples("val")
+
+
+OWN = {"Birds": 'tasks.Birds.templates=["a photo of a {}."]'}
+
+
+@pytest.mark.parametrize("group", ["demo", "vision", "lines"])
+@pytest.mark.parametrize("name", ["Birds", "MNIST", "SUN397"])
+def test_every_override_that_a_sentence_suggests_can_be_typed(group, name, tmp_path):
+    """As written in messages: without a `+`, whichever list of tasks is chosen."""
+    typed = [f"tasks={group}", f"DATASETS=[{name}]", f"data_location={tmp_path}", *([OWN[name]] if name in OWN else [])]
+    given = ["source=/no/where", 'templates=["a photo of a {}."]', "patterns=[data/*]", "columns={label: species}"]
+    given += [f"classes={list(vision.ROWS[name].classes) if name in vision.ROWS else ['wren', 'tit']}".replace("'", '"')]
+    for option in given:
+        source = [f"tasks.{name}.source=/no/where"] if name in OWN and not option.startswith("source") else []
+        config = command_line.composed([*typed, *source, f"tasks.{name}.{option}"])
+        [task] = command_line.selected_tasks(config)
+        assert task.name == name and task.templates and task.problems()
+
+
+def test_misspelled_tasks_and_options_are_said(tmp_path):
+    with pytest.raises(UserError, match=r"tasks.MNSIT.source is given, but there is no task MNSIT in this run"):
+        command_line.selected_tasks(command_line.composed(["DATASETS=[MNIST]", "tasks.MNSIT.source=x"]))
+    with pytest.raises(UserError, match=r"no option souce \(tasks.MNIST.souce=\); it has source, templates"):
+        command_line.selected_tasks(command_line.composed(["DATASETS=[MNIST]", "tasks.MNIST.souce=x"]))
+
+
+def test_the_remedy_of_missing_data_is_one_command(tmp_path):
+    [sentence] = find_tasks(["SUN397"], tmp_path)[0].problems()
+    option = sentence.split("give ")[1].split("=FOLDER")[0]
+    folders(tmp_path / "mine", ["abbey"], {"train": "train", "test": "test"})
+    typed = ["DATASETS=[SUN397]", f"{option}={tmp_path / 'mine'}", f"data_location={tmp_path}"]
+    [task] = command_line.selected_tasks(command_line.composed(typed))
+    assert task.problems() == []
