@@ -1,16 +1,18 @@
 """Every dataset's own format, through the real readers."""
 
 import gzip
+import multiprocessing
 import pickle
 import threading
 from dataclasses import replace
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 
+import pyarrow.parquet
 import pytest
 import torchvision.datasets
 
-from src.data import vision
+from src.data import row_groups, vision
 from src.data.catalogue import find_tasks
 from src.data.names import plain
 from src.errors import UserError
@@ -185,6 +187,30 @@ def test_an_image_that_cannot_be_read_is_named(name, tmp_path, monkeypatch):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"the image .*cannot be read .*get it anew"):
         _ = examples[1]
+
+
+@pytest.mark.parametrize("name", ["PCAM", "parquet"])
+def test_a_forked_worker_does_not_wait_for_a_lock_of_its_parent(name, tmp_path, monkeypatch):
+    """The fork comes while another thread reads: in the child nobody would let go of the lock."""
+    if name == "PCAM":
+        shrunk(monkeypatch, name, NATIVE[name][0](tmp_path, monkeypatch))
+        examples = find_tasks([name], tmp_path)[0].examples("test")
+        lock, _ = examples._examples._opened()
+    else:
+        picture(tmp_path / "any.png", 5)
+        table = pyarrow.table({"image": [(tmp_path / "any.png").read_bytes()] * 2, "label": ["a", "b"]})
+        for part in PARTS:
+            pyarrow.parquet.write_table(table, tmp_path / f"{part}.parquet")
+        options = {"Mine": {"source": str(tmp_path), "templates": ["a {}."]}}
+        examples = find_tasks(["Mine"], tmp_path / "data", options)[0].examples("test")
+        lock = row_groups.groups()._lock
+    with lock:
+        child = multiprocessing.get_context("fork").Process(target=examples.__getitem__, args=(0,))
+        child.start()
+        child.join(20)
+    if child.is_alive():
+        child.kill()
+    assert child.exitcode == 0
 
 
 def test_links_that_lead_back_are_followed_once(tmp_path, monkeypatch):

@@ -269,7 +269,7 @@ def test_what_is_wrong_with_parquet_files_is_said(tmp_path, monkeypatch):
         return find_tasks(["Mine"], tmp_path, own)[0]
 
     serve(tmp_path / "mine", names=None)
-    with pytest.raises(UserError, match=r"does not name its classes; give tasks.Mine.classes"):
+    with pytest.raises(UserError, match=r"does not name its classes; give 'tasks.Mine.classes="):
         _ = task().classes
     own["Mine"]["classes"] = ["only"]
     with pytest.raises(UserError, match="label 1, but 1 classes"):
@@ -291,7 +291,7 @@ def test_columns_that_are_not_clear_have_to_be_named(tmp_path):
     own = {"Pets": {"source": str(tmp_path / "pets"), "templates": ["a {}."]}}
     serve(tmp_path / "pets", names=("cat", "dog"), label="species", breed=datasets.ClassLabel(names=["tabby"]))
     with pytest.raises(
-        UserError, match=r"is the label is not clear \(it has image, species, breed\); say columns=\{label: NAME\}"
+        UserError, match=r"is the label is not clear \(it has image, species, breed\); say 'tasks.Pets.columns=\{label: NAME\}'"
     ):
         _ = find_tasks(["Pets"], tmp_path, own)[0].classes
     first = find_tasks(["Pets"], tmp_path, own)[0].fingerprint("test")

@@ -100,7 +100,7 @@ def _malformed(name: str, options: Mapping, drawn: Mapping[str, Task]) -> list[s
         ]
     templates = options.get("templates")
     if templates is None and name not in vision.ROWS:
-        found.append(f'task {name} needs prompts, such as tasks.{name}.templates=["a photo of a {{}}."]')
+        found.append(f"task {name} needs prompts, such as 'tasks.{name}.templates=[\"a photo of a {{}}.\"]'")
     if isinstance(templates, list | tuple):
         found += [f"a prompt of task {name} has one {{}} for the class; got {line}" for line in templates if not _prompt(line)]
     return found

@@ -52,7 +52,7 @@ class Collection:
         if isinstance(examples, Rows) and examples.labels.max() >= len(names):
             raise UserError(
                 f"{self.row.name}: {place.root} has label {examples.labels.max()}, but {len(names)} classes; "
-                f"give all of them as tasks.{self.row.name}.classes=[...], or mend the labels"
+                f"give all of them as 'tasks.{self.row.name}.classes=[NAME,...]', or mend the labels"
             )
         if isinstance(examples, Rows) and self.row.by_name and (files := place.file_names(part)):
             examples = examples.sorted_by(labels, files)

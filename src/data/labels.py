@@ -49,7 +49,9 @@ def named(row: Row, found: Sequence[str] | None, given: Sequence[Name] | None, w
         return names, None if found is None else _by_row(row, found, where)
     if found is None:
         if given is None:
-            raise UserError(f"{row.name}: the data at {where} does not name its classes; give tasks.{row.name}.classes=[...]")
+            raise UserError(
+                f"{row.name}: the data at {where} does not name its classes; give 'tasks.{row.name}.classes=[NAME,...]'"
+            )
         return given, None
     if given is None:
         return [words(name) for name in found], None

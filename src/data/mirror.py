@@ -41,8 +41,8 @@ class Mirror:
         revision = revision[:12] if COMMIT.fullmatch(revision) else revision.replace("/", "--")
         return data / "hub" / (f"{name}@{revision}" if revision else name)
 
-    def place(self, data: Path) -> Parquet:
-        return Parquet(self.folder(data), self.patterns, self.columns, lambda: self._absent(data))
+    def place(self, task: str, data: Path) -> Parquet:
+        return Parquet(task, self.folder(data), self.patterns, self.columns, lambda: self._absent(data))
 
     def fetch(
         self, data: Path, plan: Callable[[int], None] | None = None, report: Callable[[str, int], None] | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from src.data.columns import class_names, columns_of, values
+from src.data.columns import Columns, class_names, columns_of, values
 from src.data.names import few
 from src.data.reading import UNREADABLE, bad_image
 from src.data.row_groups import Column
@@ -27,9 +27,11 @@ class Parquet:
     """The parquet files below `root` that match one of `patterns`; names or folders say of which part a file is.
 
     A set without a test part has its validation part for one. columns: what the columns `image` and `label` are
-    called, where that is not clear; absent: says what is still to come of the files, if they are a download.
+    called, where that is not clear; absent: says what is still to come of the files, if they are a download; task: whose
+    examples they are, for sentences.
     """
 
+    task: str
     root: Path
     patterns: Sequence[str] = ("*",)
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -52,20 +54,25 @@ class Parquet:
         return tuple(self._files)
 
     def lacks(self) -> list[str]:
-        absent = [f"{part}*.parquet" for part in ("train", "test") if part not in self._files]
-        folders = {_configuration(path.relative_to(self.root)) for path in self._files.get("train", [])}
-        return absent + self.absent() + ([f"one folder of train files (it has {few(sorted(folders))}; say patterns=[FOLDER/*])"]
-                         if len(folders) > 1 else [])  # fmt: skip
+        lacking = [f"{part}*.parquet" for part in ("train", "test") if part not in self._files] + self.absent()
+        folders = sorted({_configuration(path.relative_to(self.root)) for path in self._files.get("train", [])})
+        if len(folders) > 1:
+            remedy = f"say 'tasks.{self.task}.patterns=[FOLDER/*]'"
+            lacking.append(f"one folder of train files (it has {few(folders)}; {remedy})")
+        return lacking
+
+    def _columns(self, part: str) -> Columns:
+        return columns_of(self._files[part][0], self.columns, self.task)
 
     def sources(self, part: str) -> list[Path]:
         return self._files[part]
 
     def names(self) -> list[str] | None:
-        return class_names(self._files["train"], self.columns)
+        return class_names(self._files["train"], self._columns("train"))
 
     def load(self, part: str) -> "Rows":
         files = self._files[part]
-        columns = columns_of(files[0], self.columns)
+        columns = self._columns(part)
         labels = values(files, columns.label)
         if columns.spelled:
             known = {name: label for label, name in enumerate(self.names() or ())}
@@ -86,7 +93,7 @@ class Parquet:
     def file_names(self, part: str) -> list[str] | None:
         """What each image's file was called before it was put into parquet; None if that is not known."""
         files = self._files[part]
-        columns = columns_of(files[0], self.columns)
+        columns = self._columns(part)
         names = values(files, f"{columns.image}.path") if columns.paths else [None]
         return None if None in names else [PurePosixPath(name).name for name in names]
 

@@ -83,13 +83,13 @@ class Whereabouts:
         folder = self._folder
         if folder is None:
             native = self._native(self.data / self.row.home) if self.source is None else []
-            return native + ([self._mirror.place(self.data)] if self._mirror else [])
+            return native + ([self._mirror.place(self.row.name, self.data)] if self._mirror else [])
         native = [place for root in dict.fromkeys((folder / self.row.home, folder)) for place in self._native(root)]
         native += [place for place in self._native(folder.parent) if _all_below(folder, place)]
         own = own_folders(folder)
         if any("test" in place.folders.values() for place in own):  # a user's own split, whatever else the folder holds
             native, own = [], [*own, *native]
-        return [*native, *own, Parquet(folder, self.patterns or ("*",), self.columns or {})]
+        return [*native, *own, Parquet(self.row.name, folder, self.patterns or ("*",), self.columns or {})]
 
     def _native(self, root: Path) -> list[Place]:
         return [make(root) for make in self.row.places]
