@@ -41,6 +41,7 @@ class Collection:
         place, (names, labels) = self._place, self._named
         with self._reading:
             examples = place.load(part)
+            files = place.file_names(part) if self.row.by_name and isinstance(place, Parquet) else None
         published = self.row.sizes.get(part)
         if published not in (None, len(examples)):
             raise UserError(
@@ -54,7 +55,7 @@ class Collection:
                 f"{self.row.name}: {place.root} has label {examples.labels.max()}, but {len(names)} classes; "
                 f"give all of them as 'tasks.{self.row.name}.classes=[NAME,...]', or mend the labels"
             )
-        if isinstance(examples, Rows) and self.row.by_name and (files := place.file_names(part)):
+        if files:
             examples = examples.sorted_by(labels, files)
         return examples if labels is None else Relabelled(examples, labels)
 
@@ -74,17 +75,15 @@ class Collection:
             return [
                 f"{row.name}: {place.root} has no validation images of its own, as the papers' has; a tenth of train is drawn"
             ]
-        sorted_already = isinstance(place, ImageFolders | ListedImages) or (
-            isinstance(place, Parquet) and place.file_names("train")
-        )
-        if "val" in self.parts or (row.by_name and sorted_already):
+        in_folders = isinstance(place, ImageFolders | ListedImages)
+        if "val" in self.parts or (row.by_name and (in_folders or (isinstance(place, Parquet) and place.file_names("train")))):
             return []
         return [f"{row.name}: validation is drawn from the order of {place.root}, which may not be the papers'"]
 
     def _state(self, part: str) -> str:
         place = self._place
         files = listing_digest(place.root, place.sources(part))
-        told = [type(place).__name__, self.row.classes, self.given, dict(self.whereabouts.columns or {}), files]
+        told = [type(place).__name__, self.row.classes, self.row.by_name, self.given, dict(self.whereabouts.columns or {}), files]
         return xxhash.xxh3_128_hexdigest(json.dumps(told).encode())
 
     def problems(self, fetched: bool = False) -> list[str]:
