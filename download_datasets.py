@@ -26,7 +26,8 @@ def main() -> None:
     for task in tasks:
         if not task.problems():
             print(f"{task.name} is there")
-    require_data([task for task in tasks if task.fetchable], download=True)
+    with command_line.Progress(unit="B") as bar:
+        require_data([task for task in tasks if task.fetchable], True, bar.plan, bar.report)
     require_data(tasks, download=False)
     print(f"{len(tasks)} datasets are under {config.data_location}")
 

@@ -114,7 +114,7 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
         settled = settle(method, specified, load, command_line.models_folder(config), measured, strategy, progress.plan)
         rows = {task: Row(*scores) for task, scores in measured.compared(settled.vectors).items()}
-        notes = [*settled.notes, *command_line.told_of_heads(config, names)]
+        notes = [*settled.notes, *command_line.told_of_heads(config, names), *(note for task in tasks for note in task.notes)]
         notes += leaks(measured.finetuned("val"), {task: row.finetuned for task, row in rows.items()})
         if family.precision != "fp32":
             different, seen = measured.narrowed(settled.vectors)

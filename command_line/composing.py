@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,9 @@ from src.team import is_member
 ROOT = Path(__file__).parent.parent
 OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
 OmegaConf.register_new_resolver("tenths", lambda top: [n / 10 for n in range(1, round(10 * top) + 1)], replace=True)
+
+# Tasks are the user's to add to: tasks.Birds.source=... and tasks.MNIST.columns=... need no `+` before them.
+ConfigStore.instance().store("any_task", OmegaConf.create({}, flags={"struct": False}))
 
 # Jobs that a launcher starts elsewhere import this program from wherever they run.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

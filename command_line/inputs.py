@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from command_line.models import checkpoint_paths, heads_of, models_folder
+from command_line.speech import Progress
 from src.data.catalogue import find_tasks, require_data
 from src.data.task import Task
 from src.errors import UserError, raise_any
@@ -53,5 +54,6 @@ def missing_data(config: DictConfig, tasks: list[Task]) -> list[str]:
 def fetch_data(config: DictConfig, tasks: list[Task], team: Team) -> None:
     """Download the datasets that are missing."""
     if team.leads:
-        require_data(tasks, config.download)
+        with Progress(unit="B") as bar:
+            require_data(tasks, config.download, bar.plan, bar.report)
     team.wait()

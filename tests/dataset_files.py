@@ -60,7 +60,7 @@ def like_mnist(folder: Path, words: tuple[str, str] = ("train", "t10k")) -> dict
     return PARTS
 
 
-def cifar(data: Path, patch, reader, key: str) -> dict:
+def cifar(data: Path, patch, reader, key: str, classes: list[str]) -> dict:
     folder, made = data / reader.base_folder, {}
     for part, listed in (("train", reader.train_list), ("test", reader.test_list)):
         made[part], sums = [], []
@@ -70,7 +70,7 @@ def cifar(data: Path, patch, reader, key: str) -> dict:
             sums.append([name, written(folder / name, pickle.dumps(batch))])
             made[part] += examples
         patch.setattr(reader, f"{part}_list", sums)
-    meta = {reader.meta["key"]: ["aquarium_fish", "ray"]}
+    meta = {reader.meta["key"]: classes}
     patch.setattr(reader, "meta", {**reader.meta, "md5": written(folder / reader.meta["filename"], pickle.dumps(meta))})
     return made
 
@@ -104,15 +104,10 @@ def gtsrb(data: Path, patch) -> dict:
 
 
 def stl10(data: Path, patch) -> dict:
-    folder, sums = data / "stl10/stl10_binary", {}
+    folder = data / "stl10/stl10_binary"
     for part, examples in PARTS.items():
-        sums[part] = [
-            [f"{part}_X.bin", written(folder / f"{part}_X.bin", plates(examples, 3, 96, 96).tobytes())],
-            [f"{part}_y.bin", written(folder / f"{part}_y.bin", (labels(examples) + 1).tobytes())],
-        ]
-    sums["train"].append(["unlabeled_X.bin", written(folder / "unlabeled_X.bin", b"")])
-    for part, listed in sums.items():
-        patch.setattr(torchvision.datasets.STL10, f"{part}_list", listed)
+        written(folder / f"{part}_X.bin", plates(examples, 3, 96, 96).tobytes())
+        written(folder / f"{part}_y.bin", (labels(examples) + 1).tobytes())
     return PARTS
 
 
@@ -195,8 +190,8 @@ def resisc45(data: Path, patch) -> dict:
 NATIVE = {
     "Cars": (cars, ["Audi RS 4 Convertible 2008", "Audi A5 Coupe 2012"]),
     "DTD": (
-        lambda data, patch: folders(data / "dtd", ["banded", "polka_dotted"], {"train": "train", "test": "val"}),
-        ["banded", "polka dotted"],
+        lambda data, patch: folders(data / "dtd", ["banded", "polka-dotted"], {"train": "train", "test": "val"}),
+        ["banded", "polka-dotted"],
     ),
     "EuroSAT": (
         lambda data, patch: folders(
@@ -216,11 +211,14 @@ NATIVE = {
     "OxfordIIITPet": (pets, ["Abyssinian", "American Bulldog"]),
     "Flowers102": (flowers, None),
     "CIFAR100": (
-        lambda data, patch: cifar(data, patch, torchvision.datasets.CIFAR100, "fine_labels"),
+        lambda data, patch: cifar(data, patch, torchvision.datasets.CIFAR100, "fine_labels", ["aquarium_fish", "ray"]),
         ["aquarium_fish", "ray"],
     ),
     "PCAM": (pcam, None),
-    "CIFAR10": (lambda data, patch: cifar(data, patch, torchvision.datasets.CIFAR10, "labels"), ["aquarium_fish", "ray"]),
+    "CIFAR10": (
+        lambda data, patch: cifar(data, patch, torchvision.datasets.CIFAR10, "labels", ["airplane", "frog"]),
+        ["airplane", "frog"],
+    ),
     "Food101": (food101, ["apple_pie", "waffles"]),
     "FashionMNIST": (lambda data, patch: like_mnist(data / "FashionMNIST/FashionMNIST"), None),
     "RenderedSST2": (

@@ -4,16 +4,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from src.data import vision
+from src.data.names import synonyms
 
 
 def shrunk(patch, name, made, classes=None):
-    """Let a dataset have been published with so few examples, and classes where they are given."""
+    """Let a dataset have been published with so few examples, and with those of its classes that are given."""
     row = vision.ROWS[name]
-    known = [each for each in row.classes if each in classes] if classes and row.classes else row.classes
-    aliases = [alias for each, alias in zip(row.classes or (), row.aliases) if each in (known or ())]
+    known = [each for each in row.classes if each in classes] if classes else row.classes
+    assert not classes or len(known) == len(classes)
+    kept = {synonyms(each)[0] for each in known}
+    aliases = {each: others for each, others in row.aliases.items() if each in kept}
     sizes = {part: len(examples) for part, examples in made.items() if part in row.sizes}
-    count = len(classes) if classes else row.count
-    patch.setitem(vision.ROWS, name, replace(row, count=count, sizes=sizes, classes=known, aliases=aliases))
+    patch.setitem(vision.ROWS, name, replace(row, count=len(known), sizes=sizes, classes=known, aliases=aliases))
 
 
 def look(examples):

@@ -25,15 +25,19 @@ def test_the_validation_split_is_that_of_the_papers():
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
-def test_a_task_has_three_parts_of_labelled_images(task):
-    assert [len(task.examples(split)) for split in ("train", "val", "test")] == [3600, 400, 1000]
-    labels = [task.examples("test")[i][1] for i in range(1000)]
-    assert set(labels) == set(range(len(task.classes)))
-    image, _ = task.examples("val")[0]
+def test_a_task_has_labelled_images_of_all_its_classes(task):
+    labels = [label for _, label in (task.examples("test")[i] for i in range(1000))]
+    assert len(task.examples("test")) == 1000 and set(labels) == set(range(len(task.classes)))
+    image, _ = task.examples("test")[0]
     assert image.size == (32, 32) and image.mode == "RGB"
     assert len(task.templates) == 3 and all(template.count("{}") == 1 for template in task.templates)
+
+
+def test_a_task_has_three_parts():
+    arrows = TASKS["Arrows"]
+    assert [len(arrows.examples(split)) for split in ("train", "val", "test")] == [3600, 400, 1000]
     with pytest.raises(ValueError, match="train, val, test"):
-        task.examples("valid")
+        arrows.examples("valid")
 
 
 @pytest.mark.parametrize("drawn", demo.DRAWN, ids=lambda drawn: drawn.name)
@@ -65,12 +69,9 @@ def test_what_is_drawn_has_a_fingerprint_that_follows_the_code_and_the_split(mon
 @pytest.mark.parametrize("row", vision.ROWS.values(), ids=list(vision.ROWS))
 def test_a_row_has_prompts_and_classes_that_can_be_told_apart(row):
     assert row.templates and all(template.count("{}") == 1 for template in row.templates)
-    if row.classes is None:
-        return
-    assert len(row.classes) == row.count and len(row.aliases) in (0, row.count)
+    assert len(row.classes) == row.count and set(row.aliases) <= {synonyms(name)[0] for name in row.classes}
     if row.name != "ImageNet":  # open_clip's list calls two pairs of classes the same
-        called = [{plain(name) for name in (*synonyms(each), *synonyms(alias))}
-                  for each, alias in zip(row.classes, row.aliases or [()] * row.count)]  # fmt: skip
+        called = [{plain(name) for name in (*synonyms(each), *row.aliases.get(synonyms(each)[0], ()))} for each in row.classes]
         assert len(set.union(*called)) == sum(map(len, called))
 
 
@@ -122,7 +123,8 @@ def test_a_task_of_the_users_own_takes_four_lines(tmp_path):
         same(task.examples(part), made[part])
     before = task.fingerprint("val")
     picture(tmp_path / "birds/val/wren/more.png", 5)
-    assert task.fingerprint("val") != before
+    [again] = command_line.selected_tasks(config)
+    assert again.fingerprint("val") != before and again.notes == []
 
 
 def test_classes_can_be_given_in_another_order_or_with_other_words_but_not_confused(tmp_path):
@@ -154,7 +156,7 @@ def test_malformed_options_are_named_all_at_once(tmp_path):
         find_tasks(list(options), tmp_path, options)
     assert [each.split(";")[0] for each in caught.value.problems] == [
         "a prompt of task Mine has one {} for the class",
-        'task Yours needs prompts, such as tasks.Yours.templates=["a photo of a {}."]',
+        """task Yours needs prompts, such as 'tasks.Yours.templates=["a photo of a {}."]'""",
         "task Shapes is drawn and takes no source",
         "tasks.MNIST.templates is a list",
         "tasks.MNIST.classes is a list",
@@ -164,8 +166,9 @@ def test_malformed_options_are_named_all_at_once(tmp_path):
 
 def test_prompts_can_be_replaced(tmp_path):
     options = {name: {"templates": ["{}!"]} for name in ("Shapes", "MNIST")}
-    for task in find_tasks(list(options), tmp_path, options):
-        assert task.templates == ("{}!",) and len(task.classes) if task.name == "Shapes" else True
+    shapes, mnist = find_tasks(list(options), tmp_path, options)
+    assert shapes.templates == mnist.templates == ("{}!",)
+    assert list(shapes.classes) == list(TASKS["Shapes"].classes) and list(mnist.classes) == list("0123456789")
 
 
 class Absent(SimpleNamespace):
@@ -173,10 +176,10 @@ class Absent(SimpleNamespace):
 
     parts = ("train", "test")
 
-    def problems(self):
+    def problems(self, fetched=False):
         return [] if self.there else [f"{self.name} is missing"]
 
-    def fetch(self):
+    def fetch(self, plan, report):
         self.fetched.append(self.name)
         if self.reason:
             raise UserError(self.reason)
@@ -227,3 +230,32 @@ def test_a_wrong_number_of_classes_or_examples_names_both(tmp_path, monkeypatch)
     shrunk(monkeypatch, "DTD", {**made, "train": made["train"] * 2}, ["banded", "dotted"])
     with pytest.raises(UserError, match="4 examples in its train part, and the published one has 8"):
         find_tasks(["DTD"], tmp_path)[0].examples("val")
+
+
+@pytest.mark.parametrize("group", ["demo", "vision", "lines"])
+@pytest.mark.parametrize("name", ["Birds", "MNIST", "SUN397"])
+def test_every_override_that_a_sentence_suggests_can_be_typed(group, name, tmp_path):
+    """As written in messages: without a `+`, whichever list of tasks is chosen."""
+    typed = [f"tasks={group}", f"DATASETS=[{name}]", f"data_location={tmp_path}"]
+    classes = vision.ROWS[name].classes if name in vision.ROWS else ["wren", "tit"]
+    given = ["source=/no/where", 'templates=["a photo of a {}."]', "patterns=[data/*]", "columns={label: species}"]
+    given += [f"classes={list(classes)}".replace("'", '"')]
+    config = command_line.composed([*typed, *(f"tasks.{name}.{option}" for option in given)])
+    [task] = command_line.selected_tasks(config)
+    assert task.name == name and list(task.templates) == ["a photo of a {}."] and "/no/where" in task.problems()[0]
+
+
+def test_misspelled_tasks_and_options_are_said(tmp_path):
+    with pytest.raises(UserError, match=r"tasks.MNSIT.source is given, but there is no task MNSIT in this run"):
+        command_line.selected_tasks(command_line.composed(["DATASETS=[MNIST]", "tasks.MNSIT.source=x"]))
+    with pytest.raises(UserError, match=r"no option souce \(tasks.MNIST.souce=\); it has source, templates"):
+        command_line.selected_tasks(command_line.composed(["DATASETS=[MNIST]", "tasks.MNIST.souce=x"]))
+
+
+def test_the_remedy_of_missing_data_is_one_command(tmp_path):
+    [sentence] = find_tasks(["SUN397"], tmp_path)[0].problems()
+    option = sentence.split("give ")[1].split("=FOLDER")[0]
+    folders(tmp_path / "mine", ["abbey"], {"train": "train", "test": "test"})
+    typed = ["DATASETS=[SUN397]", f"{option}={tmp_path / 'mine'}", f"data_location={tmp_path}"]
+    [task] = command_line.selected_tasks(command_line.composed(typed))
+    assert task.problems() == []

@@ -1,18 +1,18 @@
 """Every task the program knows, by name, and those that a user names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from src.data import demo, vision
 from src.data.collection import Collection
-from src.data.names import words
 from src.data.row import Row
 from src.data.task import Name, Task
 from src.data.whereabouts import Whereabouts
 from src.errors import UserError, raise_any
 
 Options = Mapping[str, Mapping]
+KEYS = ("source", "templates", "classes", "patterns", "columns", "epochs")
 
 
 def find_tasks(names: Sequence[str], data: Path = Path("data"), options: Options | None = None) -> list[Task]:
@@ -23,7 +23,7 @@ def find_tasks(names: Sequence[str], data: Path = Path("data"), options: Options
     a task of any name.
     Raises UserError for all that is unknown, repeated or malformed at once.
     """
-    options = {name: options[name] or {} for name in options or {} if name in names}
+    options = {name: chosen or {} for name, chosen in (options or {}).items()}
     drawn, known = demo.tasks(), [*demo.tasks(), *vision.ROWS]
     problems = [
         f"there is no task {name}; the tasks are {', '.join(known)}; or give a folder of your own with tasks.{name}.source="
@@ -32,15 +32,25 @@ def find_tasks(names: Sequence[str], data: Path = Path("data"), options: Options
     ]
     problems += [f"task {name} is named {names.count(name)} times" for name in dict.fromkeys(names) if names.count(name) > 1]
     for name, chosen in options.items():
-        problems += _malformed(name, chosen, drawn)
+        if name in names:
+            problems += _malformed(name, chosen, drawn)
+        elif name not in known and not chosen.get("templates"):  # a whole task of the user's may wait for another run
+            said = ", ".join(f"tasks.{name}.{key}" for key in chosen) or f"tasks.{name}"
+            problems.append(f"{said} is given, but there is no task {name} in this run, which has {', '.join(names)}")
     raise_any(problems)
     return [_task(name, drawn, data, options.get(name, {})) for name in names]
 
 
-def require_data(tasks: Sequence[Task], download: bool) -> None:
+def require_data(
+    tasks: Sequence[Task],
+    download: bool,
+    plan: Callable[[int], None] | None = None,
+    report: Callable[[str, int], None] | None = None,
+) -> None:
     """Fetch what is missing, if `download`. Raises UserError with all that is missing then.
 
-    Nothing is fetched while something is missing that only the user can bring.
+    Nothing is fetched while something is missing that only the user can bring. plan, report: told how many bytes are to
+    come; and what is being fetched, and how many bytes of it have come.
     """
     problems = {task.name: task.problems() for task in tasks}
     missing = [task for task in tasks if problems[task.name]]
@@ -49,18 +59,18 @@ def require_data(tasks: Sequence[Task], download: bool) -> None:
     failures = []
     for task in missing:
         try:
-            task.fetch()
+            task.fetch(plan, report)
         except UserError as reason:
             failures += reason.problems
         else:
-            failures += task.problems()
+            failures += task.problems(fetched=True)
     raise_any(failures)
 
 
 def _task(name: str, drawn: Mapping[str, Task], data: Path, options: Mapping) -> Task:
     if name in drawn:
         return replace(drawn[name], templates=tuple(options["templates"])) if options.get("templates") else drawn[name]
-    row = vision.ROWS.get(name) or Row(name, (), spoken=words)
+    row = vision.ROWS.get(name) or Row(name, ())
     given, source = options.get("classes"), options.get("source")
     classes = given and tuple(_name(each) for each in given)
     where = Whereabouts(row, data, source and str(source), options.get("patterns"), options.get("columns"))
@@ -73,7 +83,8 @@ def _name(given: object) -> Name:
 
 
 def _malformed(name: str, options: Mapping, drawn: Mapping[str, Task]) -> list[str]:
-    found = [
+    found = [f"a task has no option {key} (tasks.{name}.{key}=); it has {', '.join(KEYS)}" for key in options if key not in KEYS]
+    found += [
         f"tasks.{name}.{key} is a list; got {options[key]}"
         for key in ("templates", "classes", "patterns")
         if options.get(key) is not None and not (isinstance(options[key], list | tuple) and options[key])
@@ -89,7 +100,7 @@ def _malformed(name: str, options: Mapping, drawn: Mapping[str, Task]) -> list[s
         ]
     templates = options.get("templates")
     if templates is None and name not in vision.ROWS:
-        found.append(f'task {name} needs prompts, such as tasks.{name}.templates=["a photo of a {{}}."]')
+        found.append(f"task {name} needs prompts, such as 'tasks.{name}.templates=[\"a photo of a {{}}.\"]'")
     if isinstance(templates, list | tuple):
         found += [f"a prompt of task {name} has one {{}} for the class; got {line}" for line in templates if not _prompt(line)]
     return found

@@ -1,16 +1,17 @@
 """A dataset on disk, checked against what was published."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import xxhash
 
-from src.data.download import problems_of
-from src.data.labels import Named, Relabelled, named
-from src.data.parquet import Rows
+from src.data.images import ImageFolders, ListedImages
+from src.data.labels import Named, Relabelled, named, published_names
+from src.data.parquet import Parquet, Rows
 from src.data.place import Place, listing_digest
+from src.data.reading import problems_of
 from src.data.row import Row
 from src.data.task import Examples, Name
 from src.data.whereabouts import Whereabouts
@@ -24,10 +25,12 @@ class Collection:
     row: Row
     whereabouts: Whereabouts
     given: Sequence[Name] | None = None
+    _states: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def classes(self) -> Sequence[Name]:
-        return self._named[0]
+        """Of a published dataset before any of its data is there."""
+        return published_names(self.row, self.given) or self._named[0]
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -38,6 +41,7 @@ class Collection:
         place, (names, labels) = self._place, self._named
         with self._reading:
             examples = place.load(part)
+            files = place.file_names(part) if self.row.by_name and isinstance(place, Parquet) else None
         published = self.row.sizes.get(part)
         if published not in (None, len(examples)):
             raise UserError(
@@ -47,24 +51,51 @@ class Collection:
         if not len(examples):
             raise UserError(f"{self.row.name}: the {part} part at {place.root} has no examples; put some there")
         if isinstance(examples, Rows) and examples.labels.max() >= len(names):
-            raise UserError(f"{self.row.name}: {place.root} has label {examples.labels.max()}, but {len(names)} classes")
+            raise UserError(
+                f"{self.row.name}: {place.root} has label {examples.labels.max()}, but {len(names)} classes; "
+                f"give all of them as 'tasks.{self.row.name}.classes=[NAME,...]', or mend the labels"
+            )
+        if files:
+            examples = examples.sorted_by(labels, files)
         return examples if labels is None else Relabelled(examples, labels)
 
     def state(self, part: str) -> str:
+        """Read once: the files of a run's data do not change under it."""
+        if part not in self._states:
+            self._states[part] = self._state(part)
+        return self._states[part]
+
+    @property
+    def notes(self) -> list[str]:
+        """What keeps validation from being that of the papers, for a published dataset that is not in their layout."""
+        place, row = self._place, self.row
+        if row.count is None or place in [make(place.root) for make in row.places]:
+            return []
+        if "val" in row.sizes and "val" not in self.parts:
+            return [
+                f"{row.name}: {place.root} has no validation images of its own, as the papers' has; a tenth of train is drawn"
+            ]
+        in_folders = isinstance(place, ImageFolders | ListedImages)
+        if "val" in self.parts or (row.by_name and (in_folders or (isinstance(place, Parquet) and place.file_names("train")))):
+            return []
+        return [f"{row.name}: validation is drawn from the order of {place.root}, which may not be the papers'"]
+
+    def _state(self, part: str) -> str:
         place = self._place
         files = listing_digest(place.root, place.sources(part))
-        told = [type(place).__name__, self.row.classes, self.given, dict(self.whereabouts.columns or {}), files]
+        told = [type(place).__name__, self.row.classes, self.row.by_name, self.given, dict(self.whereabouts.columns or {}), files]
         return xxhash.xxh3_128_hexdigest(json.dumps(told).encode())
 
-    def problems(self) -> list[str]:
-        return self.whereabouts.problems()
+    def problems(self, fetched: bool = False) -> list[str]:
+        return self.whereabouts.problems(fetched)
 
     @property
     def fetchable(self) -> bool:
         return self.whereabouts.fetchable
 
-    def fetch(self) -> None:
-        self.whereabouts.fetch()
+    def fetch(self, plan: Callable[[int], None] | None = None, report: Callable[[str, int], None] | None = None) -> None:
+        self._states.clear()
+        self.whereabouts.fetch(plan, report)
 
     @cached_property
     def _named(self) -> Named:

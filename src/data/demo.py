@@ -108,10 +108,14 @@ class Drawn:
         """What is drawn changes with the code that draws it, and with torch's random numbers."""
         return f"{_drawing_code()} {torch.__version__}"
 
-    def problems(self) -> list[str]:
+    @property
+    def notes(self) -> list[str]:
         return []
 
-    def fetch(self) -> None:
+    def problems(self, fetched: bool = False) -> list[str]:
+        return []
+
+    def fetch(self, *_: object) -> None:
         """There is nothing to fetch."""
 
     @property

@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset
 
-from src.data.names import difference
+from src.data.names import difference, few
+from src.data.reading import UNREADABLE, bad_image
 from src.data.task import Examples
 from src.errors import UserError
 
@@ -25,8 +26,11 @@ class Pictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         path, label = self._samples[index]
-        with Image.open(path) as image:
-            return image.convert("RGB"), label
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB"), label
+        except UNREADABLE as reason:
+            raise bad_image(path, reason) from reason
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -44,7 +48,7 @@ def pictures(folder: Path, names: Sequence[str], wanted: Callable[[str], bool] |
         raise UserError(f"{folder} has other classes than the training part ({difference(found, [(name,) for name in names])})")
     labels = {name: label for label, name in enumerate(names)}
     extensions = IMG_EXTENSIONS if wanted is None else None
-    return Pictures(make_dataset(folder, labels, extensions=extensions, is_valid_file=wanted))
+    return Pictures(make_dataset(folder, labels, extensions=extensions, is_valid_file=wanted, allow_empty=wanted is not None))
 
 
 @dataclass(frozen=True)
@@ -77,29 +81,45 @@ class ImageFolders:
 
 @dataclass(frozen=True)
 class ListedImages:
-    """One folder of class folders for all parts, and a list of file names for each (RESISC45)."""
+    """One folder of class folders for all parts, and for each the lists of its file names (RESISC45, DTD)."""
 
     root: Path
     folder: str
-    lists: Mapping[str, str]
+    lists: Mapping[str, Sequence[str]]
 
     @property
     def parts(self) -> tuple[str, ...]:
         return tuple(self.lists)
 
     def lacks(self) -> list[str]:
-        absent = [name for name in self.lists.values() if not (self.root / name).is_file()]
+        absent = [name for names in self.lists.values() for name in names if not (self.root / name).is_file()]
         return absent if _holds_classes(self.root / self.folder) else [f"{self.folder}/<class>/", *absent]
 
     def sources(self, part: str) -> list[Path]:
-        return [self.root / self.folder, self.root / self.lists[part]]
+        return [self.root / self.folder, *(self.root / name for name in self.lists[part])]
 
     def names(self) -> list[str]:
         return class_folders(self.root / self.folder)
 
     def load(self, part: str) -> Examples:
-        listed = set((self.root / self.lists[part]).read_text().split())
-        return pictures(self.root / self.folder, self.names(), lambda path: os.path.basename(path) in listed)
+        lists = [self.root / name for name in self.lists[part]]
+        listed = {os.path.basename(line) for path in lists for line in path.read_text().split()}
+        found: set[str] = set()
+
+        def wanted(path: str) -> bool:
+            name = os.path.basename(path)
+            if name in listed:
+                found.add(name)
+            return name in listed
+
+        examples = pictures(self.root / self.folder, self.names(), wanted)
+        absent = sorted(listed - found)
+        if absent:
+            raise UserError(
+                f"{len(absent):,} of the {len(listed):,} images in {', '.join(map(str, lists))} are not below "
+                f"{self.root / self.folder} ({few(absent, 2)}); unpack its archive again"
+            )
+        return examples
 
 
 def own_folders(root: Path) -> list[ImageFolders]:

@@ -1,10 +1,11 @@
 """From the classes that data names to the classes of a task, and the label of each."""
 
+import re
 from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
-from src.data.names import difference, labels_of, plain, synonyms
+from src.data.names import difference, labels_of, plain, synonyms, words
 from src.data.row import Row
 from src.data.task import Examples, Name
 from src.errors import UserError
@@ -26,47 +27,57 @@ class Relabelled(Dataset):
         return image, self._labels[label]
 
 
+def published_names(row: Row, given: Sequence[Name] | None) -> Sequence[Name] | None:
+    """The class names of a row in label order, or the user's instead; None if only the data knows how many there are."""
+    if row.classes is None:
+        return None
+    if given is not None and len(given) != len(row.classes):
+        raise UserError(
+            f"{row.name}: {len(given)} classes are given, and it has {len(row.classes)}; give a name for each, "
+            f"in the order {', '.join(synonyms(name)[0] for name in row.classes[:3])} ..."
+        )
+    return given or row.classes
+
+
 def named(row: Row, found: Sequence[str] | None, given: Sequence[Name] | None, where: str) -> Named:
     """Class names in label order, and the label of each class as the data at `where` counts them (None: the same).
 
     found: the names in the data, None if it has none; given: the user's names, instead of the row's.
     """
-    names, labels = _without_given(row, found, given, where)
+    names = published_names(row, given)
+    if names is not None:
+        return names, None if found is None else _by_row(row, found, where)
+    if found is None:
+        if given is None:
+            raise UserError(
+                f"{row.name}: the data at {where} does not name its classes; give 'tasks.{row.name}.classes=[NAME,...]'"
+            )
+        return given, None
     if given is None:
-        return names, labels
-    if len(given) != len(names):
-        raise UserError(f"{row.name}: {len(given)} classes are given, and {where} has {len(names)}; give a name for each")
-    if row.count is not None or found is None:
-        return given, labels
+        return [words(name) for name in found], None
+    if len(given) != len(found):
+        raise UserError(f"{row.name}: {len(given)} classes are given, and {where} has {len(found)}; give a name for each")
     return given, _by_given_names(row, found, given)
 
 
-def _without_given(row: Row, found: Sequence[str] | None, given: Sequence[Name] | None, where: str) -> Named:
-    if found is None:
-        known = row.classes if row.classes is not None else given
-        if known is None:
-            raise UserError(f"{row.name}: the data at {where} does not name its classes; give tasks.{row.name}.classes=[...]")
-        return known, None
+def _by_row(row: Row, found: Sequence[str], where: str) -> list[int] | None:
+    """By name and never by place: mirrors, unpacked archives and users' folders each have an order of their own."""
     if row.count not in (None, len(found)):
         raise UserError(
             f"{row.name}: {where} has {len(found)} classes and {row.name} was published with {row.count}; "
             f"mend it, or give it as a task of your own, under another name"
         )
-    if row.codes:
-        return row.classes, None
-    if row.classes is None:
-        # a space would sort before what an underscore sorts after, and mirrors have either
-        order = sorted(found, key=lambda name: name.replace(" ", "_")) if row.alphabetical else list(found)
-        return [row.spoken(name) for name in order], _unless_same([order.index(name) for name in found])
-    aliases = row.aliases or [()] * len(row.classes)
-    known = [(*synonyms(name), *synonyms(alias)) for name, alias in zip(row.classes, aliases)]
+    if row.codes and all(re.fullmatch(row.codes, name) for name in found) and len(set(found)) == len(found):
+        order = sorted(found)
+        return _unless_same([order.index(name) for name in found])
+    known = [(*synonyms(name), *row.aliases.get(synonyms(name)[0], ())) for name in row.classes]
     labels = labels_of(found, known)
     if labels is None:
         raise UserError(
             f"{row.name}: {where} has other classes than {row.name} ({difference(found, known)}); "
             f"rename them, or give it as a task of your own, under another name"
         )
-    return row.classes, _unless_same(labels)
+    return _unless_same(labels)
 
 
 def _by_given_names(row: Row, found: Sequence[str], given: Sequence[Name]) -> list[int] | None:

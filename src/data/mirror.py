@@ -1,16 +1,16 @@
 """Copies of datasets on the Hugging Face Hub, downloaded as parquet files and pinned to one commit."""
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from src.data.parquet import Parquet
 from src.fetching.hub import fetch as fetch_files
-from src.files import write_json
+from src.fetching.record import Record
 
-PATTERNS = ("*train*.parquet", "*test*.parquet", "*val*.parquet")
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,12 @@ class Mirror:
     """A dataset repository; of its files, those that match `patterns`.
 
     revision: a commit, a tag or a branch; None for the main branch as it is at the first download. Which commit that
-    was is kept beside the data, and a download that is repeated there takes the same.
+    was is in the folder's record, and a download that is repeated there takes the same.
     """
 
     repository: str
-    patterns: Sequence[str] = PATTERNS
+    patterns: Sequence[str] = ("*train*.parquet", "*test*.parquet", "*val*.parquet")
     revision: str | None = None
-    suffix: bool = False  # the revision is part of the folder's name, so that several can lie side by side
     columns: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -33,21 +32,35 @@ class Mirror:
         found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(.+))?", text)
         if not found or found[1].startswith((".", "/")):
             return None
-        return cls(found[1], tuple(patterns or PATTERNS), found[2], suffix=found[2] is not None, columns=columns or {})
+        return cls(found[1], tuple(patterns or cls.patterns), found[2], columns or {})
 
     def folder(self, data: Path) -> Path:
+        """One for each revision, so that several can lie side by side."""
         name = self.repository.replace("/", "--")
-        return data / "hub" / (f"{name}@{self.revision.replace('/', '--')}" if self.suffix and self.revision else name)
+        revision = self.revision or ""
+        revision = revision[:12] if COMMIT.fullmatch(revision) else revision.replace("/", "--")
+        return data / "hub" / (f"{name}@{revision}" if revision else name)
 
-    def place(self, data: Path) -> Parquet:
-        return Parquet(self.folder(data), data / "hub" / ".arrow", self.patterns, self._record(data), self.columns)
+    def place(self, task: str, data: Path) -> Parquet:
+        return Parquet(task, self.folder(data), self.patterns, self.columns, lambda: self._absent(data))
 
-    def fetch(self, data: Path) -> None:
-        record = self._record(data)
-        pinned = json.loads(record.read_text())["commit"] if record.exists() else self.revision
-        commit = fetch_files(self.repository, "dataset", self.patterns, self.folder(data), pinned)
-        write_json(record, {"repository": self.repository, "commit": commit, "patterns": list(self.patterns)})
+    def fetch(
+        self, data: Path, plan: Callable[[int], None] | None = None, report: Callable[[str, int], None] | None = None
+    ) -> None:
+        moving = self.revision and not COMMIT.fullmatch(self.revision)
+        recorded = self._record(data).commit if moving else None
+        folder, revision = self.folder(data), recorded or self.revision
+        fetch_files(self.repository, "dataset", self.patterns, folder, revision, plan=plan, report=report)
 
-    def _record(self, data: Path) -> Path:
+    def _absent(self, data: Path) -> list[str]:
+        """The files that a download of these patterns has still to fetch; none where files were put there by hand."""
         folder = self.folder(data)
-        return folder.with_name(f"{folder.name}.json")
+        wanted = {
+            path: file.size
+            for path, file in self._record(data).files.items()
+            if any(fnmatchcase(path, pattern) for pattern in self.patterns)
+        }
+        return [path for path, size in wanted.items() if not (folder / path).is_file() or (folder / path).stat().st_size != size]
+
+    def _record(self, data: Path) -> Record:
+        return Record(self.folder(data), f"dataset {self.repository}")

@@ -1,20 +1,21 @@
 """Sets as the Hub serves them: parquet files, one or more a part, with a column of encoded images and one of labels."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from src.data.columns import class_names, columns_of
+from src.data.columns import Columns, class_names, columns_of, values
 from src.data.names import few
-from src.data.task import Examples
+from src.data.reading import UNREADABLE, bad_image
+from src.data.row_groups import Column
 from src.errors import UserError
 
 PART_OF = {word: part for part, spelled in {"train": ("train", "training"), "test": ("test", "testing"),
@@ -25,16 +26,16 @@ PART_OF = {word: part for part, spelled in {"train": ("train", "training"), "tes
 class Parquet:
     """The parquet files below `root` that match one of `patterns`; names or folders say of which part a file is.
 
-    A set without a test part has its validation part for one. cache: the folder for the decompressed copy that
-    allows random access; record: a file that is there once a download is complete, if the files are a download;
-    columns: what the columns `image` and `label` are called, where that is not clear.
+    A set without a test part has its validation part for one. columns: what the columns `image` and `label` are
+    called, where that is not clear; absent: says what is still to come of the files, if they are a download; task: whose
+    examples they are, for sentences.
     """
 
+    task: str
     root: Path
-    cache: Path
     patterns: Sequence[str] = ("*",)
-    record: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    absent: Callable[[], list[str]] = list
 
     @cached_property
     def _files(self) -> dict[str, list[Path]]:
@@ -53,53 +54,72 @@ class Parquet:
         return tuple(self._files)
 
     def lacks(self) -> list[str]:
-        if self.record and not self.record.exists():
-            return ["a complete download"]
-        absent = [f"{part}*.parquet" for part in ("train", "test") if part not in self._files]
-        folders = {_configuration(path.relative_to(self.root)) for path in self._files.get("train", [])}
-        return absent + ([f"one folder of train files (it has {few(sorted(folders))}; say patterns=[FOLDER/*])"]
-                         if len(folders) > 1 else [])  # fmt: skip
+        lacking = [f"{part}*.parquet" for part in ("train", "test") if part not in self._files] + self.absent()
+        folders = sorted({_configuration(path.relative_to(self.root)) for path in self._files.get("train", [])})
+        if len(folders) > 1:
+            remedy = f"say 'tasks.{self.task}.patterns=[FOLDER/*]'"
+            lacking.append(f"one folder of train files (it has {few(folders)}; {remedy})")
+        return lacking
+
+    def _columns(self, part: str) -> Columns:
+        return columns_of(self._files[part][0], self.columns, self.task)
 
     def sources(self, part: str) -> list[Path]:
         return self._files[part]
 
     def names(self) -> list[str] | None:
-        return class_names(self._files["train"], self.columns)
+        return class_names(self._files["train"], self._columns("train"))
 
-    def load(self, part: str) -> Examples:
-        import datasets
-
-        columns = columns_of(self._files[part][0], self.columns)
-        paths, wanted = [str(path) for path in self._files[part]], [columns.image, columns.label]
-        table = datasets.Dataset.from_parquet(paths, columns=wanted, cache_dir=str(self.cache), keep_in_memory=False)
-        if isinstance(table.features[columns.image], datasets.Image):
-            table = table.cast_column(columns.image, datasets.Image(decode=False))
-        labels = table.data.column(columns.label).to_pylist()
+    def load(self, part: str) -> "Rows":
+        files = self._files[part]
+        columns = self._columns(part)
+        labels = values(files, columns.label)
         if columns.spelled:
             known = {name: label for label, name in enumerate(self.names() or ())}
-            labels = [known[name] for name in labels]
+            strange = sorted({name for name in labels if name is not None and name not in known})
+            if strange:
+                raise UserError(
+                    f"the {part} part at {self.root} has classes that the training part has not ({few(strange)}); "
+                    f"give both parts the same classes"
+                )
+            labels = [known.get(name) for name in labels]
         elif columns.names != self.names():
-            raise UserError(f"the classes of {paths[0]} are not those of the training part")
-        labels = np.array([-1 if label is None else int(label) for label in labels])
+            raise UserError(f"the classes of {files[0]} are not those of the training part; give both parts the same classes")
+        labels = np.array([-1 if label is None else int(label) for label in labels], int)
         if labels.size and labels.min() < 0:
-            raise UserError(f"{paths[0]} has examples without a label; use files whose {part} part is labelled")
-        return Rows(table, columns.image, labels)
+            raise UserError(f"{files[0]} has examples without a label; use files whose {part} part is labelled")
+        return Rows(Column(files, columns.image), labels, np.arange(len(labels)))
+
+    def file_names(self, part: str) -> list[str] | None:
+        """What each image's file was called before it was put into parquet; None if that is not known."""
+        files = self._files[part]
+        columns = self._columns(part)
+        names = values(files, f"{columns.image}.path") if columns.paths else [None]
+        return None if None in names else [PurePosixPath(name).name for name in names]
 
 
 class Rows(Dataset):
-    """Rows of a table of encoded images, decoded one by one."""
+    """Encoded images with the labels of their rows, decoded one by one; `order` has the row of each example."""
 
-    def __init__(self, table, column: str, labels: np.ndarray):
-        self._table, self._column, self.labels = table, column, labels
+    def __init__(self, images: Column, labels: np.ndarray, order: np.ndarray):
+        self._images, self.labels, self._order = images, labels, order
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._order)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        found = self._table[int(index)][self._column]
-        encoded = found["bytes"] if isinstance(found, dict) else found
-        with Image.open(BytesIO(encoded)) as image:
-            return image.convert("L" if image.mode == "L" else "RGB"), int(self.labels[index])
+        row = self._order[index]
+        try:
+            found = self._images[row]
+            with Image.open(BytesIO(found["bytes"] if isinstance(found, dict) else found)) as image:
+                return image.convert("L" if image.mode == "L" else "RGB"), int(self.labels[row])
+        except UNREADABLE as reason:
+            raise bad_image(f"in {self._images.place(row)}", reason) from reason
+
+    def sorted_by(self, labels: Sequence[int] | None, names: Sequence[str]) -> "Rows":
+        """By label (`labels[label]`, where given), then by name, as ImageFolder has it."""
+        by_label = self.labels if labels is None else np.asarray(labels)[self.labels]
+        return Rows(self._images, self.labels, np.array(sorted(self._order, key=lambda row: (by_label[row], names[row])), int))
 
 
 def _part_of(path: Path) -> str | None:

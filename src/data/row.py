@@ -17,9 +17,9 @@ class Row:
     layout: how it lies below data_location in the papers' code, in words;
     home, places: the folder below data_location, and what reads it there;
     mirror: a copy on the Hub;
-    classes: names in label order, where they do not come with the data; aliases: what else data may call each;
-    spoken: from a name in the data to one for prompts; alphabetical: labels follow the sorted names;
-    codes: the data has codes for names, in label order.
+    classes: names in label order (none: a user's own, the data says them); aliases: what else data may call a class;
+    codes: what class names in the data look like where they are codes whose sorted order is the label order;
+    by_name: the papers' order of examples is by class, then by the name of the file, so any copy can be put into it.
     """
 
     name: str
@@ -31,7 +31,6 @@ class Row:
     places: Sequence[Callable[[Path], Place]] = ()
     mirror: Mirror | None = None
     classes: Sequence[Name] | None = None
-    aliases: Sequence[Name] = ()
-    spoken: Callable[[str], str] = str
-    alphabetical: bool = False
-    codes: bool = False
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    codes: str | None = None
+    by_name: bool = False

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,9 +37,13 @@ class Origin(Protocol):
     def state(self, part: str) -> str:
         """A digest that changes whenever the examples of the part might have changed; no image is decoded for it."""
 
-    def problems(self) -> list[str]: ...
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences on what makes the examples others than the papers'."""
 
-    def fetch(self) -> None: ...
+    def problems(self, fetched: bool = False) -> list[str]: ...
+
+    def fetch(self, plan: Callable[[int], None] | None = None, report: Callable[[str, int], None] | None = None) -> None: ...
 
     @property
     def fetchable(self) -> bool: ...
@@ -91,13 +95,24 @@ class Task:
         told = [self.name, list(self.classes), list(self.templates), type(self.origin).__name__]
         return xxhash.xxh3_128_hexdigest(json.dumps(told).encode())
 
-    def problems(self) -> list[str]:
-        """Nothing if the data is there; else sentences that say what is missing, where it was looked for, what helps."""
-        return self.origin.problems()
+    @property
+    def notes(self) -> list[str]:
+        """Sentences to print and to record: what makes these examples others than the papers'. Needs the data."""
+        return list(self.origin.notes)
 
-    def fetch(self) -> None:
-        """Download the data. Raises UserError with the reason and the way by hand."""
-        self.origin.fetch()
+    def problems(self, fetched: bool = False) -> list[str]:
+        """Nothing if the data is there; else sentences that say what is missing, where it was looked for, what helps.
+
+        fetched: it was downloaded just now.
+        """
+        return self.origin.problems(fetched)
+
+    def fetch(self, plan: Callable[[int], None] | None = None, report: Callable[[str, int], None] | None = None) -> None:
+        """Download the data. Raises UserError with the reason and the way by hand.
+
+        plan, report: told how many bytes are to come; and what is being fetched, and how many bytes of it have come.
+        """
+        self.origin.fetch(plan, report)
 
     @property
     def fetchable(self) -> bool:

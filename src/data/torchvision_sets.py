@@ -1,16 +1,20 @@
 """Sets in the formats that torchvision reads, and downloads."""
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from src.data.place import require_listed
+from src.data.processes import OfProcess
+from src.data.reading import Readable
 from src.data.task import Examples
+from src.errors import UserError
 
 BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
 BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -21,7 +25,8 @@ class Torchvision:
     """What `torchvision.datasets.<reader>` finds below `root`.
 
     needs: the files and folders that a part is read from; arguments: what asks the reader for a part;
-    named: its class names are those of the data on disk; downloads: it can fetch the data.
+    named: its class names are those of the data on disk; downloads: it can fetch the data;
+    listed: the reader's list of image files, where it reads one and opens the images later.
     """
 
     root: Path
@@ -30,6 +35,7 @@ class Torchvision:
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: BY_SPLIT)
     named: bool = False
     downloads: bool = True
+    listed: str | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -46,7 +52,11 @@ class Torchvision:
         return list(self._read("test").classes) if self.named else None
 
     def load(self, part: str) -> Examples:
-        return self._read(part)
+        examples = self._read(part)
+        files = getattr(examples, self.listed, ()) if self.listed else ()
+        paths = [str(each[0] if isinstance(each, tuple) else each) for each in files]
+        require_listed(f"the {part} part at {self.root}", paths)
+        return Readable(examples, self.root, paths)
 
     def download(self) -> None:
         for part in self.parts:
@@ -59,12 +69,40 @@ class Torchvision:
 
 
 @dataclass(frozen=True)
+class Stl10(Torchvision):
+    """STL10: torchvision's reader wants the unlabelled images too, and reads all their 3 GB for a checksum."""
+
+    def load(self, part: str) -> Examples:
+        images, labels = self.sources(part)
+        return Readable(Plates(images, np.fromfile(labels, np.uint8).astype(int) - 1), self.root)
+
+
+class Plates(Dataset):
+    """One file of (3, 96, 96) images, column by column."""
+
+    SHAPE = (3, 96, 96)
+
+    def __init__(self, images: Path, labels: np.ndarray):
+        self._path, self._labels, self._size = images, labels, int(np.prod(self.SHAPE))
+        if images.stat().st_size != len(labels) * self._size:
+            raise UserError(f"{images} has not the {len(labels):,} images that its labels are for; unpack its archive again")
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        label = int(self._labels[index])
+        pixels = np.fromfile(self._path, np.uint8, self._size, offset=index * self._size)
+        return Image.fromarray(np.ascontiguousarray(pixels.reshape(self.SHAPE).transpose(2, 1, 0))), label
+
+
+@dataclass(frozen=True)
 class PatchCamelyon(Torchvision):
     """PCAM: torchvision's reader opens two archives for every image; this one keeps the labels, and a file open."""
 
     def load(self, part: str) -> Examples:
         images, labels = self.sources(part)
-        return Patches(images, labels)
+        return Readable(Patches(images, labels), self.root)
 
 
 class Patches(Dataset):
@@ -73,29 +111,21 @@ class Patches(Dataset):
     def __init__(self, images: Path, labels: Path):
         import h5py
 
-        self._path, self._lock, self._opened = images, threading.Lock(), (0, None)
         with h5py.File(labels) as file:
             self._labels = np.asarray(file["y"]).reshape(-1)
+        self._opened = OfProcess(partial(_opened, images))
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        with self._lock:
-            pixels = self._open()["x"][index]
+        lock, file = self._opened()
+        with lock:
+            pixels = file["x"][index]
         return Image.fromarray(pixels), int(self._labels[index])
 
-    def __getstate__(self) -> dict:
-        return {**vars(self), "_lock": None, "_opened": (0, None)}
 
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+def _opened(path: Path):
+    import h5py
 
-    def _open(self):
-        process, file = self._opened
-        if process != os.getpid():  # a handle is of no use in a forked process
-            import h5py
-
-            file = h5py.File(self._path)
-            self._opened = os.getpid(), file
-        return file
+    return threading.Lock(), h5py.File(path)

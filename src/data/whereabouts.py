@@ -1,6 +1,6 @@
 """Where a dataset lies or should lie, and how it gets there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,49 +39,57 @@ class Whereabouts:
             raise UserError(self.problems())
         return found
 
-    def problems(self) -> list[str]:
+    def problems(self, fetched: bool = False) -> list[str]:
+        """fetched: it was downloaded just now, so that doing so again is no remedy."""
         looked = []
         for place in self._candidates():
             lacking = place.lacks()
             if not lacking:
                 return []
             looked.append(f"{place.root} (it lacks {few(lacking)})")
-        remedy = f"download=true fetches it. {self._by_hand}" if self.fetchable else self._by_hand
-        return [f"{self.row.name} is not there. Looked at {'; '.join(dict.fromkeys(looked))}. {remedy}"]
+        where = f"Looked at {'; '.join(dict.fromkeys(looked))}"
+        if fetched:
+            return [f"{self.row.name} was downloaded and is not whole. {where}. {self._by_hand}"]
+        remedy = "download=true fetches it. " if self.fetchable else ""
+        return [f"{self.row.name} is not there. {where}. {remedy}{self._by_hand}"]
 
     @property
     def fetchable(self) -> bool:
         return self._mirror is not None or self._torchvision is not None
 
-    def fetch(self) -> None:
-        """By torchvision, else from the mirror. Raises UserError with what each said."""
-        failures = []
+    def fetch(self, plan: Callable[[int], None] | None = None, report: Callable[[str, int], None] | None = None) -> None:
+        """By torchvision, else from the mirror. Raises UserError with what each said.
+
+        plan, report: told how many bytes are to come, and from where, and how many of those have come.
+        """
+        name, failures = self.row.name, []
         if self._torchvision:
             try:
-                return fetch_by_torchvision(self.row.name, self._torchvision, self.data)
+                if report:
+                    report(f"{name} by torchvision", 0)  # which draws bars of its own
+                return fetch_by_torchvision(name, self._torchvision, self.data)
             except UserError as reason:
                 failures += reason.problems
-        if self._mirror:
+        if mirror := self._mirror:
             try:
-                return self._mirror.fetch(self.data)
+                told = report and (lambda file, done: report(f"{name} from {mirror.repository}: {file}", done))
+                return mirror.fetch(self.data, plan, told)
             except UserError as reason:
                 failures += reason.problems
-        raise UserError(f"{self.row.name} was not downloaded: {'; '.join(failures) or 'nobody serves it'}. {self._by_hand}")
+        raise UserError(f"{name} was not downloaded: {'; '.join(failures) or 'nobody serves it'}. {self._by_hand}")
 
     def _candidates(self) -> list[Place]:
         """Where the data may lie, best first. Made anew each time, for a download changes what is there."""
         folder = self._folder
         if folder is None:
             native = self._native(self.data / self.row.home) if self.source is None else []
-            return native + ([self._mirror.place(self.data)] if self._mirror else [])
+            return native + ([self._mirror.place(self.row.name, self.data)] if self._mirror else [])
         native = [place for root in dict.fromkeys((folder / self.row.home, folder)) for place in self._native(root)]
         native += [place for place in self._native(folder.parent) if _all_below(folder, place)]
         own = own_folders(folder)
-        clear = [place for place in own if "test" in place.folders.values()]  # val/ alone means what it means to the row
-        return [*clear, *native, *own, self._parquet(folder)]
-
-    def _parquet(self, folder: Path) -> Parquet:
-        return Parquet(folder, self.data / "hub" / ".arrow", self.patterns or ("*",), columns=self.columns or {})
+        if any("test" in place.folders.values() for place in own):  # a user's own split, whatever else the folder holds
+            native, own = [], [*own, *native]
+        return [*native, *own, Parquet(self.row.name, folder, self.patterns or ("*",), self.columns or {})]
 
     def _native(self, root: Path) -> list[Place]:
         return [make(root) for make in self.row.places]
@@ -112,7 +120,7 @@ class Whereabouts:
             return f"{self._folder} should hold {FOLDERS}{native}."
         if self.source is not None:
             return f"{self.source} should be a folder, or a dataset on the Hub that holds parquet files for train and test."
-        home = f"Put it below {self.data.absolute()} as {self.row.layout}, or give" if self.row.layout else "Give"
+        home = f"Put it below {self.data} as {self.row.layout}, or give" if self.row.layout else "Give"
         return f"{home} tasks.{self.row.name}.source=FOLDER ({FOLDERS})."
 
 
