@@ -23,6 +23,7 @@ from src.team import Team, members_here
 from src.train import Recipe, finetune, is_made_here, mismatch
 
 MOST_AT_ONCE = 8  # models scored in one pass: more gain nothing, and a killed run loses a span of all of them
+LAST_LAYERS = ("visual.proj", "visual_projection.weight")
 
 
 def build_family(config: DictConfig, device: torch.device, report: Report = lambda what, done: None) -> ModelFamily:
@@ -30,17 +31,31 @@ def build_family(config: DictConfig, device: torch.device, report: Report = lamb
     gigabytes = config.pixel_cache_gb * 10**9
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = config.workers or max(cores // members_here(), 1)
-    reference = config.pretrained or published_of(config).zeroshot()
     make = instantiate(config.model.family, _partial_=True)  # what Hydra is handed it turns into configuration
     return make(
         name=config.model.name,
         device=device,
         heads=heads_of(config),
         pixels=PixelStore(Path(config.cache_dir).expanduser() / "pixels", int(gigabytes), workers, report),
-        reference=open_checkpoint(reference) if reference else None,
+        reference=_reference(config),
         precision=config.precision,
         compiled=config.compile,
     )
+
+
+def _reference(config: DictConfig) -> Checkpoint | None:
+    """The pre-trained weights that the user names, or that lie beside the fine-tuned ones.
+
+    Raises UserError if several lie there that differ, which their last layers tell without reading all of them.
+    """
+    if config.pretrained:
+        return open_checkpoint(Path(config.pretrained).expanduser())
+    found = [open_checkpoint(path) for path in published_of(config).zeroshots()]
+    last = [digest((key, each[key]) for key in each if key.endswith(LAST_LAYERS)) for each in found] if len(found) > 1 else []
+    other = next((each for each, known in zip(found, last) if known != last[0]), None)
+    if other:
+        raise UserError(f"{found[0].path} and {other.path} start from different weights; remove one, or give pretrained=PATH")
+    return found[0] if found else None
 
 
 def heads_of(config: DictConfig) -> Heads:

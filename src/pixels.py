@@ -67,7 +67,8 @@ class PixelStore:
         sizes, used = {}, {}
         for path in self.folder.iterdir() if self.folder.exists() else ():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # another process makes room, too
-                sizes[path] = sum(file.stat().st_size for file in os.scandir(path))
+                with os.scandir(path) as files:
+                    sizes[path] = sum(file.stat().st_size for file in files)
                 if path not in self.ours:
                     used[path] = path.stat().st_mtime
         for path in sorted(used, key=used.__getitem__):

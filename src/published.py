@@ -26,7 +26,13 @@ class Published:
 
     def zeroshot(self, mode: str = MODES[0]) -> Path | None:
         """The checkpoint that fine-tuning started from, which lies beside one or more of the tasks' or above them."""
-        return self._first(_names(mode, "zeroshot"))
+        return next(iter(self.zeroshots(mode)), None)
+
+    def zeroshots(self, mode: str = MODES[0]) -> list[Path]:
+        """All such checkpoints, the preferred one first."""
+        names = _names(mode, "zeroshot")
+        first = self._first(names)
+        return list(dict.fromkeys([first, *(path for path in self._files if path.name in names)])) if first else []
 
     def head(self, task: str) -> Path | None:
         """The classification head of a task."""

@@ -120,7 +120,13 @@ def test_a_published_reference_is_what_task_vectors_start_from(place):
     assert without["lineage"]["pretrained"] != with_one["lineage"]["pretrained"]
     assert without["lineage"]["heads"] == with_one["lineage"]["heads"]  # the text tower is the pre-trained model's
     assert torch.equal(load_file(place / "start.safetensors")["model.visual.proj"], reference["model.visual.proj"])
+    save_file(pretrained(), place / "checkpoints" / "ViT-demo" / "WarmVal" / "nonlinear_zeroshot.safetensors")
+    doubtful = run_script("main.py", *MINE, "method=zeroshot", cwd=place)
+    assert doubtful.returncode == 1 and "start from different weights; remove one, or give pretrained=PATH" in doubtful.stderr
+    chosen = result(place, run_script("main.py", *MINE, "method=zeroshot", f"pretrained={path}", cwd=place))
+    assert chosen["lineage"]["pretrained"] == with_one["lineage"]["pretrained"]
     path.unlink()
+    (place / "checkpoints" / "ViT-demo" / "WarmVal" / "nonlinear_zeroshot.safetensors").unlink()
 
 
 def test_checkpoints_of_transformers_are_read_under_our_names(place):

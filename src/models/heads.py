@@ -36,7 +36,8 @@ class Heads:
 
     def from_file(self, task: str) -> Path | None:
         """The published head that will be used for a task."""
-        return None if self.source == "prompts" else self.published(task)
+        path = None if self.source == "prompts" else self.published(task)
+        return None if path and "made_from" in metadata_of(path) else path  # one that was built here
 
     def weight(self, task: TaskLike, made_with: Callable[[], str], build: Callable[[Sequence[str]], Tensor]) -> Tensor:
         """(classes, width) rows of a task's head.
