@@ -192,3 +192,19 @@ def test_weights_that_cannot_be_had_are_named_with_the_way_by_hand(tmp_path):
     overrides = ["model=ViT-B-32", f"model.pretrained={tmp_path / 'none.pt'}", f"model_location={tmp_path}"]
     with pytest.raises(UserError, match=r"none\.pt of ViT-B-32 cannot be had.*model\.pretrained=FILE.*openai"):
         command_line.build_family(command_line.composed(overrides), torch.device("cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_predicts_what_the_cpu_does(family, task, precision, tmp_path):
+    config = command_line.composed(
+        [f"model_location={tmp_path}", f"cache_dir={tmp_path}", "device=cuda", f"precision={precision}"]
+    )
+    there = command_line.build_family(config, command_line.device_of(config))
+    for each in (family, there):
+        each.prepare(task)
+    (span,) = family.spans(task, "test")
+    here, far = ([each.predictor(each.pretrained)(batch).cpu() for batch in each.batches(task, "test", 128, span)]
+                 for each in (family, there))  # fmt: skip
+    same = (torch.cat(here) == torch.cat(far)).float().mean()
+    assert same >= (0.999 if precision == "fp32" else 0.97)
