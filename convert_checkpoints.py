@@ -43,6 +43,7 @@ def main() -> None:
                 check_contents(source)  # else damaged bytes would be all that is left, and equal to the bit
                 if is_same(source, target):
                     source.unlink()
+                print(f"{source} removed")
         except (UserError, OSError) as reason:
             problems += command_line.plain(reason) or [str(reason)]
     raise_any(problems)

@@ -26,7 +26,7 @@ from src.choosing import settle, with_saved_masks
 from src.errors import UserError
 from src.evaluate import Scorer
 from src.files import write_json
-from src.lineage import benchmark_of, leaks, read_manifests
+from src.lineage import benchmark_of, doubts, leaks, read_manifests
 from src.masks import MadeOf, facts_of
 from src.measurement import Measurement
 from src.merging.ingredients import Ingredients
@@ -94,7 +94,7 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
     names = [task.name for task in tasks]
     method.check_tasks(names)
     specified = command_line.specified_coefficient(config, method, len(tasks))
-    manifests = read_manifests(Path(path).expanduser() for path in config.lineages)
+    manifests = read_manifests(command_line.manifests(config))
     device = command_line.device_of(config)
     command_line.check_inputs(config, tasks)
     with Progress(silent=not team.leads) as progress:
@@ -115,11 +115,13 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
         settled = settle(method, specified, load, command_line.models_folder(config), measured, strategy, progress.plan)
         rows = {task: Row(*scores) for task, scores in measured.compared(settled.vectors).items()}
         notes = [*settled.notes, *command_line.told_of_heads(config, names), *(note for task in tasks for note in task.notes)]
-        notes += leaks(measured.finetuned("val"), {task: row.finetuned for task, row in rows.items()})
+        finetuned = {task: row.finetuned for task, row in rows.items()}
+        notes += leaks(measured.finetuned("val"), finetuned)
+        notes += doubts({task: row.zeroshot for task, row in rows.items()}, finetuned)
         if family.precision != "fp32":
             different, seen = measured.narrowed(settled.vectors)
             notes.append(f"{family.precision} and float32 differ on {different} of {seen} of the merged model's predictions")
-        lineage = measured.lineage()
+        lineage = {**measured.lineage(), "heads_from": command_line.heads_from(config, names)}
     if not team.leads:
         return
     candidates, coefficients = settled.candidates, settled.coefficients

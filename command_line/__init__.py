@@ -4,6 +4,7 @@ from command_line.composing import ROOT as ROOT
 from command_line.composing import check_choices as check_choices
 from command_line.composing import composed as composed
 from command_line.composing import device_of as device_of
+from command_line.composing import manifests as manifests
 from command_line.composing import method_name as method_name
 from command_line.composing import question as question
 from command_line.files import check_output as check_output
@@ -20,6 +21,7 @@ from command_line.models import build_family as build_family
 from command_line.models import checkpoint_path as checkpoint_path
 from command_line.models import checkpoint_paths as checkpoint_paths
 from command_line.models import finetune_all as finetune_all
+from command_line.models import heads_from as heads_from
 from command_line.models import models_folder as models_folder
 from command_line.models import open_finetuned as open_finetuned
 from command_line.models import recipe_of as recipe_of

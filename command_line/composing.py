@@ -38,6 +38,9 @@ def composed(overrides: list[str]) -> DictConfig:
 def check_choices(config: DictConfig) -> None:
     """Raise UserError for options outside their choices, all at once, before anything is loaded."""
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    nodes = {"heads": "heads.source", "wandb": "wandb.mode", "tasks": "tasks", "model": "model", "method": "method"}
+    raise_any(f"{key}={config[key]} sets all of {key}; did you mean {option}=?" for key, option in nodes.items()
+              if not isinstance(config[key], DictConfig))  # fmt: skip
     problems = []
     if config.output_kind not in ("model", "task_vector", "bundle"):
         problems.append(f"output_kind is model, task_vector or bundle; got {config.output_kind}")
@@ -69,9 +72,20 @@ def check_choices(config: DictConfig) -> None:
         problems.append(f"wandb.mode is disabled, online or offline; got {config.wandb.mode}")
     elif config.wandb.mode != "disabled" and importlib.util.find_spec("wandb") is None:
         problems.append(f"wandb.mode={config.wandb.mode}, but wandb is not installed; pip install wandb")
+    places = ("data_location", "model_location", "cache_dir", "results_dir")
+    problems += [f"{key} is a folder; got {config[key]}" for key in places if not isinstance(config[key], str)]
+    problems += [f"{key}={config[key]} is a file, and a folder is needed; choose another place"
+                 for key in places if isinstance(config[key], str) and Path(config[key]).expanduser().is_file()]  # fmt: skip
     if is_member() and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         problems.append("a sweep (-m) does not run under torchrun; world_size=N starts a team for each of its runs")
     raise_any(problems)
+
+
+def manifests(config: DictConfig) -> list[Path]:
+    """The files that name benchmarks: the user's, then the program's."""
+    given = config.lineages or []
+    listed = [given] if isinstance(given, str) else list(given)
+    return [*(Path(str(path)).expanduser() for path in listed), ROOT / "config" / "lineage.yaml"]
 
 
 def device_of(config: DictConfig) -> torch.device:

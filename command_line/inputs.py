@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from command_line.models import checkpoint_paths, heads_of, models_folder
@@ -10,6 +11,8 @@ from src.data.catalogue import find_tasks, require_data
 from src.data.task import Task
 from src.errors import UserError, raise_any
 from src.team import Team
+
+PUBLISHED = ("ViT-B-32", "ViT-B-16", "ViT-L-14")  # whose checkpoints can be downloaded
 
 
 def selected_tasks(config: DictConfig) -> list[Task]:
@@ -28,22 +31,36 @@ def selected_tasks(config: DictConfig) -> list[Task]:
 
 def check_inputs(config: DictConfig, tasks: list[Task]) -> None:
     """Raise UserError naming every dataset, head and checkpoint that is missing and that this run cannot fetch or make."""
-    problems, folder = missing_data(config, tasks), models_folder(config)
-    get = f"python download_checkpoints.py --model={config.model.name} --kind=checkpoints"
-    paths = checkpoint_paths(config, (task.name for task in tasks))
-    lacking = [task for task, path in paths.items() if not path.exists()]
+    problems, folder, names = missing_data(config, tasks), models_folder(config), [task.name for task in tasks]
+    paths = checkpoint_paths(config, names)
+    given = config.finetuned or {}
+    problems += [
+        f"finetuned= names {name}, which is no task of this run ({', '.join(names)})" for name in given if name not in names
+    ]
+    problems += [f"finetuned= says {name} is at {paths[name]}, and nothing is there; check the path"
+                 for name in given if name in names and not paths[name].exists()]  # fmt: skip
+    get, make = _commands(config)
+    lacking = [name for name in names if name not in given and not paths[name].exists()]
     if lacking and not config.model.finetune_missing:
         problems.append(
             f"no fine-tuned weights for {', '.join(lacking)} in {folder} (<Task>Val/nonlinear_finetuned.pt or .safetensors); "
-            f"run {get}, or python finetune.py --model={config.model.name} --train-dataset={','.join(lacking)}, "
-            "or name yours with 'finetuned={TASK: PATH}'"
+            f"run {get}{make} --train-dataset={','.join(lacking)}, or name yours with 'finetuned={{TASK: PATH}}'"
         )
     heads = heads_of(config)
     headless = [task.name for task in tasks if heads.source == "published" and heads.from_file(task.name) is None]
     if headless:
-        named = ", ".join(headless)
-        problems.append(f"no published heads for {named} in {folder} (head_<Task>Val.pt); run {get}, or leave out heads.source")
+        named, remedy = ", ".join(headless), get and f"run {get}"
+        problems.append(f"no published heads for {named} in {folder} (head_<Task>Val.pt); {remedy}leave out heads.source")
     raise_any(problems)
+
+
+def _commands(config: DictConfig) -> tuple[str, str]:
+    """What downloads this very model's checkpoints (with an "or" behind it; nothing if nobody serves them) and fine-tunes it."""
+    model = HydraConfig.get().runtime.choices.model
+    own = "" if model == config.model.name else f" model.name={config.model.name} model.pretrained={config.model.pretrained}"
+    served = model in PUBLISHED and config.model.pretrained == "openai"
+    get = f"python download_checkpoints.py --model={model} --kind=checkpoints, or " if served else ""
+    return get, f"python finetune.py --model={model}{own}"
 
 
 def missing_data(config: DictConfig, tasks: list[Task]) -> list[str]:

@@ -18,7 +18,7 @@ from src.models.family import ModelFamily
 from src.models.heads import Heads
 from src.pixels import PixelStore
 from src.published import Published, own_place
-from src.state_dict import digest
+from src.state_dict import differences, digest
 from src.team import Team, members_here
 from src.train import Recipe, finetune, is_made_here, mismatch
 
@@ -62,11 +62,16 @@ def heads_of(config: DictConfig) -> Heads:
     return Heads(models_folder(config) / "heads", published_of(config).head, config.heads.source, config.heads.parity)
 
 
+def heads_from(config: DictConfig, tasks: Iterable[str]) -> dict[str, str]:
+    """Whether each task's head is `published` or built from `prompts`."""
+    heads = heads_of(config)
+    return {task: "published" if heads.from_file(task) else "prompts" for task in tasks}
+
+
 def told_of_heads(config: DictConfig, tasks: Iterable[str]) -> list[str]:
     """A note where some heads are published ones, whose prompts are not known."""
-    heads, tasks = heads_of(config), list(tasks)
-    published = [task for task in tasks if heads.from_file(task)]
-    built = [task for task in tasks if task not in published]
+    origins = heads_from(config, tasks)
+    published, built = ([task for task, origin in origins.items() if origin == kind] for kind in ("published", "prompts"))
     mixed = f"; built from prompts for {', '.join(built)}" if built else ""
     return [f"heads: published for {', '.join(published)}{mixed}"] if published else []
 
@@ -117,6 +122,7 @@ def checkpoint_paths(config: DictConfig, tasks: Iterable[str], mode: str = "nonl
     """As `checkpoint_path`, for several tasks: those named in finetuned= lie there."""
     if config.finetuned is not None and not isinstance(config.finetuned, DictConfig):
         raise UserError("with this model, finetuned= names tasks: 'finetuned={MNIST: a.safetensors, Cars: b.pt}'")
+    tasks = list(tasks)
     models, given, published = Path(config.model_location).expanduser(), config.finetuned or {}, published_of(config)
     return {
         task: Path(str(given[task])).expanduser()
@@ -136,6 +142,9 @@ def open_finetuned(config: DictConfig, family: ModelFamily, tasks: Iterable[str]
     for task, checkpoint in opened.items():
         try:
             entries = family.named(checkpoint)
+            strange = differences("it", entries, "the pre-trained model", family.pretrained)
+            if strange:
+                problems.append(f"{checkpoint.path} is of another model than {family.name}: {strange[0]} ({len(strange)} in all)")
             opened[task] = checkpoint if entries is checkpoint else checkpoint.renamed(entries, like)
         except UserError as reason:
             problems += [f"{checkpoint.path}: {problem}" for problem in reason.problems]
@@ -153,10 +162,8 @@ def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Tas
 def unfinished(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> list[Task]:
     """The tasks without weights. UserError for all whose weights were made another way than would be done now."""
     paths = checkpoint_paths(config, (task.name for task in tasks))
-    there = [name for name, path in paths.items() if path.exists()]
-    raise_any(
-        filter(None, (mismatch(paths[name], family, recipe_of(config, name)) for name in there if is_made_here(paths[name])))
-    )
+    ours = [task for task in tasks if paths[task.name].exists() and is_made_here(paths[task.name])]
+    raise_any(filter(None, (mismatch(paths[task.name], family, recipe_of(config, task.name), task) for task in ours)))
     return [task for task in tasks if not paths[task.name].exists()]
 
 

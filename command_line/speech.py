@@ -33,6 +33,9 @@ def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig
     def run(config: DictConfig) -> None:
         try:
             script(config)
+        except KeyboardInterrupt:
+            print("stopped; what was finished is kept, and a rerun goes on from there", file=sys.stderr)
+            os._exit(130)  # Hydra would show where it was
         except Exception as reason:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
@@ -90,6 +93,9 @@ class AfterSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = _failures(config.hydra.sweep.dir)
+        logs = Path(config.hydra.sweep.dir) / ".submitit"
+        if logs.exists():
+            print(f"results: {config.results_dir}/*.json; what each run printed: {logs}/*/*_log.out")
         jobs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
         for job in jobs:
             if job["process"] != os.getpid():

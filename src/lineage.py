@@ -15,7 +15,7 @@ from src.evaluate import Score
 
 UNKNOWN = "unknown"
 ANY = "any"  # model, or digest
-SECTIONS = ("model", "pretrained", "finetuned", "recipes", "tasks", "heads", "data")
+SECTIONS = ("model", "pretrained", "finetuned", "recipes", "tasks", "heads", "heads_from", "data")
 FAR, SURE = 0.05, 4  # a leak is suspected where test is above validation by so much, and by so many standard errors
 
 
@@ -74,3 +74,14 @@ def leaks(validation: Mapping[str, Score], test: Mapping[str, Score]) -> list[st
                 f"{100 * held_out.accuracy:.1f} % of its validation data right: it may have been trained on test data"
             )
     return found
+
+
+def doubts(zeroshot: Mapping[str, Score], finetuned: Mapping[str, Score]) -> list[str]:
+    """A warning for each task on which the fine-tuned model is no better than the pre-trained one: a sign of weights, a
+    head or data of something else."""
+    return [
+        f"warning: the fine-tuned model is no better than the pre-trained one on {task} ({100 * score.accuracy:.1f} and "
+        f"{100 * zeroshot[task].accuracy:.1f} %): its weights, head or data may be another task's"
+        for task, score in finetuned.items()
+        if score.accuracy <= zeroshot[task].accuracy < 1
+    ]

@@ -1,5 +1,6 @@
 """The processes that share a run's work: one a GPU, started by torchrun or by world_size=N; usually just this one."""
 
+import ctypes
 import datetime
 import os
 import signal
@@ -104,7 +105,7 @@ def launch(command: Sequence[str], size: int) -> int:
     try:
         for rank in range(size):
             environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            members.append(subprocess.Popen(command, env=environment))
+            members.append(subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent))
         while True:
             statuses = [member.poll() for member in members]
             failed = [status for status in statuses if status]
@@ -121,3 +122,9 @@ def launch(command: Sequence[str], size: int) -> int:
             except subprocess.TimeoutExpired:
                 member.kill()
         folder.cleanup()
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this process when the one that started it is killed and cannot do so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)

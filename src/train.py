@@ -75,12 +75,13 @@ def finetune(
             report(f"fine-tuning {family.name} on {task.name}", 1)
     if not math.isfinite(loss.item()):
         raise UserError(f"the loss on {task.name} ended as {loss.item()}; lower model.recipe.lr and try again")
-    save_file(family.weights(), path, {"task": task.name, "model": family.name, "made_from": made_from(family, recipe)})
+    save_file(family.weights(), path, {"task": task.name, "model": family.name, "made_from": made_from(family, recipe, task)})
 
 
-def made_from(family: ModelFamily, recipe: Recipe) -> str:
+def made_from(family: ModelFamily, recipe: Recipe, task: TaskLike) -> str:
     """What fine-tuned weights follow from, as they carry it in their file."""
-    return json.dumps({"pretrained": digest(family.pretrained.items()), "recipe": vars(recipe)}, sort_keys=True)
+    asked = {"pretrained": digest(family.pretrained.items()), "recipe": vars(recipe), "task": task.definition}
+    return json.dumps(asked, sort_keys=True)
 
 
 def is_made_here(path: Path) -> bool:
@@ -94,16 +95,22 @@ def recipe_digest(path: Path) -> str | None:
     return said and xxhash.xxh3_128_hexdigest(json.dumps(json.loads(said)["recipe"], sort_keys=True).encode())
 
 
-def mismatch(path: Path, family: ModelFamily, recipe: Recipe) -> str | None:
+def mismatch(path: Path, family: ModelFamily, recipe: Recipe, task: TaskLike) -> str | None:
     """How weights made here differ in origin from what would be made now; None if they do not, or come from elsewhere."""
-    said = metadata_of(path).get("made_from")
-    expected = made_from(family, recipe)
+    about = metadata_of(path)
+    said, expected = about.get("made_from"), made_from(family, recipe, task)
     if said is None or said == expected:
         return None
     before, now = json.loads(said), json.loads(expected)
-    if before["pretrained"] != now["pretrained"]:
+    if about.get("task", task.name) != task.name:
+        what = f"on {about['task']}, not on {task.name}"
+    elif before["pretrained"] != now["pretrained"]:
         what = "from other pre-trained weights"
-    else:
+    elif before["recipe"] != now["recipe"]:
         changed = [key for key in now["recipe"] if before["recipe"].get(key) != now["recipe"][key]]
         what = "with " + ", ".join(f"{key}={before['recipe'].get(key)}, not {now['recipe'][key]}" for key in changed)
+    elif before.get("task", now["task"]) != now["task"]:
+        what = f"on {task.name} with other classes or prompts"
+    else:
+        return None
     return f"{path} was fine-tuned {what}; remove it, or choose another model_location"

@@ -71,6 +71,12 @@ CASES = {
                                      ["elsewhere", "overwrite"]),
     "an output that is a pickle": (("model=files", "pretrained=base.safetensors", TWO, "output=merged.pt", "specify_lambda=1"), ["merged.pt"]),
     "an output kind there is not": (("output_kind=onnx",), ["onnx", "task_vector"]),
+    "a group set as a whole": (("heads=prompts",), ["heads.source"]),
+    "a place that is none": (("cache_dir=null",), ["cache_dir is a folder"]),
+    "a place that is a file": (("results_dir=base.safetensors",), ["results_dir=base.safetensors is a file"]),
+    "weights of a task that is not in the run": (("DATASETS=[Digits]", "finetuned={Digts: base.safetensors}"), ["Digts", "Digits"]),
+    "weights that are not where they should be": (("DATASETS=[Digits]", "finetuned={Digits: nope.safetensors}"), ["nope.safetensors"]),
+    "a manifest that is not there": (("lineages=none.yaml",), ["none.yaml"]),
     "no files": (("model=files",), ["pretrained", "finetuned", "output"]),
     "no coefficient": ((*FILES, TWO), ["specify_lambda"]),
     "missing checkpoints": ((*FILES, "finetuned=[no.pt,none.pt]", "specify_lambda=1"), ["no.pt", "none.pt"]),
@@ -156,6 +162,17 @@ def test_weights_of_another_origin_are_not_reused_silently(tmp_path):
     for script in (("main.py", "DATASETS=[Digits,Arrows]"), ("finetune.py", "--train-dataset=Digits,Arrows")):
         done = run_script(*script, cwd=tmp_path)
         assert done.returncode == 1 and "other pre-trained weights" in done.stderr and "DigitsVal" in done.stderr, done.stderr
+
+
+def test_weights_of_another_task_or_other_classes_are_not_reused_silently(tmp_path):
+    model, places = spoiled_demo(tmp_path)
+    about = json.dumps({"pretrained": "", "recipe": {}, "task": ""})
+    stream_file(model, places["Digits"], {"made_from": about, "task": "Arrows"})
+    done = run_script("main.py", "DATASETS=[Digits,Arrows]", cwd=tmp_path)
+    assert done.returncode == 1 and "was fine-tuned on Arrows, not on Digits" in done.stderr, done.stderr
+    save_file({"model.visual.proj": torch.ones(2, 2)}, places["Digits"])
+    done = run_script("main.py", "DATASETS=[Digits,Arrows]", cwd=tmp_path)
+    assert done.returncode == 1 and "is of another model than ViT-demo" in done.stderr and done.stderr.count("error:") == 1
 
 
 def test_finetune_speaks_plainly_too(tmp_path):

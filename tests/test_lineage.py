@@ -4,7 +4,7 @@ import yaml
 import command_line
 from src.errors import UserError
 from src.evaluate import Score
-from src.lineage import benchmark_of, leaks, read_manifests
+from src.lineage import benchmark_of, doubts, leaks, read_manifests
 from tests.processes import ROOT
 
 LINEAGE = {
@@ -48,9 +48,20 @@ def test_the_shipped_manifest_knows_the_demo_and_what_was_trained_here():
     config = command_line.composed([])
     assert {task.name: task.definition for task in command_line.selected_tasks(config)} == demo["tasks"]
     some = {name: demo["tasks"][name] for name in ("Digits", "Arrows")}
-    here = {**LINEAGE, "recipes": dict.fromkeys(some, demo["recipes"]), "pretrained": demo["pretrained"], "tasks": some}
+    here = {
+        **LINEAGE,
+        "recipes": dict.fromkeys(some, demo["recipes"]),
+        "pretrained": demo["pretrained"],
+        "tasks": some,
+        "heads_from": dict.fromkeys(some, "prompts"),
+    }
     assert benchmark_of(here, "ViT-demo", entries) == "demo"
-    for other in ({"tasks": LINEAGE["tasks"]}, {"recipes": {"Digits": "r", "Arrows": demo["recipes"]}}, {"pretrained": "p"}):
+    for other in (
+        {"tasks": LINEAGE["tasks"]},
+        {"recipes": {"Digits": "r", "Arrows": demo["recipes"]}},
+        {"pretrained": "p"},
+        {"heads_from": {"Digits": "prompts", "Arrows": "published"}},
+    ):
         assert benchmark_of({**here, **other}, "ViT-demo", entries) == "own", other
     assert benchmark_of(here, "ViT-B-32", entries) == "own"
     assert benchmark_of({**here, "recipes": {"Digits": demo["recipes"], "Arrows": None}}, "ViT-demo", entries) == "unknown"
@@ -77,3 +88,9 @@ def test_a_leaked_test_split_is_warned_of():
     test = {"DTD": Score(1842, 1880), "Cars": Score(6100, 8041), "Small": Score(10, 10)}
     (warning,) = leaks(validation, test)  # DTD 98 against 78; Cars 76 against 74; Small too small to say
     assert "DTD" in warning and "98.0" in warning and "77.9" in warning
+
+
+def test_a_fine_tuned_model_that_is_no_better_is_doubted():
+    zeroshot = {"a": Score(31, 100), "b": Score(31, 100), "c": Score(100, 100)}
+    (warning,) = doubts(zeroshot, {"a": Score(5, 100), "b": Score(80, 100), "c": Score(100, 100)})
+    assert "on a (5.0 and 31.0 %)" in warning

@@ -40,7 +40,7 @@ def test_the_first_run_shows_a_table_and_writes_a_record_and_a_picture(demo):
     best = max(point["objective"] for point in record["validation"])
     assert record["coefficient"] == next(p["coefficient"] for p in record["validation"] if p["objective"] == best)
     assert (
-        set(record["lineage"]) == {"model", "pretrained", "finetuned", "heads", "data", "recipes", "tasks"}
+        set(record["lineage"]) == {"model", "pretrained", "finetuned", "heads", "heads_from", "data", "recipes", "tasks"}
         and len(record["lineage"]["finetuned"]) == 8
     )
     assert record["bytes_stored"] > 3e6 and record["seconds"] > 0 and record["peak_memory_bytes"]["resident"] > 1e8

@@ -7,7 +7,7 @@ from torch import nn
 from src.checkpoints import open_checkpoint
 from src.errors import UserError
 from src.models.family import Batch
-from src.train import Recipe, finetune
+from src.train import Recipe, finetune, mismatch
 
 RECIPE = Recipe(lr=0.1, weight_decay=0.0, warmup_steps=4, epochs=5, batch_size=8, max_grad_norm=1.0, seed=0)
 
@@ -63,7 +63,7 @@ class Line:
 
 
 class Points:
-    name = "points"
+    name = definition = "points"
 
     def examples(self, split):
         return range(64)
@@ -106,3 +106,15 @@ def test_a_loss_that_leaves_the_numbers_writes_nothing(tmp_path):
 def test_impossible_recipes_are_refused_by_name(field):
     with pytest.raises(ValueError, match=field):
         replace(RECIPE, **{field: 0})
+
+
+def test_weights_made_for_other_classes_are_told_apart(tmp_path):
+    family, task = Line(), Points()
+    finetune(family, task, RECIPE, tmp_path / "w.safetensors", lambda steps: None, lambda what, done: None)
+    assert mismatch(tmp_path / "w.safetensors", family, RECIPE, task) is None
+    other = Points()
+    other.definition = "points with other names"
+    assert "other classes or prompts" in mismatch(tmp_path / "w.safetensors", family, RECIPE, other)
+    other.name = "lines"
+    assert "on points, not on lines" in mismatch(tmp_path / "w.safetensors", family, RECIPE, other)
+    assert "lr=0.1, not 0.2" in mismatch(tmp_path / "w.safetensors", family, replace(RECIPE, lr=0.2), task)

@@ -31,6 +31,7 @@ class TaskLike(Protocol):
     name: str
     classes: Sequence[str | tuple[str, ...]]
     templates: Sequence[str]
+    definition: str  # a digest of what the task asks
 
     def examples(self, split: str) -> Dataset[Any]: ...
 
