@@ -20,17 +20,16 @@ from src.fetching.drive import FOLDERS, fetch_folder
 from src.fetching.hub import fetch
 from src.old_formats.archives import check_contents
 from src.old_formats.arrays import read_arrays
-from src.published import Published
+from src.published import SERVED, Published
 from src.weight_files import PICKLED
 
 REPOSITORY = "nik-dim/tall_masks"
-PATTERNS = {"ViT-B-32": "*32*", "ViT-B-16": "*16*", "ViT-L-14": "*14*"}
 ENDINGS = {"checkpoints": (".pt", ".safetensors"), "tall_masks": (".npy",)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, choices=list(PATTERNS))
+    parser.add_argument("--model", required=True, choices=list(SERVED))
     parser.add_argument("--kind", required=True, choices=list(ENDINGS))
     parser.add_argument("--source", default="hub", choices=["hub", "drive"], help="Hugging Face, or Google Drive")
     parser.add_argument("--model-location", type=Path, default=Path("checkpoints"), help="as main.py's model_location")
@@ -42,7 +41,7 @@ def main() -> None:
         print(f"{place}: comparing what has come with its checksums", flush=True)  # a repository's are compared on the way
         each(check_contents, sorted(path for path in place.rglob("*") if path.is_file() and path.suffix in (*PICKLED, ".npy")))
     else:
-        patterns = [PATTERNS[options.model] + ending for ending in ENDINGS[options.kind]]
+        patterns = [SERVED[options.model] + ending for ending in ENDINGS[options.kind]]
         with command_line.Progress(unit="B") as progress:
             commit = fetch(REPOSITORY, "model", patterns, models / REPOSITORY, plan=progress.plan, report=progress.report)
         print(f"{REPOSITORY} at {commit}: {models / REPOSITORY}")

@@ -10,9 +10,8 @@ from command_line.speech import Progress
 from src.data.catalogue import find_tasks, require_data
 from src.data.task import Task
 from src.errors import UserError, raise_any
+from src.published import SERVED
 from src.team import Team
-
-PUBLISHED = ("ViT-B-32", "ViT-B-16", "ViT-L-14")  # whose checkpoints can be downloaded
 
 
 def selected_tasks(config: DictConfig) -> list[Task]:
@@ -58,7 +57,7 @@ def _commands(config: DictConfig) -> tuple[str, str]:
     """What downloads this very model's checkpoints (with an "or" behind it; nothing if nobody serves them) and fine-tunes it."""
     model = HydraConfig.get().runtime.choices.model
     own = "" if model == config.model.name else f" model.name={config.model.name} model.pretrained={config.model.pretrained}"
-    served = model in PUBLISHED and config.model.pretrained == "openai"
+    served = model in SERVED and config.model.pretrained == "openai"
     get = f"python download_checkpoints.py --model={model} --kind=checkpoints, or " if served else ""
     return get, f"python finetune.py --model={model}{own}"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 SUFFIXES = (".safetensors", ".pt")
 MODES = ("nonlinear", "linear", "linear-2", "lora")  # how models were fine-tuned: the prefix of their files
 MASKS = "TALL_mask*.npy"
+SERVED = {"ViT-B-32": "*32*", "ViT-B-16": "*16*", "ViT-L-14": "*14*"}  # the models whose files are published, and their names
 
 
 class Published:
