@@ -138,14 +138,14 @@ def open_finetuned(config: DictConfig, family: ModelFamily, tasks: Iterable[str]
     Raises UserError with the problems of all that cannot be opened, or are of another architecture.
     """
     opened, problems = open_all(checkpoint_paths(config, tasks)), []
-    like = digest(family.pretrained.items())
     for task, checkpoint in opened.items():
         try:
             entries = family.named(checkpoint)
             strange = differences("it", entries, "the pre-trained model", family.pretrained)
             if strange:
                 problems.append(f"{checkpoint.path} is of another model than {family.name}: {strange[0]} ({len(strange)} in all)")
-            opened[task] = checkpoint if entries is checkpoint else checkpoint.renamed(entries, like)
+            if entries is not checkpoint:  # what the file lacks comes from the pre-trained model
+                opened[task] = checkpoint.renamed(entries, digest(family.pretrained.items()))
         except UserError as reason:
             problems += [f"{checkpoint.path}: {problem}" for problem in reason.problems]
     raise_any(problems)

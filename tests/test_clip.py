@@ -4,6 +4,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.transformer import QuickGELU
+from safetensors.torch import save_file
 
 import command_line
 from src.data.catalogue import find_tasks
@@ -87,6 +88,19 @@ def test_predictors_of_several_weights_live_side_by_side_and_leave_the_pretraine
     assert digest(family.pretrained.items()) == before
     logits = family._clip.encode_image(family._normalised(batch.inputs), normalize=True) @ family._heads[task.name][0].T
     assert torch.equal(first(batch), logits.argmax(1))
+
+
+def test_what_is_fine_tuned_from_a_reference_keeps_all_but_its_image_tower(family, tmp_path):
+    """A reference brings no text tower, and the one built beside it is random: it must not get into the weights."""
+    reference = {key: leaf + 0.01 if leaf.ndim else leaf for key, leaf in family.pretrained.items()}
+    save_file(reference, tmp_path / "start.safetensors")
+    config = command_line.composed(
+        [f"model_location={tmp_path}", f"cache_dir={tmp_path}", f"pretrained={tmp_path}/start.safetensors"]
+    )
+    other = command_line.build_family(config, torch.device("cpu"))
+    other.load(other.pretrained)
+    assert list(other.weights()) == list(family.weights())
+    assert all(torch.equal(other.weights()[key], leaf) for key, leaf in reference.items())
 
 
 def test_a_narrower_precision_predicts_nearly_the_same(family, task):

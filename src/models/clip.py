@@ -114,7 +114,8 @@ class Clip:
                     leaf.copy_(weights[key])
 
     def weights(self) -> StateDict:
-        return self._live
+        """The image tower as it is, and all else as it was pre-trained: a reference's text entries are not in the model."""
+        return {key: leaf if key.startswith(TOWER) else self.pretrained[key] for key, leaf in self._live.items()}
 
     def trainable(self) -> list[nn.Parameter]:
         return list(self._clip.visual.parameters())
@@ -247,11 +248,12 @@ def _created(
                 architecture, pretrained=pretrained if load else None, force_quick_gelu=quick_gelu, device=device, **look
             )
     except Exception as reason:  # a download, or a file of another model, fails in a dozen ways
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        like = pretrained if pretrained in tags else "TAG"
         raise UserError(
             f"the pre-trained weights {pretrained} of {architecture} cannot be had ({str(reason).splitlines()[0][:200]}); where "
-            f"there is no network, copy them here and give model.pretrained=FILE model.family.like={pretrained} "
-            f"(tags there are: {tags})"
+            f"there is no network, copy them here and give model.pretrained=FILE model.family.like={like} "
+            f"(tags there are: {', '.join(tags) or 'none'})"
         ) from reason
     return model.eval(), *transforms
 
