@@ -18,6 +18,7 @@ import torch.distributed as dist
 Thing = TypeVar("Thing")
 PATIENCE = datetime.timedelta(days=7)  # one process may score for hours while the others wait
 MEETING = "MERGING_TEAM"  # names the file in which the processes of `launch` find one another
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: after a fork it is too late
 GRACE = 30  # seconds a process has to end after it was told to
 
 
@@ -126,5 +127,5 @@ def launch(command: Sequence[str], size: int) -> int:
 
 def _end_with_parent() -> None:
     """Ask Linux to end this process when the one that started it is killed and cannot do so."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if LIBC:
+        LIBC.prctl(1, signal.SIGTERM)

@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 import time
 
@@ -46,6 +47,35 @@ def test_when_one_process_fails_the_others_are_stopped():
     started = time.monotonic()
     assert launch([sys.executable, "-c", script], 2) == 7
     assert time.monotonic() - started < 30
+
+
+LAUNCHER = """
+import sys
+sys.path.insert(0, {root!r})
+from src.team import launch
+launch([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"], 2)
+"""
+
+
+def test_a_team_whose_starter_is_killed_ends_too():
+    root = os.path.dirname(os.path.dirname(team.__file__))
+    starter = subprocess.Popen([sys.executable, "-c", LAUNCHER.format(root=root)], stdout=subprocess.PIPE, text=True)
+    members = [int(starter.stdout.readline()) for _ in range(2)]
+    starter.kill()
+    starter.wait()
+    starter.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(map(running, members)):
+        assert time.monotonic() < deadline, "processes are left over"
+        time.sleep(0.05)
+
+
+def running(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as status:
+            return status.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_batch_for_a_gpu_is_made_with_the_gpus_number(monkeypatch):
