@@ -251,14 +251,20 @@ def server(tmp_path, monkeypatch):
         running.shutdown()
 
 
-@pytest.mark.parametrize("reader", ["MNIST", "KMNIST"])
-def test_torchvision_downloads_to_where_the_papers_have_it(reader, server, tmp_path, monkeypatch):
-    address, served = server
+def archives(served) -> list[tuple[str, str]]:
+    """MNIST's four files as they are served: names and checksums."""
     sums = []
     for word, examples in (("train", TRAIN), ("t10k", TEST)):
         for kind, content in (("images-idx3", plates(examples, 28, 28)), ("labels-idx1", labels(examples))):
             name = f"{word}-{kind}-ubyte.gz"
             sums.append((name, written(served / name, gzip.compress(idx(content)))))
+    return sums
+
+
+@pytest.mark.parametrize("reader", ["MNIST", "KMNIST"])
+def test_torchvision_downloads_to_where_the_papers_have_it(reader, server, tmp_path, monkeypatch):
+    address, served = server
+    sums = archives(served)
     kind = getattr(torchvision.datasets, reader)
     monkeypatch.setattr(kind, "resources", sums)
     monkeypatch.setattr(kind, "mirrors", [address])
@@ -275,11 +281,7 @@ def test_torchvision_downloads_to_where_the_papers_have_it(reader, server, tmp_p
 
 def test_a_download_goes_on_with_the_archives_that_came_and_mends_files_cut_short(server, tmp_path, monkeypatch):
     address, served = server
-    sums = []
-    for word, examples in (("train", TRAIN), ("t10k", TEST)):
-        for kind, content in (("images-idx3", plates(examples, 28, 28)), ("labels-idx1", labels(examples))):
-            name = f"{word}-{kind}-ubyte.gz"
-            sums.append((name, written(served / name, gzip.compress(idx(content)))))
+    sums = archives(served)
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", sums)
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
     monkeypatch.setattr("src.data.mirror.fetch_files", refuse)
