@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -112,12 +112,14 @@ def open_both(path: str | os.PathLike) -> tuple[Checkpoint, Checkpoint | None]:
     return Checkpoint(path, {path: finetuned}), None if reference is None else Checkpoint(path, {path: reference})
 
 
-def open_all(paths: Mapping[str, str | os.PathLike]) -> dict[str, Checkpoint]:
+def open_all(
+    paths: Mapping[str, str | os.PathLike], opened_by: Callable[[Path], Checkpoint] = open_checkpoint
+) -> dict[str, Checkpoint]:
     """Checkpoints by name. Raises UserError with the problems of all that cannot be opened."""
     opened, problems = {}, []
     for name, path in paths.items():
         try:
-            opened[name] = open_checkpoint(path)
+            opened[name] = opened_by(Path(path))
         except UserError as reason:
             problems += reason.problems
     raise_any(problems)

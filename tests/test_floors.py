@@ -11,6 +11,7 @@ from tests.processes import ROOT
 FLOORS = [
     {"src.errors", "src.fetching", "src.files", "src.old_formats", "src.partial_eigen", "src.state_dict", "src.weight_files"},
     {
+        "src.adapters",
         "src.checkpoints",
         "src.compact",
         "src.conversion",
