@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -19,19 +20,18 @@ from rich.console import Console
 
 import command_line
 from command_line import Progress
+from src.adapters import is_adapter, open_over
 from src.analysis import analyse
-from src.cache import Cache
 from src.checkpoints import open_all
 from src.choosing import settle, with_saved_masks
 from src.errors import UserError
-from src.evaluate import Scorer
 from src.files import write_json
 from src.lineage import benchmark_of, doubts, leaks, read_manifests
 from src.masks import MadeOf, facts_of
-from src.measurement import Measurement
 from src.merging.ingredients import Ingredients
 from src.merging.method import Family, Method
 from src.models.blocks import depth_by_name
+from src.models.modes import POSTHOC
 from src.results import Result, Row
 from src.saving import save_bundle, save_by_task, save_file, save_folder, size_of
 from src.search import STRATEGIES
@@ -60,8 +60,11 @@ def merge_files(config: DictConfig, method: Method) -> None:
     load = config.method.get("load_mask", False)
     if coefficient is None and not (load and method.per_task):
         raise UserError("model=files has no validation data to choose a coefficient on; give specify_lambda=NUMBER")
-    opened = open_all({"the pre-trained model": base, **sources})
-    pretrained, finetuned = opened["the pre-trained model"], {task: opened[task] for task in sources}
+    adapters = {task: path for task, path in sources.items() if is_adapter(path)}
+    opened = open_all({"the pre-trained model": base, **{task: path for task, path in sources.items() if task not in adapters}})
+    pretrained = opened["the pre-trained model"]
+    opened |= open_all(adapters, partial(open_over, pretrained=pretrained))
+    finetuned = {task: opened[task] for task in sources}
     depth = depth_by_name(pretrained, config.method.depth_pattern) if config.method.apply_lines else lambda key: None
     given = Ingredients(pretrained, finetuned, depth, command_line.device_of(config), keep=False)
     inputs = [file for checkpoint in opened.values() for file in (checkpoint.path, *checkpoint.files)]
@@ -103,25 +106,21 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
             config, method, command_line.checkpoint_paths(config, names).values(), family.pretrained, len(tasks)
         )
         command_line.fetch_data(config, tasks, team)
-        command_line.require_checkpoints(config, family, tasks, team)
-        checkpoints = command_line.open_finetuned(config, family, names)
-        given = Ingredients(family.pretrained, checkpoints, family.depth, device, keep=True)
-        cache = Cache(Path(config.cache_dir).expanduser())
+        measured = command_line.measurement(config, family, tasks, team, progress)
+        given = measured.given
         progress.plan(sum(3 * family.count(task, "test") + family.count(task, "val") for task in tasks))
-        scorer = Scorer(family, cache, command_line.batch_size_of(config, device), progress.report, team)
-        together = command_line.at_once(config, device, size_of(given.pretrained), team)
-        measured = Measurement(scorer, cache, dict(zip(names, tasks)), checkpoints, given, together)
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
-        settled = settle(method, specified, load, command_line.models_folder(config), measured, strategy, progress.plan)
+        settled = settle(method, specified, load, command_line.masks_folder(config), measured, strategy, progress.plan)
         rows = {task: Row(*scores) for task, scores in measured.compared(settled.vectors).items()}
-        notes = [*settled.notes, *command_line.told_of_heads(config, names), *(note for task in tasks for note in task.notes)]
+        notes = [*settled.notes, *command_line.notes_on(config, measured.tasks)]
         finetuned = {task: row.finetuned for task, row in rows.items()}
         notes += leaks(measured.finetuned("val"), finetuned)
-        notes += doubts({task: row.zeroshot for task, row in rows.items()}, finetuned)
+        if config.finetuning_mode.linearized != POSTHOC:  # the tangent model was not what learned
+            notes += doubts({task: row.zeroshot for task, row in rows.items()}, finetuned)
         if family.precision != "fp32":
             different, seen = measured.narrowed(settled.vectors)
             notes.append(f"{family.precision} and float32 differ on {different} of {seen} of the merged model's predictions")
-        lineage = {**measured.lineage(), "heads_from": command_line.heads_from(config, names)}
+        lineage = command_line.lineage_of(config, measured, measured.tasks)
     if not team.leads:
         return
     candidates, coefficients = settled.candidates, settled.coefficients
@@ -129,7 +128,7 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
     storage = storage_of(candidates.compact(coefficients), given.pretrained, written) if candidates.compact else None
     by_kind = ({task: getattr(row, kind).accuracy for task, row in rows.items()} for kind in ("merged", "finetuned", "zeroshot"))
     result = Result(
-        title=f"{config.model.name}, {len(tasks)} tasks, {command_line.method_name(config)}",
+        title=f"{command_line.model_name(config)}, {len(tasks)} tasks, {command_line.method_name(config)}",
         config=OmegaConf.to_container(config, resolve=True),
         question=command_line.question(config, tasks),
         lineage={**lineage, **({"masks": settled.masks.digest} if settled.masks else {})},
@@ -147,7 +146,7 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
     )
     publish(config, result)
     if config.analysis:
-        title = f"{config.model.name}, {len(tasks)} tasks"
+        title = f"{command_line.model_name(config)}, {len(tasks)} tasks"
         draw(given, candidates.masks_for(coefficients), title, Path(config.results_dir).expanduser() / result.name)
 
 

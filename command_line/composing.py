@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.data.task import Task
 from src.errors import UserError, raise_any
@@ -32,13 +32,19 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.g
 def composed(overrides: list[str]) -> DictConfig:
     """The configuration that main.py would run with under these overrides."""
     with initialize_config_dir(str(ROOT / "config"), version_base=None):
-        return compose("config", overrides)
+        config = compose("config", overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config.hydra
+    return config
 
 
 def check_choices(config: DictConfig) -> None:
     """Raise UserError for options outside their choices, all at once, before anything is loaded."""
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    nodes = {"heads": "heads.source", "wandb": "wandb.mode", "tasks": "tasks", "model": "model", "method": "method"}
+    nodes = {"heads": "heads.source", "wandb": "wandb.mode"} | {
+        group: group for group in ("tasks", "model", "method", "finetuning_mode")
+    }
     raise_any(f"{key}={config[key]} sets all of {key}; did you mean {option}=?" for key, option in nodes.items()
               if not isinstance(config[key], DictConfig))  # fmt: skip
     problems = []
@@ -53,15 +59,23 @@ def check_choices(config: DictConfig) -> None:
         problems.append("method.mask_lambda makes masks and method.load_mask loads them; give one of the two")
     if config.specify_lambda is not None and not is_number(config.specify_lambda):
         problems.append(f"specify_lambda is a number; got {config.specify_lambda}")
-    for key in ("batch_size", "candidates_per_pass", "workers", "world_size"):
+    for key in ("batch_size", "candidates_per_pass", "workers", "world_size", "log_steps"):
         if config[key] is not None and (type(config[key]) is not int or config[key] < 1):
             problems.append(f"{key} is a positive whole number; got {config[key]}")
     for key, choices in (("precision", PRECISIONS), ("search", STRATEGIES)):
         if config[key] not in choices:
             problems.append(f"{key} is {' or '.join(choices)}; got {config[key]}")
-    for key in ("compile", "download"):
+    for key in ("compile", "download", "tensorboard"):
         if config[key] not in (True, False):
             problems.append(f"{key} is true or false; got {config[key]}")
+    if config.train_precision not in (None, "fp32", "bf16"):
+        problems.append(f"train_precision is fp32, bf16 or null; got {config.train_precision}")
+    if not is_number(config.save_minutes) or config.save_minutes < 0:
+        problems.append(f"save_minutes is a number, 0 to save after each step; got {config.save_minutes}")
+    if config.compile and config.finetuning_mode.linearized != "never":
+        problems.append("compile=true is for the model itself, not for its tangent model; leave it out")
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        problems.append("tensorboard=true, but it is not installed; pip install tensorboard")
     if not is_number(config.pixel_cache_gb) or config.pixel_cache_gb < 0:
         problems.append(f"pixel_cache_gb is a number of gigabytes, 0 to keep nothing; got {config.pixel_cache_gb}")
     if config.n_eval_points is not None and type(config.n_eval_points) is not int:
@@ -114,8 +128,20 @@ def method_name(config: DictConfig) -> str:
     return HydraConfig.get().runtime.choices.method + (" + LiNeS" if config.method.apply_lines else "")
 
 
+def model_name(config: DictConfig) -> str:
+    """For titles: the model, and the fine-tuning mode where it is not the usual one."""
+    mode = config.finetuning_mode.name
+    return config.model.name if mode == "standard" else f"{config.model.name}, {mode}"
+
+
+def setting(config: DictConfig, tasks: list[str]) -> dict:
+    """The options that decide what models predict: those that do not (places, batch size) are left out."""
+    mode = OmegaConf.to_container(config.finetuning_mode, resolve=True)
+    return {"model": config.model.name, "finetuning_mode": mode, "tasks": tasks, "precision": config.precision}
+
+
 def question(config: DictConfig, tasks: list[Task]) -> dict:
-    """The options that decide a run's numbers: those that do not (places, batch size) are left out."""
-    options = {key: config[key] for key in ("specify_lambda", "n_eval_points", "search", "precision")}
+    """The options that decide a merge's numbers."""
+    options = {key: config[key] for key in ("specify_lambda", "n_eval_points", "search")}
     method = OmegaConf.to_container(config.method, resolve=True)
-    return {"model": config.model.name, "tasks": [task.name for task in tasks], "method": method, **options}
+    return {**setting(config, [task.name for task in tasks]), "method": method, **options}

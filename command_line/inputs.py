@@ -1,5 +1,6 @@
 """The tasks of a run and what they need, looked for before any work."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -24,14 +25,32 @@ def selected_tasks(config: DictConfig) -> list[Task]:
         if type(config.num_tasks) is not int or not 1 <= config.num_tasks <= len(names):
             raise UserError(f"num_tasks={config.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
         names = names[: config.num_tasks]
-    options = {name: node for name, node in OmegaConf.to_container(config.tasks, resolve=True).items() if isinstance(node, dict)}
-    return find_tasks(names, Path(config.data_location).expanduser(), options)
+    return find_tasks(names, Path(config.data_location).expanduser(), _options(config))
 
 
-def check_inputs(config: DictConfig, tasks: list[Task]) -> None:
-    """Raise UserError naming every dataset, head and checkpoint that is missing and that this run cannot fetch or make."""
-    problems, folder, names = missing_data(config, tasks), models_folder(config), [task.name for task in tasks]
-    paths = checkpoint_paths(config, names)
+def control_of(config: DictConfig, name: str | None) -> Task:
+    """The task that negation keeps: the one named, else the one that comes with the list in tasks=."""
+    name = name or config.tasks.get("control")
+    if not name:
+        raise UserError("nothing says which task to keep: give --control-dataset=TASK")
+    (task,) = find_tasks([name], Path(config.data_location).expanduser(), {name: _options(config).get(name)})
+    return task
+
+
+def _options(config: DictConfig) -> dict:
+    """What is given of tasks, by name."""
+    nodes = OmegaConf.to_container(config.tasks, resolve=True)
+    return {name: node for name, node in nodes.items() if isinstance(node, dict)}
+
+
+def check_inputs(config: DictConfig, tasks: list[Task], others: Iterable[Task] = ()) -> None:
+    """Raise UserError naming every dataset, head and checkpoint that is missing and that this run cannot fetch or make.
+
+    others: tasks without fine-tuned weights.
+    """
+    everything = [*tasks, *others]
+    problems, folder, names = missing_data(config, everything), models_folder(config), [task.name for task in tasks]
+    paths, files = checkpoint_paths(config, names), config.finetuning_mode.files
     given = config.finetuned or {}
     problems += [
         f"finetuned= names {name}, which is no task of this run ({', '.join(names)})" for name in given if name not in names
@@ -42,11 +61,11 @@ def check_inputs(config: DictConfig, tasks: list[Task]) -> None:
     lacking = [name for name in names if name not in given and not paths[name].exists()]
     if lacking and not config.model.finetune_missing:
         problems.append(
-            f"no fine-tuned weights for {', '.join(lacking)} in {folder} (<Task>Val/nonlinear_finetuned.pt or .safetensors); "
+            f"no fine-tuned weights for {', '.join(lacking)} in {folder} (<Task>Val/{files}_finetuned.pt or .safetensors); "
             f"run {get}{make} --train-dataset={','.join(lacking)}, or name yours with 'finetuned={{TASK: PATH}}'"
         )
     heads = heads_of(config)
-    headless = [task.name for task in tasks if heads.source == "published" and heads.from_file(task.name) is None]
+    headless = [task.name for task in everything if heads.source == "published" and heads.from_file(task.name) is None]
     if headless:
         named, remedy = ", ".join(headless), get and f"run {get}"
         problems.append(f"no published heads for {named} in {folder} (head_<Task>Val.pt); {remedy}leave out heads.source")
@@ -57,9 +76,11 @@ def _commands(config: DictConfig) -> tuple[str, str]:
     """What downloads this very model's checkpoints (with an "or" behind it; nothing if nobody serves them) and fine-tunes it."""
     model = HydraConfig.get().runtime.choices.model
     own = "" if model == config.model.name else f" model.name={config.model.name} model.pretrained={config.model.pretrained}"
-    served = model in SERVED and config.model.pretrained == "openai"
+    mode = config.finetuning_mode.name
+    served = model in SERVED and config.model.pretrained == "openai" and mode in ("standard", "posthoc")
     get = f"python download_checkpoints.py --model={model} --kind=checkpoints, or " if served else ""
-    return get, f"python finetune.py --model={model}{own}"
+    how = "" if mode in ("standard", "posthoc") else f" --finetuning-mode={mode}"
+    return get, f"python finetune.py --model={model}{own}{how}"
 
 
 def missing_data(config: DictConfig, tasks: list[Task]) -> list[str]:

@@ -3,44 +3,53 @@
 import contextlib
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from command_line.speech import Progress
-from src.checkpoints import Checkpoint, open_all, open_checkpoint
-from src.data.task import Task
+from src.adapters import open_over
+from src.checkpoints import PICKLED, Checkpoint, open_all, open_both, open_checkpoint
 from src.errors import UserError, raise_any
 from src.evaluate import Report
 from src.models.family import ModelFamily
 from src.models.heads import Heads
+from src.models.modes import NEVER, Mode
 from src.pixels import PixelStore
-from src.published import Published, own_place
+from src.published import MODES, Published, own_place
 from src.state_dict import differences, digest
 from src.team import Team, members_here
-from src.train import Recipe, finetune, is_made_here, mismatch
 
 MOST_AT_ONCE = 8  # models scored in one pass: more gain nothing, and a killed run loses a span of all of them
 LAST_LAYERS = ("visual.proj", "visual_projection.weight")
 
 
 def build_family(config: DictConfig, device: torch.device, report: Report = lambda what, done: None) -> ModelFamily:
-    """The model with its pre-trained weights; `report` is told what is decoded for it."""
+    """The model with its pre-trained weights, as the fine-tuning mode scores it; `report` is told what is decoded for it."""
     gigabytes = config.pixel_cache_gb * 10**9
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = config.workers or max(cores // members_here(), 1)
     make = instantiate(config.model.family, _partial_=True)  # what Hydra is handed it turns into configuration
-    return make(
+    family = make(
         name=config.model.name,
         device=device,
         heads=heads_of(config),
-        pixels=PixelStore(Path(config.cache_dir).expanduser() / "pixels", int(gigabytes), workers, report),
+        pixels=PixelStore(Path(config.cache_dir).expanduser() / "pixels", int(gigabytes), workers_of(config), report),
         reference=_reference(config),
         precision=config.precision,
         compiled=config.compile,
     )
+    return family.linearized() if mode_of(config).scored_linearized else family
+
+
+def mode_of(config: DictConfig) -> Mode:
+    return instantiate(config.finetuning_mode)
+
+
+def workers_of(config: DictConfig) -> int:
+    """Threads or processes that read images, for each process of a team."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return config.workers or max(cores // members_here(), 1)
 
 
 def _reference(config: DictConfig) -> Checkpoint | None:
@@ -50,12 +59,21 @@ def _reference(config: DictConfig) -> Checkpoint | None:
     """
     if config.pretrained:
         return open_checkpoint(Path(config.pretrained).expanduser())
-    found = [open_checkpoint(path) for path in published_of(config).zeroshots()]
+    published, files = published_of(config), config.finetuning_mode.files
+    found = [open_checkpoint(path) for path in published.zeroshots(files)] or published_references(published, files)
+    if not found and files != MODES[0]:
+        found = [open_checkpoint(path) for path in published.zeroshots()]
     last = [digest((key, each[key]) for key in each if key.endswith(LAST_LAYERS)) for each in found] if len(found) > 1 else []
     other = next((each for each, known in zip(found, last) if known != last[0]), None)
     if other:
         raise UserError(f"{found[0].path} and {other.path} start from different weights; remove one, or give pretrained=PATH")
     return found[0] if found else None
+
+
+def published_references(published: Published, files: str) -> list[Checkpoint]:
+    """The models that linearized checkpoints without names are linear around, which they hold beside the fine-tuned ones."""
+    pickled = [path for path in published.all_finetuned(files) if path.suffix in PICKLED]
+    return [reference for path in pickled if (reference := open_both(path)[1]) is not None]
 
 
 def heads_of(config: DictConfig) -> Heads:
@@ -82,6 +100,12 @@ def published_of(config: DictConfig) -> Published:
 
 def models_folder(config: DictConfig) -> Path:
     return Path(config.model_location).expanduser() / config.model.name
+
+
+def masks_folder(config: DictConfig) -> Path:
+    """Below which masks are kept: chosen by what the tangent model predicts, they are others than the model's own."""
+    mode = config.finetuning_mode
+    return models_folder(config) if mode.linearized == NEVER else models_folder(config) / mode.name
 
 
 def batch_size_of(config: DictConfig, device: torch.device) -> int:
@@ -113,16 +137,16 @@ def _free_memory() -> int:
     return free
 
 
-def checkpoint_path(config: DictConfig, task: str, mode: str = "nonlinear") -> Path:
-    """Where a task's fine-tuned weights are, ours or published ones, or where fine-tuning puts them."""
-    return checkpoint_paths(config, [task], mode)[task]
+def checkpoint_path(config: DictConfig, task: str) -> Path:
+    """Where a task's weights, fine-tuned in the mode of this run, are, ours or published ones, or where fine-tuning puts them."""
+    return checkpoint_paths(config, [task])[task]
 
 
-def checkpoint_paths(config: DictConfig, tasks: Iterable[str], mode: str = "nonlinear") -> dict[str, Path]:
+def checkpoint_paths(config: DictConfig, tasks: Iterable[str]) -> dict[str, Path]:
     """As `checkpoint_path`, for several tasks: those named in finetuned= lie there."""
     if config.finetuned is not None and not isinstance(config.finetuned, DictConfig):
         raise UserError("with this model, finetuned= names tasks: 'finetuned={MNIST: a.safetensors, Cars: b.pt}'")
-    tasks = list(tasks)
+    tasks, mode = list(tasks), config.finetuning_mode.files
     models, given, published = Path(config.model_location).expanduser(), config.finetuned or {}, published_of(config)
     return {
         task: Path(str(given[task])).expanduser()
@@ -137,7 +161,9 @@ def open_finetuned(config: DictConfig, family: ModelFamily, tasks: Iterable[str]
 
     Raises UserError with the problems of all that cannot be opened, or are of another architecture.
     """
-    opened, problems = open_all(checkpoint_paths(config, tasks)), []
+    start = digest(family.pretrained.items())
+    over = partial(open_over, pretrained=family.pretrained, made_with=start)
+    opened, problems = open_all(checkpoint_paths(config, tasks), over), []
     for task, checkpoint in opened.items():
         try:
             entries = family.named(checkpoint)
@@ -145,43 +171,8 @@ def open_finetuned(config: DictConfig, family: ModelFamily, tasks: Iterable[str]
             if strange:
                 problems.append(f"{checkpoint.path} is of another model than {family.name}: {strange[0]} ({len(strange)} in all)")
             if entries is not checkpoint:  # what the file lacks comes from the pre-trained model
-                opened[task] = checkpoint.renamed(entries, digest(family.pretrained.items()))
+                opened[task] = checkpoint.renamed(entries, start)
         except UserError as reason:
             problems += [f"{checkpoint.path}: {problem}" for problem in reason.problems]
     raise_any(problems)
     return opened
-
-
-def require_checkpoints(config: DictConfig, family: ModelFamily, tasks: list[Task], team: Team) -> None:
-    """Fine-tune what is missing, where the model's configuration allows it. UserError for weights of another origin."""
-    if team.leads:
-        finetune_all(config, family, unfinished(config, family, tasks))
-    team.wait()
-
-
-def unfinished(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> list[Task]:
-    """The tasks without weights. UserError for all whose weights were made another way than would be done now."""
-    paths = checkpoint_paths(config, (task.name for task in tasks))
-    ours = [task for task in tasks if paths[task.name].exists() and is_made_here(paths[task.name])]
-    raise_any(filter(None, (mismatch(paths[task.name], family, recipe_of(config, task.name), task) for task in ours)))
-    return [task for task in tasks if not paths[task.name].exists()]
-
-
-def recipe_of(config: DictConfig, task: str) -> Recipe:
-    """How the model is fine-tuned on a task: the model's recipe, for as many epochs as the task wants if it has none."""
-    epochs = config.model.recipe.epochs
-    if epochs is None:
-        epochs = config.tasks[task].get("epochs") if task in config.tasks else None
-    if epochs is None:
-        raise UserError(f"nothing says how long to fine-tune on {task}: give tasks.{task}.epochs=N or model.recipe.epochs=N")
-    return instantiate(config.model.recipe, epochs=epochs)
-
-
-def finetune_all(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> None:
-    """Fine-tune each task and write its weights where they are looked for."""
-    recipes = {task.name: recipe_of(config, task.name) for task in tasks}
-    for number, task in enumerate(tasks, start=1):
-        path = checkpoint_path(config, task.name)
-        with Progress(f"{number} of {len(tasks)}: ", "step") as progress:
-            finetune(family, task, recipes[task.name], path, progress.plan, progress.report)
-        print(f"fine-tuned {config.model.name} on {task.name}: {path}", flush=True)

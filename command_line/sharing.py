@@ -1,12 +1,14 @@
 """Several processes that do one run."""
 
 import sys
+from collections.abc import Sequence
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from command_line.composing import ROOT
 from src.errors import UserError
+from src.stopping import SIGNALS, Stopped
 from src.team import is_member, launch
 
 NOT_OF_A_JOB = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra.sweep")
@@ -20,11 +22,19 @@ def share_out(config: DictConfig) -> bool:
     overrides = [text for text in (*hydra.overrides.task, *hydra.overrides.hydra) if not text.startswith(NOT_OF_A_JOB)]
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     flags = [f"--config-dir={folder}" for folder in folders] + [f"--config-name={hydra.job.config_name}"]
-    status = launch([sys.executable, str(ROOT / "main.py"), *flags, *overrides], config.world_size)
-    if status < 0:
-        raise UserError(
-            f"a process of world_size={config.world_size} was killed by signal {-status} (9: often for want of memory)"
-        )
-    if status:
-        raise UserError(f"a process of world_size={config.world_size} ended with status {status}; its error is above")
+    started_together("main.py", [*flags, *overrides], config.world_size)
     return True
+
+
+def started_together(script: str, arguments: Sequence[str], size: int) -> None:
+    """Run a script in `size` processes of this machine as one team.
+
+    Raises UserError if one fails, Stopped if they stopped on request.
+    """
+    status = launch([sys.executable, str(ROOT / script), *arguments], size)
+    if status < 0:
+        raise UserError(f"a process of world_size={size} was killed by signal {-status} (9: often for want of memory)")
+    if status - 128 in SIGNALS:
+        raise Stopped("all processes have stopped", status - 128)
+    if status:
+        raise UserError(f"a process of world_size={size} ended with status {status}; its error is above")

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from src.errors import UserError
 from src.files import write_json
-from src.results import Result
+from src.stopping import Stopped
 from src.team import is_leader, is_member
 
 
@@ -36,6 +36,10 @@ def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig
         except KeyboardInterrupt:
             print("stopped; what was finished is kept, and a rerun goes on from there", file=sys.stderr)
             os._exit(130)  # Hydra would show where it was
+        except Stopped as request:
+            if is_leader():
+                print(request, file=sys.stderr, flush=True)
+            os._exit(128 + request.number)
         except Exception as reason:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
@@ -76,10 +80,16 @@ def run_plainly(script: Callable[[], None]) -> int:
     """Run a script that has no Hydra of its own; its exit status."""
     try:
         script()
+    except Stopped as request:
+        if is_leader():
+            print(request, file=sys.stderr)
+        return 128 + request.number
     except Exception as reason:
         sentences = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else plain(reason)
         if sentences is None:
             raise
+        if not is_leader():
+            time.sleep(5)  # the first process has the same error, and ends the others when it has said so
         for sentence in sentences:
             print(f"error: {sentence}", file=sys.stderr)
         return 1
@@ -149,16 +159,3 @@ class Progress:
         """`done` more units of `what` are finished."""
         self._bar.set_description_str(self.prefix + what, refresh=not done and sys.stderr.isatty())
         self._bar.update(done)
-
-
-def report_online(config: DictConfig, result: Result) -> None:
-    """Report a result to Weights & Biases if wandb.mode asks for it."""
-    if config.wandb.mode == "disabled":
-        return
-    import wandb
-
-    run = wandb.init(project="merging", name=result.name, mode=config.wandb.mode, config=result.config)
-    for point in result.curve:
-        run.log({"coefficient": point.coefficient, "objective": point.objective})
-    run.summary.update({kind: figures["mean"] for kind, figures in result.means().items()})
-    run.finish()

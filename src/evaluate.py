@@ -27,6 +27,10 @@ class Score:
         """The sampling variance of the accuracy."""
         return self.accuracy * (1 - self.accuracy) / self.count
 
+    def record(self) -> dict:
+        """As plain json values."""
+        return {"right": self.right, "count": self.count, "accuracy": self.accuracy}
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:

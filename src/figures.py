@@ -5,8 +5,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from src.disentanglement import Disentanglement
 from src.files import written_beside
-from src.results import Z95, Result
+from src.records import Z95
+from src.results import Result
 
 INK, MUTED, GRID = "#1b2a41", "#8d99ae", "#e5e8ef"
 KINDS = (("zeroshot", "zero-shot", "#b8c1d1"), ("merged", "merged", "#e07a3f"), ("finetuned", "fine-tuned", "#3d6fa5"))
@@ -56,9 +58,31 @@ def draw_scale_by_depth(result: Result, path: Path) -> None:
     _finish(figure, axes, "scale", path)
 
 
-def _finish(figure: Figure, axes: Axes, label: str, path: Path) -> None:
+def draw_disentanglement(found: Disentanglement, path: Path) -> None:
+    """The error over both coefficients; the box is where merging looks for them."""
+    first, second = found.shares
+    low, high = found.grid[0], found.grid[-1]
+    half = (high - low) / (len(found.grid) - 1) / 2
+    figure = Figure(figsize=(5.6, 4.8))
+    axes = figure.subplots()
+    image = axes.imshow(
+        [[100 * error for error in row] for row in zip(*found.error)], origin="lower", cmap="Blues", vmin=0,
+        extent=(low - half, high + half, low - half, high + half),
+    )  # fmt: skip
+    axes.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], color="#e07a3f", linewidth=1.4, linestyle=(0, (4, 3)))
+    bar = figure.colorbar(image, ax=axes, shrink=0.9)
+    bar.set_label("test predictions that change (%, sum of both tasks)", color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, colors=INK)
+    axes.set_xlabel(f"coefficient of {first}", color=INK)
+    axes.set_title(found.title, loc="left", fontsize=11, color=INK)
+    _finish(figure, axes, f"coefficient of {second}", path, grid=False)
+
+
+def _finish(figure: Figure, axes: Axes, label: str, path: Path, grid: bool = True) -> None:
     axes.set_ylabel(label, color=INK)
-    axes.grid(axis="y", color=GRID, zorder=0)
+    if grid:
+        axes.grid(axis="y", color=GRID, zorder=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, colors=INK)
     if len(axes.get_legend_handles_labels()[0]) > 1:

@@ -1,7 +1,7 @@
 """Accuracy of the pre-trained, the fine-tuned and the merged models of one family, on the same data."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 
 from src.cache import Cache
@@ -10,9 +10,9 @@ from src.data.task import Task
 from src.errors import raise_any
 from src.evaluate import Candidate, Job, Score, Scorer
 from src.merging.ingredients import Ingredients
+from src.provenance import recipe_digest
 from src.state_dict import Kept, added, digest
 from src.task_vectors import TaskVector
-from src.train import recipe_digest
 
 CHECKED = 512  # at least so many examples of a task on which a narrow precision is compared with float32
 
@@ -40,6 +40,10 @@ class Measurement:
             for name, facts in self._facts.items()
             if any(self.given.changed(key) for key in facts.non_finite)
         )
+
+    def on(self, tasks: Sequence[Task]) -> "Measurement":
+        """The same models, to be scored on these tasks."""
+        return replace(self, tasks={task.name: task for task in tasks})
 
     def zeroshot(self, split: str) -> dict[str, Score]:
         """Of the pre-trained model."""
@@ -95,8 +99,8 @@ class Measurement:
         """The digests of the pre-trained and the fine-tuned weights."""
         return self._pretrained_digest, {task: facts.digest for task, facts in self._facts.items()}
 
-    def lineage(self) -> dict:
-        """Digests of all models, heads and data: numbers may be compared where these are equal."""
+    def lineage(self, tasks: Mapping[str, Task]) -> dict:
+        """Digests of all models, and of the heads and data of `tasks`: numbers may be compared where these are equal."""
         family = self.scorer.family
         pretrained, finetuned = self.made_of
         return {
@@ -104,10 +108,10 @@ class Measurement:
             "pretrained": pretrained,
             "finetuned": finetuned,
             "recipes": {name: recipe_digest(checkpoint.path) for name, checkpoint in self.checkpoints.items()},
-            "tasks": {name: task.definition for name, task in self.tasks.items()},
-            "heads": {name: family.prepare(task) for name, task in self.tasks.items()},
+            "tasks": {name: task.definition for name, task in tasks.items()},
+            "heads": {name: family.prepare(task) for name, task in tasks.items()},
             "data": {name: {split: family.data_digest(task, split) for split in ("val", "test")}
-                     for name, task in self.tasks.items()},
+                     for name, task in tasks.items()},
         }  # fmt: skip
 
     def _by_task(self, split: str, model: Callable[[str], Candidate]) -> dict[str, Score]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 SUFFIXES = (".safetensors", ".pt")
 MODES = ("nonlinear", "linear", "linear-2", "lora")  # how models were fine-tuned: the prefix of their files
+ADAPTER = "adapter_model.safetensors"
 MASKS = "TALL_mask*.npy"
 SERVED = {"ViT-B-32": "*32*", "ViT-B-16": "*16*", "ViT-L-14": "*14*"}  # the models whose files are published, and their names
 
@@ -24,6 +25,11 @@ class Published:
     def finetuned(self, task: str, mode: str = MODES[0]) -> Path | None:
         """The fine-tuned checkpoint of a task."""
         return self._first(f"{folder}/{name}" for folder in (f"{task}Val", task) for name in _names(mode, "finetuned"))
+
+    def all_finetuned(self, mode: str) -> list[Path]:
+        """The fine-tuned checkpoints of all tasks, in whatever folders."""
+        names = [name for name in _names(mode, "finetuned") if "/" not in name]
+        return [path for path in self._files if path.name in names]
 
     def zeroshot(self, mode: str = MODES[0]) -> Path | None:
         """The checkpoint that fine-tuning started from, which lies beside one or more of the tasks' or above them."""
@@ -74,10 +80,10 @@ class Published:
 
 def own_place(models: Path, model: str, task: str, mode: str = MODES[0]) -> Path:
     """Where this program writes the fine-tuned checkpoint of a task."""
-    return models / model / f"{task}Val" / f"{mode}_finetuned{SUFFIXES[0]}"
+    return models / model / f"{task}Val" / _names(mode, "finetuned")[0]
 
 
 def _names(mode: str, what: str) -> list[str]:
-    """File names in the order they are preferred in."""
+    """File names in the order they are preferred in; of LoRA, first that of an adapter in its folder."""
     stems = [f"{mode}_{what}"] + [what] * (mode == MODES[0])
-    return [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
+    return [f"{mode}_{what}/{ADAPTER}"] * (mode == "lora") + [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]

@@ -1,24 +1,15 @@
-"""A run's result: what is measured, what follows from it, the table a person reads and the record a program reads."""
+"""The result of a merge: what is measured, what follows from it, the table a person reads and the record a program reads."""
 
-import math
-import platform
-import re
-import resource
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 
-import torch
-import xxhash
 from rich.console import Console
 from rich.table import Table
 
 from src.evaluate import Score
-from src.files import write_json
+from src.records import Run, half_width, told
 from src.search import Point
 from src.storage import Storage
-
-Z95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -43,35 +34,22 @@ class Row:
         return self.merged.variance / self.finetuned.accuracy**2 + self.normalised**2 * relative
 
 
-def half_width(variances: list[float]) -> float:
-    """Half the 95 % confidence interval of the mean of independent figures with these sampling variances."""
-    return Z95 * math.sqrt(sum(variances)) / len(variances)
+@dataclass(frozen=True, kw_only=True)
+class Result(Run):
+    """What a merged model is worth.
 
-
-@dataclass(frozen=True)
-class Result:
-    """Everything one run found out.
-
-    config: all options; question: those of them that decide the numbers; lineage: digests of all that went in;
-    benchmark: what they add up to; searched: the size of the grid that the curve's points are of;
-    coefficients: by task, None where it is not known (masks that do not say).
+    searched: the size of the grid that the curve's points are of; coefficients: by task, None where it is not known (masks
+    that do not say).
     """
 
-    title: str
-    config: dict
-    question: dict
-    lineage: dict
-    benchmark: str
     coefficients: dict[str, float | None]
     curve: list[Point]
     searched: int
     rows: dict[str, Row]
     summary: dict[str, float]
     bytes_stored: int
-    seconds: float
     scale_by_depth: list[tuple[str, float]] = field(default_factory=list)
     storage: Storage | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def coefficient(self) -> float | None:
@@ -83,13 +61,7 @@ class Result:
     def heading(self) -> str:
         """The title with the coefficient."""
         unknown = "by task" if any(self.coefficients.values()) else "unknown"
-        return f"{self.title}, coefficient {_shown(self.coefficient, unknown)}"
-
-    @property
-    def name(self) -> str:
-        """The same for the same question asked of the same models and data, so that a rerun replaces its own result."""
-        asked = xxhash.xxh3_64_hexdigest(repr((self.question, self.lineage)).encode())
-        return f"{re.sub('[^A-Za-z0-9]+', '-', self.title)}-{asked[:8]}"
+        return f"{self.title}, coefficient {told(self.coefficient, unknown)}"
 
     def means(self) -> dict[str, dict[str, float]]:
         """Mean accuracies over tasks with the half width of their 95 % confidence interval."""
@@ -102,21 +74,14 @@ class Result:
         return {kind: {"mean": mean, "half_width_95": width}
                 for kind, (mean, width) in {**found, "normalised": normalised}.items()}  # fmt: skip
 
-    def record(self) -> dict:
-        """As plain json values."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-        cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    def figures(self) -> dict:
         return {
-            "name": self.name,
-            "question": self.question,
-            "config": self.config,
             "coefficient": self.coefficient,
             "coefficients": self.coefficients,
             "validation": [vars(point) for point in self.curve],
             "test": {
                 task: {
-                    **{kind: vars(getattr(row, kind)) | {"accuracy": getattr(row, kind).accuracy}
-                       for kind in ("zeroshot", "finetuned", "merged")},
+                    **{kind: getattr(row, kind).record() for kind in ("zeroshot", "finetuned", "merged")},
                     "normalised": row.normalised,
                 }
                 for task, row in self.rows.items()
@@ -126,24 +91,13 @@ class Result:
             "summary": self.summary,
             "bytes_stored": self.bytes_stored,
             "storage": self.storage and {**vars(self.storage), "bits_per_task": self.storage.bits_per_task},
-            "notes": self.notes,
             "scale_by_depth": dict(self.scale_by_depth),
-            "seconds": self.seconds,
-            "peak_memory_bytes": {"resident": peak, "cuda": cuda},
-            "benchmark": self.benchmark,
-            "lineage": self.lineage,
-            "made_with": {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()},
-        }  # fmt: skip
-
-    def save(self, folder: Path) -> Path:
-        """Write `<folder>/<name>.json`; returns its path."""
-        path = folder / f"{self.name}.json"
-        write_json(path, self.record())
-        return path
+        }
 
     def show(self, console: Console) -> None:
         """Print the table: tasks by zero-shot, fine-tuned, merged and normalised accuracy, in percent."""
-        table = Table(title=f"{self.heading}, test accuracy in %")
+        title = f"{self.heading}, test accuracy in %"
+        table = Table(title=title, min_width=len(title))
         table.add_column("task")
         by_task = len(set(self.coefficients.values())) > 1
         if by_task:
@@ -152,7 +106,7 @@ class Result:
             table.add_column(heading, justify="right")
         for task, row in self.rows.items():
             figures = (row.zeroshot.accuracy, row.finetuned.accuracy, row.merged.accuracy, row.normalised)
-            own = [_shown(self.coefficients[task], "-")] if by_task else []
+            own = [told(self.coefficients[task], "-")] if by_task else []
             table.add_row(task, *own, *(f"{100 * figure:.1f}" for figure in figures))
         table.add_section()
         means = self.means()
@@ -164,10 +118,4 @@ class Result:
             console.print(f"{name}: {figure:.4f}", highlight=False)
         if len(self.curve) < self.searched:
             console.print(f"validation looked at {len(self.curve)} of {self.searched} coefficients", highlight=False)
-        console.print(f"benchmark: {self.benchmark}", highlight=False)
-        for line in (*(self.storage.sentences() if self.storage else []), *self.notes):
-            console.print(line, highlight=False, soft_wrap=True)
-
-
-def _shown(coefficient: float | None, unknown: str) -> str:
-    return unknown if coefficient is None else f"{coefficient:.4g}"
+        self.show_notes(console, self.storage.sentences() if self.storage else [])

@@ -8,7 +8,7 @@ from numbers import Number
 import torch
 from torch import Tensor, nn
 
-from src.checkpoints import open_checkpoint, open_compact
+from src.checkpoints import open_both, open_checkpoint, open_compact
 from src.errors import UserError
 from src.state_dict import Lazy, StateDict, added, is_blank, model_differences, moves_of, outline, zip_with
 
@@ -174,8 +174,42 @@ class TaskVector(Mapping[str, Tensor]):
         return module
 
 
-class NonLinearTaskVector(TaskVector):
+class _OfKind(TaskVector):
+    """A vector that remembers by which kind of fine-tuning it came about. Both kinds go by the same parameter names, so they
+    add up as they are, the sum being of the first one's kind, and apply to models of both kinds."""
+
+    def apply_to_nonlinear(self, pretrained: Source, scaling_coef: float = 1.0) -> "dict[str, Tensor] | nn.Module":
+        """`apply_to` on a model, or weights, that will be used as they are."""
+        return self.apply_to(pretrained, scaling_coef)
+
+    def apply_to_linear(self, pretrained: Source, scaling_coef: float = 1.0) -> "dict[str, Tensor] | nn.Module":
+        """`apply_to` on a tangent model (`models.linearize.LinearizedModel`), or on weights that will be used by one."""
+        return self.apply_to(pretrained, scaling_coef)
+
+
+class NonLinearTaskVector(_OfKind):
     """The task vector of ordinary fine-tuning, by the name it has in the tangent-space papers."""
+
+
+class LinearizedTaskVector(_OfKind):
+    """The task vector of a tangent model's fine-tuning (Ortiz-Jimenez et al., NeurIPS 2023).
+
+    Files of the tangent line, which number their parameters, are read by name like all others:
+    `LinearizedTaskVector("linear_zeroshot.pt", "linear_finetuned.pt")`, or `.of_checkpoint("linear_finetuned.pt")`.
+    """
+
+    @classmethod
+    def of_checkpoint(cls, path: str | os.PathLike) -> "LinearizedTaskVector":
+        """Of a linearized checkpoint, which holds the model that it is linear around beside the fine-tuned one.
+
+        Raises UserError if the file holds one model only.
+        """
+        finetuned, reference = open_both(path)
+        if reference is None:
+            raise UserError(
+                f"{path} holds no model that it is linear around; give both: LinearizedTaskVector(pretrained, finetuned)"
+            )
+        return cls(reference, finetuned)
 
 
 def _read(source: Source) -> StateDict:

@@ -14,6 +14,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 Thing = TypeVar("Thing")
 PATIENCE = datetime.timedelta(days=7)  # one process may score for hours while the others wait
@@ -53,6 +55,23 @@ class Team:
         dist.all_gather_object(everyone, mine)
         return everyone
 
+    def total(self, mine: float) -> float:
+        """The sum over all processes."""
+        return mine if self.size == 1 else self._reduced(mine, dist.ReduceOp.SUM)
+
+    def largest(self, mine: int) -> int:
+        """The largest of all processes' numbers."""
+        return mine if self.size == 1 else int(self._reduced(mine, dist.ReduceOp.MAX))
+
+    def _reduced(self, mine: float, how: dist.ReduceOp) -> float:
+        numbers = torch.tensor([mine], dtype=torch.float64)
+        dist.all_reduce(numbers, how)
+        return numbers.item()
+
+    def replicated(self, module: nn.Module) -> nn.Module:
+        """`module` such that every backward pass through it leaves the mean of all processes' gradients in each."""
+        return module if self.size == 1 else DistributedDataParallel(module)
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
@@ -67,10 +86,10 @@ def join() -> Team:
     if not is_member():
         return ALONE
     if not dist.is_initialized():
-        # a few numbers a minute: no need for NCCL
         meeting = os.environ.get(MEETING)
         numbers = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])} if meeting else {}
-        dist.init_process_group("gloo", init_method=meeting, timeout=PATIENCE, **numbers)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, init_method=meeting, timeout=PATIENCE, **numbers)
     team = Team(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
     if torch.cuda.is_available():
         torch.cuda.set_device(team.local % torch.cuda.device_count())

@@ -1,116 +1,140 @@
-"""The one training loop: fine-tune a model family on one task."""
+"""The one training loop: fine-tune a model family on one task, stopped at any time and continued to the same bits."""
 
-import json
+import contextlib
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import xxhash
-from torch import Generator
 
-from src.checkpoints import metadata_of
 from src.errors import UserError
-from src.models.family import ModelFamily, TaskLike
-from src.saving import save_file
-from src.state_dict import digest
+from src.models.family import PRECISIONS, Batch, ModelFamily, TaskLike
+from src.models.learner import Learner
+from src.models.modes import Mode
+from src.provenance import made_from, mismatch
+from src.recipe import Order, Part, Recipe
+from src.stopping import Stopped, Stopping
+from src.team import ALONE, Team
+from src.training_log import Line, Log, Watch
+from src.training_state import load_state, save_state, state_path
 
-Report = Callable[[str, int], None]
+
+def _silent(*_: object) -> None:
+    """For those who do not want to know."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How to fine-tune: AdamW, linear warm-up then cosine to zero per optimiser step, gradients clipped by norm."""
+class Workshop:
+    """How a fine-tuning is done; apart from rounding, none of it changes what comes out.
 
-    lr: float
-    weight_decay: float
-    warmup_steps: int
-    epochs: int
-    batch_size: int
-    max_grad_norm: float
-    seed: int
+    team: the processes that share each step; workers: processes of each of these that make its examples ahead, 0 for none;
+    precision: of the model's passes, the weights being float32 throughout; save_minutes: between two states on disk;
+    log_steps: between two lines of the log; plan: is told how many steps are to come; report: what is being done, and how
+    many more steps are done; watch: is given each line of the log.
+    """
 
-    def __post_init__(self):
-        positive = {name: getattr(self, name) for name in ("lr", "epochs", "batch_size", "max_grad_norm")}
-        wrong = [f"{name} is a positive number; got {value}" for name, value in positive.items()
-                 if not isinstance(value, int | float) or not value > 0]  # fmt: skip
-        if wrong:
-            raise UserError([f"model.recipe.{sentence}" for sentence in wrong])
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of optimiser step `step` of `steps`, counted from 0."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        gone = (step - self.warmup_steps) / max(steps - self.warmup_steps, 1)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * gone))
+    team: Team = ALONE
+    workers: int = 0
+    precision: str = "fp32"
+    save_minutes: float = 5
+    log_steps: int = 10
+    plan: Callable[[int], None] = _silent
+    report: Callable[[str, int], None] = _silent
+    watch: Watch = _silent
 
 
-def finetune(
-    family: ModelFamily, task: TaskLike, recipe: Recipe, path: Path, plan: Callable[[int], None], report: Report
-) -> None:
-    """Fine-tune from the pre-trained weights and write the weights to `path`, which appears when they are complete.
+def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, path: Path, how: Workshop) -> None:
+    """Fine-tune from the pre-trained weights, or from where an earlier run was stopped, and write the weights to `path`,
+    which appears when they are complete.
 
-    `plan(steps)` is told the number of steps once, `report(what, 1)` each step.
+    Raises Stopped at a signal to end, when the state is saved; UserError if the loss is no number any more, or if a state
+    there is of another fine-tuning.
     """
     family.prepare(task)
-    family.load(family.pretrained)
-    torch.manual_seed(recipe.seed)
-    order = Generator().manual_seed(recipe.seed)
-    parameters = family.trainable()
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    steps = recipe.epochs * math.ceil(len(task.examples("train")) / recipe.batch_size)
-    plan(steps)
-    step = 0
-    for _ in range(recipe.epochs):
-        for batch in family.training_batches(task, recipe.batch_size, order):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(step, steps)
-            loss = family.loss(batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
-            optimizer.step()
-            step += 1
-            report(f"fine-tuning {family.name} on {task.name}", 1)
-    if not math.isfinite(loss.item()):
-        raise UserError(f"the loss on {task.name} ended as {loss.item()}; lower model.recipe.lr and try again")
-    save_file(family.weights(), path, {"task": task.name, "model": family.name, "made_from": made_from(family, recipe, task)})
+    learner = family.learner(mode)
+    order = Order(len(task.examples("train")), recipe)
+    on_gpu = family.device.type == "cuda"
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=on_gpu)
+    about = {"task": task.name, "model": family.name, "made_from": made_from(family, recipe, mode, task)}
+    state, about_state = state_path(path), {**about, "data": task.fingerprint("train")}
+    start = 0
+    if state.exists():
+        if different := mismatch(state, family, recipe, mode, task):
+            raise UserError(different)
+        start = load_state(state, learner, optimizer, about_state)
+    team = how.team
+    if len(set(team.gathered(start))) > 1:
+        raise UserError(f"not all processes see the same {state}; give a model_location on a disk that all machines share")
+    what = f"fine-tuning {family.name} on {task.name}"
+    how.plan(order.steps)
+    how.report(what, start)
+    log = Log(state.with_name(f"{state.stem.removesuffix('_unfinished')}_training.jsonl"), start) if team.leads else _silent
+    saved = began = time.monotonic()
+    summed, taken, seen = torch.zeros((), device=family.device), 0, 0
+    with Stopping() as stopping:
+        for step, loss in enumerate(_steps(family, task, learner, optimizer, order, start, how), start=start + 1):
+            summed, taken, seen = summed + loss, taken + 1, seen + order.size(step - 1)
+            if step % how.log_steps == 0 or step == order.steps:
+                mean = team.total(summed.item()) / taken
+                if not math.isfinite(mean):
+                    state.unlink(missing_ok=True)
+                    raise UserError(f"the loss on {task.name} became {mean}; lower model.recipe.lr and try again")
+                now = time.monotonic()
+                rate = recipe.rate(step - 1, order.steps)
+                line = Line(step, order.steps, step / order.steps_per_epoch, mean, rate, seen / (now - began))
+                log(line)
+                how.watch(line)
+                what = (
+                    f"fine-tuning {family.name} on {task.name}: loss {mean:.3f}, lr {rate:.1e}, "
+                    f"{line.images_per_second:.0f} images/s"
+                )
+                summed, taken, seen, began = torch.zeros_like(summed), 0, 0, now
+            how.report(what, 1)
+            number = team.largest(stopping.number)
+            late = time.monotonic() - saved > 60 * how.save_minutes
+            if (number or late) and team.leads and step < order.steps:
+                save_state(state, learner, optimizer, step, about_state)
+                saved = time.monotonic()
+            if number and step < order.steps:
+                team.wait()
+                raise Stopped(
+                    f"stopped after {step} of {order.steps} steps on {task.name}; the same command goes on from there", number
+                )
+        if team.leads:
+            learner.save(path, about)
+            state.unlink(missing_ok=True)
+    team.wait()
 
 
-def made_from(family: ModelFamily, recipe: Recipe, task: TaskLike) -> str:
-    """What fine-tuned weights follow from, as they carry it in their file."""
-    asked = {"pretrained": digest(family.pretrained.items()), "recipe": vars(recipe), "task": task.definition}
-    return json.dumps(asked, sort_keys=True)
+def _steps(
+    family: ModelFamily, task: TaskLike, learner: Learner, optimizer: torch.optim.AdamW, order: Order, start: int, how: Workshop
+) -> Iterator[torch.Tensor]:
+    """Take each optimiser step from `start` on; yields this process's share of its mean loss."""
+    team, recipe = how.team, order.recipe
+    shared = team.replicated(learner)
+    ahead = (part.places for parts in order.parts(team.rank, team.size, start) for part in parts)
+    batches = family.training_batches(task, ahead, recipe.seed, how.workers)
+    for step, parts in enumerate(order.parts(team.rank, team.size, start), start=start):
+        torch.manual_seed(xxhash.xxh3_64_intdigest(repr((recipe.seed, step, team.rank)).encode()) >> 1)  # of dropout
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step, order.steps)
+        loss = torch.zeros((), device=family.device)
+        for number, part in enumerate(parts, start=1):
+            with contextlib.nullcontext() if number == len(parts) or team.size == 1 else shared.no_sync():
+                loss = loss + _passed(family, shared, next(batches), part, how)
+        torch.nn.utils.clip_grad_norm_(learner.values, recipe.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield loss
 
 
-def is_made_here(path: Path) -> bool:
-    """Whether weights say that they were fine-tuned by this program."""
-    return "made_from" in metadata_of(path)
-
-
-def recipe_digest(path: Path) -> str | None:
-    """Of the recipe that weights say they were fine-tuned by here; None if they were not."""
-    said = metadata_of(path).get("made_from")
-    return said and xxhash.xxh3_128_hexdigest(json.dumps(json.loads(said)["recipe"], sort_keys=True).encode())
-
-
-def mismatch(path: Path, family: ModelFamily, recipe: Recipe, task: TaskLike) -> str | None:
-    """How weights made here differ in origin from what would be made now; None if they do not, or come from elsewhere."""
-    about = metadata_of(path)
-    said, expected = about.get("made_from"), made_from(family, recipe, task)
-    if said is None or said == expected:
-        return None
-    before, now = json.loads(said), json.loads(expected)
-    if about.get("task", task.name) != task.name:
-        what = f"on {about['task']}, not on {task.name}"
-    elif before["pretrained"] != now["pretrained"]:
-        what = "from other pre-trained weights"
-    elif before["recipe"] != now["recipe"]:
-        changed = [key for key in now["recipe"] if before["recipe"].get(key) != now["recipe"][key]]
-        what = "with " + ", ".join(f"{key}={before['recipe'].get(key)}, not {now['recipe'][key]}" for key in changed)
-    elif before.get("task", now["task"]) != now["task"]:
-        what = f"on {task.name} with other classes or prompts"
-    else:
-        return None
-    return f"{path} was fine-tuned {what}; remove it, or choose another model_location"
+def _passed(family: ModelFamily, shared: torch.nn.Module, batch: Batch, part: Part, how: Workshop) -> torch.Tensor:
+    """One pass through the model and back; the part's share of the step's mean loss."""
+    dtype = PRECISIONS[how.precision]
+    with torch.autocast(family.device.type, dtype, enabled=dtype != torch.float32):
+        loss = shared(batch) * part.weight
+    (loss * how.team.size).backward()  # processes' gradients are averaged, and their losses add up
+    return loss.detach()

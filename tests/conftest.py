@@ -15,7 +15,7 @@ from tests.processes import run_fresh
 # leaves this process its threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-LONGEST = ("test_pipeline", "test_killing", "test_benchmark")
+LONGEST = ("test_pipeline", "test_regimes", "test_killing", "test_benchmark", "test_finetune")
 
 Models = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
 

@@ -46,8 +46,9 @@ def run_fresh(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=900)
 
 
-def run_for(seconds: float | None, script: str, *arguments: str, folder: Path) -> bool:
-    """Run a script, and `kill -9` it after so many seconds unless it ends before; None: let it end, which it must, well.
+def run_for(seconds: float | None, script: str, *arguments: str, folder: Path, number: int = signal.SIGKILL) -> bool:
+    """Run a script, and send it a signal (`kill -9`) after so many seconds unless it ends before; None: let it end, which it
+    must, well.
 
     Returns whether it was killed.
     """
@@ -58,7 +59,8 @@ def run_for(seconds: float | None, script: str, *arguments: str, folder: Path) -
     process.join(seconds)
     killed = process.is_alive()
     if killed:
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        os.kill(process.pid, number)
+        process.join(60)
+        assert not process.is_alive(), "it does not end at the signal"
     assert killed or seconds is not None or process.exitcode == 0, Path(said).read_text()
     return killed

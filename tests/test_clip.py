@@ -7,11 +7,14 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
 import command_line
+from src.checkpoints import open_checkpoint
 from src.data.catalogue import find_tasks
 from src.errors import UserError
-from src.models.clip import _activation, _tag_of
+from src.models import creation
+from src.models.creation import tag_of
 from src.models.family import Batch
 from src.state_dict import digest
+from tests.test_train import STANDARD
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +85,11 @@ def test_predictors_of_several_weights_live_side_by_side_and_leave_the_pretraine
     zeros = {key: torch.zeros_like(leaf) for key, leaf in family.pretrained.items()}
     first, none = family.predictor(family.pretrained), family.predictor(zeros)
     assert not torch.equal(first(batch), none(batch)) and torch.equal(first(batch), family.predictor(family.pretrained)(batch))
-    family.load(zeros)
-    assert not family.weights()["model.visual.proj"].any() and family.loss(batch).item() == pytest.approx(math.log(8))
-    family.load(family.pretrained)
     assert digest(family.pretrained.items()) == before
     logits = family._clip.encode_image(family._normalised(batch.inputs), normalize=True) @ family._heads[task.name][0].T
     assert torch.equal(first(batch), logits.argmax(1))
+    loss = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum").item()
+    assert family.learner(STANDARD)(batch).item() == pytest.approx(loss, rel=1e-5)
 
 
 def test_what_is_fine_tuned_from_a_reference_keeps_all_but_its_image_tower(family, tmp_path):
@@ -98,9 +100,10 @@ def test_what_is_fine_tuned_from_a_reference_keeps_all_but_its_image_tower(famil
         [f"model_location={tmp_path}", f"cache_dir={tmp_path}", f"pretrained={tmp_path}/start.safetensors"]
     )
     other = command_line.build_family(config, torch.device("cpu"))
-    other.load(other.pretrained)
-    assert list(other.weights()) == list(family.weights())
-    assert all(torch.equal(other.weights()[key], leaf) for key, leaf in reference.items())
+    other.learner(STANDARD).save(tmp_path / "tuned.safetensors", {})
+    written = open_checkpoint(tmp_path / "tuned.safetensors")
+    assert set(written) == set(family.pretrained)
+    assert all(torch.equal(written[key], leaf) for key, leaf in reference.items())
 
 
 def test_a_narrower_precision_predicts_nearly_the_same(family, task):
@@ -121,20 +124,21 @@ def test_compiled_predictions_are_the_same(family, task, monkeypatch):
 
 def test_weights_of_another_model_are_refused_by_name(family):
     with pytest.raises(UserError, match=r"visual\.proj"):
-        family.load({key: leaf for key, leaf in family.pretrained.items() if key != "model.visual.proj"})
+        family.predictor({key: leaf for key, leaf in family.pretrained.items() if key != "model.visual.proj"})
 
 
 def test_only_the_image_tower_is_trained(family):
-    names = {id(parameter): name for name, parameter in family._clip.named_parameters()}
-    assert all(names[id(parameter)].startswith("visual.") for parameter in family.trainable())
+    assert {name.removeprefix("model.") for name in family.learner(STANDARD).names} == {
+        name for name, _ in family._clip.named_parameters() if name.startswith("visual.")
+    }
 
 
 OPENAI = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
 
 
 def activation(architecture, pretrained, asked=None, like=None):
-    tag = _tag_of(architecture, pretrained, like)
-    return _activation(f"{architecture}/{pretrained}", architecture, tag, asked, pretrained is not None)
+    tag = tag_of(architecture, pretrained, like)
+    return creation.activation(f"{architecture}/{pretrained}", architecture, tag, asked, pretrained is not None)
 
 
 @pytest.mark.parametrize("name", OPENAI)
@@ -163,7 +167,7 @@ def test_a_weight_file_must_say_what_it_is_like():
         activation("ViT-B-32", "openai.pt", False, "openai")
     with pytest.raises(UserError, match="like=opena is no tag of ViT-B-32"):
         activation("ViT-B-32", "openai.pt", None, "opena")
-    assert _tag_of("ViT-B-16-SigLIP", "siglip.pt", "webli")["mean"] == (0.5, 0.5, 0.5)
+    assert tag_of("ViT-B-16-SigLIP", "siglip.pt", "webli")["mean"] == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("name", ["RN50", "coca_ViT-B-32"])

@@ -11,7 +11,8 @@ from src.evaluate import Candidate, Job, Score, Scorer
 from src.merging.method import Family
 from src.merging.sum import Sum
 from src.merging.tall_mask import TallMask
-from src.results import Result, Row, half_width
+from src.records import half_width
+from src.results import Result, Row
 from src.search import STRATEGIES, Asked, search
 from src.state_dict import digest
 from tests.test_train import Line, Points

@@ -2,44 +2,61 @@
 
 import json
 import random
+import signal
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.checkpoints import open_checkpoint
+from src.checkpoints import metadata_of, open_checkpoint
 from src.state_dict import digest
 from tests.processes import run_for
 
 TASKS = ["Positions", "Arrows"]
 RECIPE = ["model.recipe.epochs=1", "model.recipe.lr=1e-3"]
+FINETUNE = ("finetune.py", f"--train-dataset={','.join(TASKS)}", *RECIPE, "save_minutes=0.01")
 
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    """A folder where fine-tuning was killed ten times and then let end, and what each finished file was then."""
+    """A folder where fine-tuning was ended ten times at random moments, by kill -9 and by SIGTERM, and then let end, and what
+    each finished file was then."""
     folder = tmp_path_factory.mktemp("campaign")
     moments = random.Random(0)
     finished: dict = {}
-    kills = 0
-    for _ in range(10):
-        kills += run_for(moments.uniform(0.2, 4), "finetune.py", f"--train-dataset={','.join(TASKS)}", *RECIPE, folder=folder)
-        for path in folder.glob("checkpoints/*/*Val/*.safetensors"):
+    kills, resumed = 0, set()
+    for turn in range(10):
+        number = signal.SIGTERM if turn % 2 else signal.SIGKILL
+        kills += run_for(moments.uniform(1, 5), *FINETUNE, folder=folder, number=number)
+        for path in folder.glob("checkpoints/*/*Val/*_finetuned.safetensors"):
             written = path.stat().st_mtime_ns
             assert finished.setdefault(path, written) == written, f"{path} was made twice"
             assert len(open_checkpoint(path)) > 50
-    run_for(None, "finetune.py", f"--train-dataset={','.join(TASKS)}", *RECIPE, folder=folder)
-    assert kills >= 3
+        for path in folder.glob("checkpoints/*/*Val/*_unfinished.safetensors"):
+            resumed.add(metadata_of(path)["step"])
+    run_for(None, *FINETUNE, folder=folder)
+    assert kills >= 3 and len(resumed) >= 2
     return folder, finished
 
 
 def test_fine_tuning_completes_and_repeats_no_finished_task(campaign):
     folder, finished = campaign
-    paths = sorted(folder.glob("checkpoints/ViT-demo/*Val/*"))
+    paths = sorted(folder.glob("checkpoints/ViT-demo/*Val/*.safetensors"))
     assert [path.parent.name for path in paths] == sorted(f"{task}Val" for task in TASKS)
     assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
     assert not list(folder.rglob("*.part"))
+
+
+def test_what_was_killed_ten_times_is_what_was_never_stopped_to_the_bit(campaign, tmp_path):
+    folder, _ = campaign
+    run_for(None, *FINETUNE, folder=tmp_path)
+    for task in TASKS:
+        name = f"checkpoints/ViT-demo/{task}Val/nonlinear_finetuned.safetensors"
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
+        lines = (folder / name).with_name("nonlinear_training.jsonl").read_text().splitlines()
+        steps = [json.loads(line)["step"] for line in lines]
+        assert steps == [10, 20, 29]
 
 
 def test_a_sweep_completes_and_repeats_no_finished_score(campaign):

@@ -50,7 +50,7 @@ def test_the_shipped_manifest_knows_the_demo_and_what_was_trained_here():
     some = {name: demo["tasks"][name] for name in ("Digits", "Arrows")}
     here = {
         **LINEAGE,
-        "recipes": dict.fromkeys(some, demo["recipes"]),
+        "recipes": dict.fromkeys(some, demo["recipes"][1]),
         "pretrained": demo["pretrained"],
         "tasks": some,
         "heads_from": dict.fromkeys(some, "prompts"),
@@ -58,13 +58,13 @@ def test_the_shipped_manifest_knows_the_demo_and_what_was_trained_here():
     assert benchmark_of(here, "ViT-demo", entries) == "demo"
     for other in (
         {"tasks": LINEAGE["tasks"]},
-        {"recipes": {"Digits": "r", "Arrows": demo["recipes"]}},
+        {"recipes": {"Digits": "r", "Arrows": demo["recipes"][0]}},
         {"pretrained": "p"},
         {"heads_from": {"Digits": "prompts", "Arrows": "published"}},
     ):
         assert benchmark_of({**here, **other}, "ViT-demo", entries) == "own", other
     assert benchmark_of(here, "ViT-B-32", entries) == "own"
-    assert benchmark_of({**here, "recipes": {"Digits": demo["recipes"], "Arrows": None}}, "ViT-demo", entries) == "unknown"
+    assert benchmark_of({**here, "recipes": {"Digits": demo["recipes"][0], "Arrows": None}}, "ViT-demo", entries) == "unknown"
 
 
 def test_prompts_of_ones_own_make_another_task():

@@ -1,10 +1,9 @@
 """CLIP image towers of open_clip, with zero-shot heads: the model family of the image papers."""
 
-import contextlib
+import copy
 import json
-import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -17,19 +16,27 @@ import torch
 import torch.nn.functional as F
 import xxhash
 from PIL.Image import Image
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torchvision.transforms import Compose, Normalize
 
 from src.errors import UserError
+from src.models.augmented import Augmented, Place, loaded
 from src.models.blocks import depth_by_name
+from src.models.creation import activation, check_activation, created, tag_of
 from src.models.family import PRECISIONS, Batch, Predictor, TaskLike
 from src.models.heads import Heads, zero_shot_head
 from src.models.hf_clip import from_hf, is_hf
+from src.models.learner import Learner
+from src.models.linearize import tangent
+from src.models.lora import adapter
+from src.models.modes import LowRank, Mode, trained
 from src.pixels import PixelStore, Split
+from src.saving import save_file
 from src.state_dict import StateDict, digest, outline
 
 PREFIX, TOWER, TEXT = "model.", "model.visual.", ("transformer.", "text.", "text_decoder.")
 BLOCKS = r"^model\.visual\.(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\."
+Features = Callable[[StateDict, Tensor], Tensor]  # of the image tower, of uint8 pixels
 Thing = TypeVar("Thing")
 
 
@@ -74,14 +81,14 @@ class Clip:
             open_clip.add_model_config(config)
         if open_clip.get_model_config(architecture) is None:
             raise UserError(f"open_clip knows no architecture {architecture}; see open_clip.list_models()")
-        tag = _tag_of(architecture, pretrained, like)
-        self._quick_gelu = _activation(f"{architecture}/{pretrained}", architecture, tag, quick_gelu, pretrained is not None)
-        self._create = partial(_created, architecture, pretrained, tag or {}, self._quick_gelu, device)
+        tag = tag_of(architecture, pretrained, like)
+        self._quick_gelu = activation(f"{architecture}/{pretrained}", architecture, tag, quick_gelu, pretrained is not None)
+        self._create = partial(created, architecture, pretrained, tag or {}, self._quick_gelu, device)
         self._bpe = {"bpe_path": merges} if merges else {}
         # a reference brings no text tower; one of transformers' lacks more, which comes from the weights of open_clip
         self._complete = reference is None or is_hf(reference)
         self._clip, train, val = self._create(load=self._complete)
-        _check_activation(self._clip, architecture, self._quick_gelu)
+        check_activation(self._clip, architecture, self._quick_gelu)
         self._crop, self._view = _pixels(train), _pixels(val)
         self._normalise: Normalize = val.transforms[-1]
         self._heads: dict[str, tuple[Tensor, str]] = {}
@@ -100,30 +107,53 @@ class Clip:
         ]
         words = Path(merges).read_bytes() if merges else b""
         self.identity = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode() + words)
-        self._features = torch.compile(self._image_features) if compiled else self._image_features
+        self._features: Features = torch.compile(self._image_features) if compiled else self._image_features
 
     def named(self, weights: StateDict) -> StateDict:
         return from_hf(weights, self.pretrained) if is_hf(weights) else weights
 
-    def load(self, weights: StateDict) -> None:
-        """Copy the image tower's entries of `weights` into the model; UserError if names or shapes differ."""
-        self._check_fits(weights)
-        with torch.no_grad():
-            for key, leaf in self._live.items():
-                if key.startswith(TOWER):
-                    leaf.copy_(weights[key])
+    def linearized(self) -> "Clip":
+        """The same family with the tangent model of the image tower, around the pre-trained weights, in its place.
 
-    def weights(self) -> StateDict:
-        """The image tower as it is, and all else as it was pre-trained: a reference's text entries are not in the model."""
-        return {key: leaf if key.startswith(TOWER) else self.pretrained[key] for key, leaf in self._live.items()}
+        Features are what is linear in the weights, before they are made unit, as in the released code.
+        """
+        other = copy.copy(self)
+        other.identity = xxhash.xxh3_128_hexdigest(f"{self.identity} around {digest(self.pretrained.items())}".encode())
+        other._features = self._tangent_features
+        return other
 
-    def trainable(self) -> list[nn.Parameter]:
-        return list(self._clip.visual.parameters())
+    def learner(self, mode: Mode) -> Learner:
+        """The part of the image tower that trains in this mode, from the pre-trained weights on."""
+        reference, kept = self._reference, {name for name, _ in self._clip.visual.named_parameters()}
+        trainable = {TOWER + name: leaf for name, leaf in reference.items() if name in kept}
+        names = trained(trainable, BLOCKS, mode.trains)
+        whole = sum(leaf.numel() for leaf in trainable.values())
+        if mode.lora:
+            return self._low_rank_learner(mode.lora, names, whole)
+        features = self._tangent_features if mode.trained_linearized else self._image_features
+
+        def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
+            tower = {**reference, **{name.removeprefix(TOWER): leaf for name, leaf in entries.items()}}
+            return self._summed_loss(features(tower, batch.inputs), batch)
+
+        def save(entries: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+            save_file({key: entries.get(key, leaf) for key, leaf in self.pretrained.items()}, path, metadata)
+
+        return Learner({name: nn.Parameter(trainable[name].clone()) for name in names}, loss, save, whole)
+
+    def _low_rank_learner(self, lora: LowRank, names: Sequence[str], whole: int) -> Learner:
+        tower = copy.deepcopy(self._clip.visual)
+        tower.load_state_dict(self._reference)
+        adapted = adapter(tower, lora, [name.removeprefix(TOWER) for name in names])
+
+        def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
+            return self._summed_loss(_pooled(adapted.model(self._normalised(batch.inputs))), batch)
+
+        return Learner(adapted.parameters, loss, adapted.save, whole)
 
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
         self._check_fits(weights)
-        tower = {key.removeprefix(TOWER): weights[key].to(self.device, leaf.dtype)
-                 for key, leaf in self._live.items() if key.startswith(TOWER)}  # fmt: skip
+        tower = self._tower(weights)
         dtype = PRECISIONS[precision or self.precision]
 
         @torch.no_grad()
@@ -164,19 +194,15 @@ class Clip:
         made = map(batch, range(0, len(labels), size))
         return made if self.device.type == "cpu" else _one_ahead(made)
 
-    def training_batches(self, task: TaskLike, size: int, order: Generator) -> Iterator[Batch]:
-        examples = task.examples("train")
-        for indices in torch.randperm(len(examples), generator=order).split(size):
-            images, labels = zip(*(examples[int(index)] for index in indices))
-            pixels = torch.stack([_tensor(self._crop(image)) for image in images])
-            yield Batch(task.name, pixels.to(self.device), torch.tensor(labels, device=self.device))
+    def training_batches(self, task: TaskLike, places: Iterable[Sequence[Place]], seed: int, workers: int) -> Iterator[Batch]:
+        examples = Augmented(partial(task.examples, "train"), lambda image: _tensor(self._crop(image)), seed)
+        on_gpu = self.device.type == "cuda"
+        made = loaded(examples, places, workers, pinned=on_gpu)
+        batches = (Batch(task.name, *(leaf.to(self.device, non_blocking=on_gpu) for leaf in leaves)) for leaves in made)
+        return _one_ahead(batches) if on_gpu else batches
 
     def data_digest(self, task: TaskLike, split: str) -> str:
         return self._split(task, split).digest
-
-    def loss(self, batch: Batch) -> Tensor:
-        features = _pooled(self._clip.visual(self._normalised(batch.inputs)))
-        return F.cross_entropy(self._logits(features, batch.task), batch.labels)
 
     def depth(self, key: str) -> float | None:
         return self._depths(key) if key.startswith(TOWER) else None
@@ -230,77 +256,27 @@ class Clip:
     def _normalised(self, pixels: Tensor) -> Tensor:
         return self._normalise(pixels.float() / 255)
 
+    def _tower(self, weights: StateDict) -> dict[str, Tensor]:
+        """The image tower's entries under its own names, on the device."""
+        return {key.removeprefix(TOWER): weights[key].to(self.device, leaf.dtype)
+                for key, leaf in self._live.items() if key.startswith(TOWER)}  # fmt: skip
+
+    @cached_property
+    def _reference(self) -> dict[str, Tensor]:
+        """The pre-trained image tower, on the device."""
+        return self._tower(self.pretrained)
+
+    def _tangent_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
+        return tangent(lambda weights: self._image_features(weights, pixels), self._reference, tower)
+
     def _image_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
         return _pooled(torch.func.functional_call(self._clip.visual, tower, (self._normalised(pixels),)))
 
+    def _summed_loss(self, features: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(self._logits(features, batch.task), batch.labels, reduction="sum")
+
     def _logits(self, features: Tensor, task: str) -> Tensor:
         return F.normalize(features.float(), dim=-1) @ self._heads[task][0].T
-
-
-def _created(
-    architecture: str, pretrained: str | None, tag: dict, quick_gelu: bool, device: torch.device, load: bool
-) -> tuple[nn.Module, Compose, Compose]:
-    """open_clip's model, with the weights of `pretrained` or with random ones, and the preprocessing of `tag`."""
-    look = {f"image_{key}": tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag}
-    try:
-        with _silent(unless=load):
-            model, *transforms = open_clip.create_model_and_transforms(
-                architecture, pretrained=pretrained if load else None, force_quick_gelu=quick_gelu, device=device, **look
-            )
-    except Exception as reason:  # a download, or a file of another model, fails in a dozen ways
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        like = pretrained if pretrained in tags else "TAG"
-        raise UserError(
-            f"the pre-trained weights {pretrained} of {architecture} cannot be had ({str(reason).splitlines()[0][:200]}); where "
-            f"there is no network, copy them here and give model.pretrained=FILE model.family.like={like} "
-            f"(tags there are: {', '.join(tags) or 'none'})"
-        ) from reason
-    return model.eval(), *transforms
-
-
-@contextlib.contextmanager
-def _silent(unless: bool) -> Iterator[None]:
-    """Without open_clip's word on random weights, where they are about to be replaced."""
-    before = logging.root.manager.disable
-    logging.disable(before if unless else logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _tag_of(architecture: str, pretrained: str | None, like: str | None) -> dict | None:
-    """What open_clip knows of the weights: their activation and preprocessing; None of a file that is like no tag."""
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if like is not None and like not in tags:
-        raise UserError(f"model.family.like={like} is no tag of {architecture}; they are {', '.join(tags) or 'none'}")
-    name = like or pretrained
-    return (open_clip.get_pretrained_cfg(architecture, name) or None) if name else None
-
-
-def _activation(name: str, architecture: str, tag: dict | None, asked: bool | None, weights: bool) -> bool:
-    """Whether the activation is QuickGELU. UserError if weights were trained with the other one, or nothing tells:
-    accuracy would fall without a word."""
-    own = open_clip.get_model_config(architecture).get("quick_gelu", False)
-    if tag is None:
-        if asked is None and weights and not own:
-            raise UserError(
-                f"nothing tells with which activation and preprocessing {name} was trained; say model.family.like=TAG "
-                "(openai, say), or model.family.quick_gelu=true or false with OpenAI's preprocessing"
-            )
-        return bool(asked) or own
-    trained = tag.get("quick_gelu", False) or own
-    if asked is not None and asked != trained:
-        raise UserError(
-            f"{name} was trained with {'QuickGELU' if trained else 'GELU'}; set model.family.quick_gelu={str(trained).lower()}"
-        )
-    return trained
-
-
-def _check_activation(model: nn.Module, architecture: str, quick_gelu: bool) -> None:
-    kinds = {type(module).__name__ for module in model.visual.modules() if "GELU" in type(module).__name__}
-    if kinds - {"QuickGELU"} if quick_gelu else "QuickGELU" in kinds:
-        raise UserError(f"open_clip built {architecture} with {', '.join(kinds)}, and quick_gelu={quick_gelu} was asked for")
 
 
 def _pooled(features: Tensor | tuple) -> Tensor:

@@ -1,13 +1,15 @@
 """What a model family answers, whatever the architecture: the loops that train and score know nothing else."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.models.learner import Learner
+from src.models.modes import Mode
 from src.state_dict import StateDict
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,14 +56,11 @@ class ModelFamily(Protocol):
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
         """Predictions of these weights, in the family's precision or another. Several live side by side."""
 
-    def load(self, weights: StateDict) -> None:
-        """Make these the weights that `loss` uses and training changes."""
+    def linearized(self) -> "ModelFamily":
+        """The same, predicting with the tangent model around `pretrained`."""
 
-    def weights(self) -> StateDict:
-        """The loaded weights, under the names checkpoints have."""
-
-    def trainable(self) -> list[nn.Parameter]:
-        """The parameters that fine-tuning changes."""
+    def learner(self, mode: Mode) -> Learner:
+        """What trains in a mode, starting from `pretrained`."""
 
     def prepare(self, task: TaskLike) -> str:
         """Get ready to predict the task's classes; returns a digest of what was made (a head)."""
@@ -75,14 +74,14 @@ class ModelFamily(Protocol):
     def batches(self, task: TaskLike, split: str, size: int, span: range) -> Iterator[Batch]:
         """The examples of a span, in order."""
 
-    def training_batches(self, task: TaskLike, size: int, order: Generator) -> Iterator[Batch]:
-        """One epoch of augmented training examples, shuffled by `order`."""
+    def training_batches(
+        self, task: TaskLike, places: Iterable[Sequence[tuple[int, int]]], seed: int, workers: int
+    ) -> Iterator[Batch]:
+        """Augmented training examples: of each batch, those of these epochs and numbers. What is random in them follows from
+        the seed and their place alone. workers: processes that make them ahead, 0 for none."""
 
     def data_digest(self, task: TaskLike, split: str) -> str:
         """A fingerprint of a split's examples and labels, as the model sees them."""
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The mean loss of a batch."""
 
     def depth(self, key: str) -> float | None:
         """The place of a parameter: 0 in the first block, 1 in the last, None outside the blocks."""

@@ -1,0 +1,113 @@
+"""What every script that scores models does around it: check, fetch, make, score together, tell."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from command_line.composing import check_choices, device_of, manifests, setting
+from command_line.inputs import check_inputs, fetch_data
+from command_line.models import at_once, batch_size_of, build_family, heads_from, open_finetuned, told_of_heads
+from command_line.sharing import started_together
+from command_line.speech import Progress
+from command_line.training import require_checkpoints
+from src.cache import Cache
+from src.data.task import Task
+from src.errors import UserError
+from src.evaluate import Scorer
+from src.lineage import benchmark_of, read_manifests
+from src.measurement import Measurement
+from src.merging.ingredients import Ingredients
+from src.models.family import ModelFamily
+from src.records import Run
+from src.saving import size_of
+from src.team import Team, is_member, join
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A run that scores models. others: tasks that are scored on and have no models of their own."""
+
+    config: DictConfig
+    team: Team
+    measured: Measurement
+    others: dict[str, Task]
+    progress: Progress
+    started: float
+
+    def about(self, title: str, question: dict, notes: Sequence[str] = ()) -> dict:
+        """What every record tells, as fields of a `Run`. question: what this script asks."""
+        config, tasks = self.config, {**self.measured.tasks, **self.others}
+        lineage = lineage_of(config, self.measured, tasks)
+        return {
+            "title": title,
+            "config": OmegaConf.to_container(config, resolve=True),
+            "question": {**setting(config, list(self.measured.tasks)), **question},
+            "lineage": lineage,
+            "benchmark": benchmark_of(lineage, config.model.name, read_manifests(manifests(config))),
+            "notes": [*notes_on(config, tasks), *notes],
+            "seconds": time.monotonic() - self.started,
+        }
+
+    def publish(self, run: Run) -> Path | None:
+        """Print the table and write the record, in the process that speaks; the folder for what else is made of it."""
+        if not self.team.leads:
+            return None
+        run.show(Console())
+        folder = Path(self.config.results_dir).expanduser()
+        print(run.save(folder))
+        return folder / run.name
+
+
+@contextlib.contextmanager
+def scoring(
+    config: DictConfig, script: str, arguments: Sequence[str], tasks: list[Task], others: Sequence[Task] = ()
+) -> Iterator[Scoring | None]:
+    """Everything that a script scores with; None where other processes were started that do it all.
+
+    tasks: those with fine-tuned models; others: those without.
+    """
+    started = time.monotonic()
+    check_choices(config)
+    if config.model.family is None:
+        raise UserError(f"model={config.model.name} is scored on nothing; choose another of config/model")
+    if config.world_size > 1 and not is_member():
+        started_together(script, arguments, config.world_size)
+        yield None
+        return
+    team = join()
+    read_manifests(manifests(config))
+    device = device_of(config)
+    check_inputs(config, tasks, others)
+    with Progress(silent=not team.leads) as progress:
+        family = build_family(config, device, progress.report)
+        fetch_data(config, [*tasks, *others], team)
+        measured = measurement(config, family, tasks, team, progress)
+        yield Scoring(config, team, measured, {task.name: task for task in others}, progress, started)
+
+
+def measurement(config: DictConfig, family: ModelFamily, tasks: list[Task], team: Team, progress: Progress) -> Measurement:
+    """The fine-tuned models of these tasks, made first where they may be, ready to be scored."""
+    names = [task.name for task in tasks]
+    require_checkpoints(config, family, tasks, team)
+    checkpoints = open_finetuned(config, family, names)
+    models = checkpoints or {"no task": family.pretrained}
+    given = Ingredients(family.pretrained, models, family.depth, family.device, keep=True)
+    cache = Cache(Path(config.cache_dir).expanduser())
+    scorer = Scorer(family, cache, batch_size_of(config, family.device), progress.report, team)
+    together = at_once(config, family.device, size_of(given.pretrained), team)
+    return Measurement(scorer, cache, dict(zip(names, tasks)), checkpoints, given, together)
+
+
+def lineage_of(config: DictConfig, measured: Measurement, tasks: dict[str, Task]) -> dict:
+    """Digests of all that went in, and where heads are from."""
+    return {**measured.lineage(tasks), "heads_from": heads_from(config, tasks)}
+
+
+def notes_on(config: DictConfig, tasks: dict[str, Task]) -> list[str]:
+    """What is to be known of heads and data."""
+    return [*told_of_heads(config, tasks), *(note for task in tasks.values() for note in task.notes)]

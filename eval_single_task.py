@@ -1,0 +1,41 @@
+"""Score each task's own model, or the pre-trained one, on validation and test data.
+
+python eval_single_task.py --finetuning-mode=none                      the pre-trained model
+python eval_single_task.py --finetuning-mode=standard                  or linear, linear-2, lora: those models
+python eval_single_task.py --finetuning-mode=posthoc                   standard models, looked at linearly
+python eval_single_task.py --model=ViT-B-32 --eval-datasets=MNIST,DTD precision=bf16
+"""
+
+import sys
+
+import command_line
+from src.lineage import doubts, leaks
+from src.models.modes import POSTHOC
+from src.single_tasks import SPLITS, SingleTasks
+
+NONE = "finetuning_mode=none"
+
+
+def main() -> None:
+    overrides, _ = command_line.overrides_of(__doc__, command_line.BENCHMARK)
+    config = command_line.composed([text for text in overrides if text != NONE])
+    tasks, pretrained = command_line.selected_tasks(config), NONE in overrides
+    owners, others = ([], tasks) if pretrained else (tasks, [])
+    with command_line.scoring(config, "eval_single_task.py", sys.argv[1:], owners, others) as run:
+        if not run:
+            return
+        for task in tasks:
+            run.progress.plan(run.measured.scorer.family.count(task, "val") + 2 * run.measured.scorer.family.count(task, "test"))
+        measured = run.measured.on(tasks)
+        zeroshot = measured.zeroshot("test")
+        own = {split: (measured.zeroshot if pretrained else measured.finetuned)(split) for split in SPLITS}
+        own_kind = config.finetuning_mode.linearized != POSTHOC  # the tangent model was not what learned
+        warnings = [] if pretrained else [*leaks(own["val"], own["test"]), *(doubts(zeroshot, own["test"]) if own_kind else [])]
+        scores = {task.name: {split: own[split][task.name] for split in SPLITS} for task in tasks}
+        what = "pre-trained" if pretrained else f"fine-tuned ({config.finetuning_mode.name})"
+        title = f"{config.model.name}, {len(tasks)} tasks, {what}"
+        run.publish(SingleTasks(scores=scores, **run.about(title, {"models": what}, warnings)))
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run_plainly(main))

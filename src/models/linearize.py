@@ -1,0 +1,86 @@
+"""The tangent model (Ortiz-Jimenez, Favero, Frossard, NeurIPS 2023): a network's first-order Taylor expansion in its weights.
+
+    linearized(x; weights) = f(x; reference) + df(x; reference)/dweights . (weights - reference)
+
+It is linear in the weights: the change that a sum of task vectors makes is the sum of the changes that each makes.
+"""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# torch's formulas for forward mode are compiled, when first used, by what torch itself calls deprecated
+warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
+
+Weights = Mapping[str, Tensor]
+
+
+def tangent(function: Callable[[Weights], Tensor], reference: Weights, weights: Weights) -> Tensor:
+    """`function(reference)` plus its derivative there along `weights - reference`.
+
+    Names and shapes of the two are equal; entries that are the very same tensor, or no floating-point numbers, do not
+    move. The result may be differentiated once with respect to `weights`, and not with respect to anything else.
+
+    The gradient of the expansion is the function's own gradient at the reference. So it is taken of the value, whose
+    backward pass is the cheap one: the derivative's would be that of all the formulas of forward-mode differentiation.
+    """
+    moving = {key for key, leaf in weights.items() if leaf is not reference[key] and leaf.is_floating_point()}
+    if not moving:
+        return function(reference)
+    fixed = {key: leaf for key, leaf in reference.items() if key not in moving}
+    here = {key: _with_gradient_of(weights[key], reference[key]) for key in reference if key in moving}
+    step = {key: weights[key].detach() - reference[key] for key in here}
+    with _plain_attention(), forward_ad.dual_level():  # what torch.func.jvp does, a tenth faster
+        moved = {key: forward_ad.make_dual(here[key], step[key]) for key in here}
+        value, change = forward_ad.unpack_dual(function({**fixed, **moved}))
+        return value if change is None else value + change.detach()
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention by formulas that forward-mode differentiation knows; the fused kernels have none."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _with_gradient_of(weight: Tensor, value: Tensor) -> Tensor:
+    """`value`, whose gradient goes to `weight`."""
+    return value + (weight - weight.detach()) if weight.requires_grad and torch.is_grad_enabled() else value
+
+
+class LinearizedModel(nn.Module):
+    """The tangent model of `module` around the weights it has now.
+
+    Its state dict has the module's names and starts at the reference, which is no part of it; task vectors apply to it
+    as to `module` (`LinearizedTaskVector.apply_to_linear`).
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.model = copy.deepcopy(module)
+        self.reference = {key: leaf.detach().clone() for key, leaf in module.named_parameters()}
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the module gives for these inputs, to first order in its parameters."""
+        weights = dict(self.model.named_parameters())
+        reference = {key: leaf.to(weights[key].device) for key, leaf in self.reference.items()}
+        return tangent(lambda moved: torch.func.functional_call(self.model, dict(moved), inputs), reference, weights)
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """The module's own, without the prefix that this wrapper would add."""
+        return self.model.state_dict(*arguments, **options)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        return self.model.load_state_dict(*arguments, **options)
