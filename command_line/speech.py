@@ -25,6 +25,8 @@ from src.files import write_json
 from src.stopping import Stopped
 from src.team import is_leader, is_member
 
+OTHERS_WAIT = 15  # seconds that a process which found an error leaves to the first one of its team, to say it once
+
 
 def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     """Print what the user can mend as sentences and no traceback; in a sweep, go on with the next job."""
@@ -47,7 +49,7 @@ def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig
             if sentences is None:
                 raise
             if not is_leader():
-                time.sleep(5)  # the first process has the same error, and ends the others when it has said so
+                time.sleep(OTHERS_WAIT)  # the first process has the same error, and ends the others when it has said so
             for sentence in sentences:
                 print(f"error: {sentence}", file=sys.stderr)
             if HydraConfig.get().mode != RunMode.MULTIRUN or is_member():  # a team has no next job without one of it
@@ -89,7 +91,7 @@ def run_plainly(script: Callable[[], None]) -> int:
         if sentences is None:
             raise
         if not is_leader():
-            time.sleep(5)  # the first process has the same error, and ends the others when it has said so
+            time.sleep(OTHERS_WAIT)  # the first process has the same error, and ends the others when it has said so
         for sentence in sentences:
             print(f"error: {sentence}", file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ from src.errors import UserError, raise_any
 from src.models.family import ModelFamily
 from src.provenance import is_made_here, mismatch
 from src.recipe import Recipe
-from src.team import Team
+from src.team import Team, members_here
 from src.train import Workshop, finetune
 from src.training_state import state_path
 
@@ -53,6 +53,8 @@ def recipe_of(config: DictConfig, task: str) -> Recipe:
 def finetune_all(config: DictConfig, family: ModelFamily, tasks: list[Task], team: Team) -> None:
     """Fine-tune each task, together with the team, and write its weights where they are looked for."""
     recipes, mode = {task.name: recipe_of(config, task.name) for task in tasks}, mode_of(config)
+    if tasks and family.device.type == "cuda" and members_here() > torch.cuda.device_count():
+        raise UserError(f"{members_here()} processes cannot fine-tune on {torch.cuda.device_count()} GPUs; lower world_size")
     team.wait()  # nobody looks any more for weights that are about to be written
     for number, task in enumerate(tasks, start=1):
         path = checkpoint_path(config, task.name)

@@ -54,6 +54,7 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
     there is of another fine-tuning.
     """
     family.prepare(task)
+    torch.manual_seed(recipe.seed)  # of adapters, which start at random
     learner = family.learner(mode)
     order = Order(len(task.examples("train")), recipe)
     on_gpu = family.device.type == "cuda"

@@ -347,6 +347,10 @@ def test_other_methods_are_refused_by_name(config, tmp_path):
         ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
         ({"alpha_pattern": {"(": 1}}, "patterns"),
         ({"rank_pattern": [1]}, "patterns"),
+        ({"rank_pattern": {"(?i)x": 1}}, "patterns"),
+        ({"lora_alpha": 10**400}, "patterns"),
+        ({"target_parameters": True}, "list of names"),
+        ({"target_parameters": "a.weight"}, "list of names"),
         ({"peft_type": "PREFIX_TUNING"}, "PREFIX_TUNING"),
     ],
     ids=lambda value: str(value)[:20],
@@ -392,12 +396,14 @@ def test_folders_that_cannot_be_read_are_told_with_what_to_do(tmp_path):
     (garbled / CONFIG).write_text("{")
     lone = by_hand(tmp_path / "lone", {"a.lora_A.weight": torch.ones(1, 2)})
     empty = by_hand(tmp_path / "empty", {})
+    copies = by_hand(tmp_path / "copies", {"a.original_module.weight": torch.ones(3, 2)})
     for folder, words in (
         (cut, "truncated"),
         (bare, "without weights"),
         (garbled, "json"),
         (lone, "lacks"),
         (empty, "no entries"),
+        (copies, "no entries"),
     ):
         with pytest.raises(UserError, match=words) as caught:
             open_adapter(folder, pretrained)
@@ -410,6 +416,12 @@ def test_folders_that_cannot_be_read_are_told_with_what_to_do(tmp_path):
     partitioned = by_hand(tmp_path / "partitioned", {"a.lora_A.weight": torch.ones(0), "a.lora_B.weight": torch.tensor(1.0)})
     with pytest.raises(UserError, match="do not fit any"):
         open_adapter(partitioned, pretrained)
+
+
+def test_a_whole_entry_of_another_kind_of_number_is_not_rounded(tmp_path):
+    folder = by_hand(tmp_path / "adapter", {**factors("a", 3, 2), "a.bias": torch.full((3,), 1.7)})
+    with pytest.raises(UserError, match=r"a\.bias is torch\.int64, and torch\.float32"):
+        open_adapter(folder, {"a.weight": torch.zeros(3, 2), "a.bias": torch.zeros(3, dtype=torch.int64)})
 
 
 class Trap:

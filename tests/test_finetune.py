@@ -37,7 +37,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
 def test_sigterm_to_all_processes_leaves_a_state_within_ten_seconds(tmp_path, size):
     """As a cluster does it: the signal reaches every process of the job at once."""
     command = [sys.executable, str(ROOT / "finetune.py"), "--train-dataset=Digits", "--epochs=50", f"--world-size={size}",
-               "log_steps=1"]  # fmt: skip
+               "batch_size=32", "log_steps=1"]  # fmt: skip
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -46,14 +46,13 @@ def test_sigterm_to_all_processes_leaves_a_state_within_ten_seconds(tmp_path, si
     while not (log.exists() and log.read_text().count("\n") >= 2):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.1)
-    told = time.monotonic()
+    told = time.time()
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert time.monotonic() - told < 10
     assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said
     assert "the same command goes on from there" in said
     state = log.with_name("nonlinear_unfinished.safetensors")
-    assert int(metadata_of(state)["step"]) >= 2
+    assert int(metadata_of(state)["step"]) >= 2 and state.stat().st_mtime - told < 10
 
 
 def test_flags_and_bare_names_reach_the_recipe_and_wrong_ones_are_named(tmp_path):

@@ -23,6 +23,7 @@ def test_every_job_is_done_by_one_process_and_all_have_about_equally_much(size):
 
 def test_one_process_alone_waits_for_none():
     assert ALONE.leads and ALONE.gathered({"a": 1}) == [{"a": 1}]
+    assert (ALONE.total(1.5), ALONE.largest(15)) == (1.5, 15)
     ALONE.wait()
 
 
@@ -33,6 +34,7 @@ from src.team import join
 team = join()
 found = team.gathered([team.rank, team.share([5, 4, 3])])
 assert found == [[0, [0]], [1, [1, 2]]], found
+assert (team.total(team.rank + 0.5), team.largest(15 * team.rank)) == (2.0, 15)
 team.wait()
 """
 
