@@ -18,8 +18,8 @@ from src.provenance import made_from, mismatch
 from src.recipe import Order, Part, Recipe
 from src.stopping import Stopped, Stopping
 from src.team import ALONE, Team
-from src.training_log import Line, Log, Watch
-from src.training_state import load_state, save_state, state_path
+from src.training_log import Log, Meter, Watch
+from src.training_state import TrainingState, log_path, state_path
 
 
 def _silent(*_: object) -> None:
@@ -55,58 +55,42 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
     """
     family.prepare(task)
     torch.manual_seed(recipe.seed)  # of adapters, which start at random
-    learner = family.learner(mode)
-    order = Order(len(task.examples("train")), recipe)
+    learner, order, team = family.learner(mode), Order(len(task.examples("train")), recipe), how.team
     on_gpu = family.device.type == "cuda"
     optimizer = torch.optim.AdamW(learner.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=on_gpu)
     about = {"task": task.name, "model": family.name, "made_from": made_from(family, recipe, mode, task)}
-    state, about_state = state_path(path), {**about, "data": task.fingerprint("train")}
-    start = 0
-    if state.exists():
-        if different := mismatch(state, family, recipe, mode, task):
-            raise UserError(different)
-        start = load_state(state, learner, optimizer, about_state)
-    team = how.team
+    state = TrainingState(state_path(path), learner, optimizer, {**about, "data": task.fingerprint("train")})
+    if different := mismatch(state.path, family, recipe, mode, task):
+        raise UserError(different)
+    start, what = state.load(), f"fine-tuning {family.name} on {task.name}"
     if len(set(team.gathered(start))) > 1:
-        raise UserError(f"not all processes see the same {state}; give a model_location on a disk that all machines share")
-    what = f"fine-tuning {family.name} on {task.name}"
+        raise UserError(f"not all processes see the same {state.path}; give a model_location on a disk that all machines share")
     how.plan(order.steps)
     how.report(what, start)
-    log = Log(state.with_name(f"{state.stem.removesuffix('_unfinished')}_training.jsonl"), start) if team.leads else _silent
-    saved = began = time.monotonic()
-    summed, taken, seen = torch.zeros((), device=family.device), 0, 0
+    watchers = [how.watch, Log(log_path(path), start)] if team.leads else []
+    meter, saved, told = Meter(order, how.log_steps, team.total), time.monotonic(), what
     with Stopping() as stopping:
         for step, loss in enumerate(_steps(family, task, learner, optimizer, order, start, how), start=start + 1):
-            summed, taken, seen = summed + loss, taken + 1, seen + order.size(step - 1)
-            if step % how.log_steps == 0 or step == order.steps:
-                mean = team.total(summed.item()) / taken
-                if not math.isfinite(mean):
-                    state.unlink(missing_ok=True)
-                    raise UserError(f"the loss on {task.name} became {mean}; lower model.recipe.lr and try again")
-                now = time.monotonic()
-                rate = recipe.rate(step - 1, order.steps)
-                line = Line(step, order.steps, step / order.steps_per_epoch, mean, rate, seen / (now - began))
-                log(line)
-                how.watch(line)
-                what = (
-                    f"fine-tuning {family.name} on {task.name}: loss {mean:.3f}, lr {rate:.1e}, "
-                    f"{line.images_per_second:.0f} images/s"
-                )
-                summed, taken, seen, began = torch.zeros_like(summed), 0, 0, now
-            how.report(what, 1)
+            if line := meter.after(step, loss):
+                if not math.isfinite(line.loss):
+                    state.remove()
+                    raise UserError(f"the loss on {task.name} became {line.loss}; lower model.recipe.lr and try again")
+                for watch in watchers:
+                    watch(line)
+                told = f"{what}: {line}"
+            how.report(told, 1)
             number = team.largest(stopping.number)
-            late = time.monotonic() - saved > 60 * how.save_minutes
-            if (number or late) and team.leads and step < order.steps:
-                save_state(state, learner, optimizer, step, about_state)
+            if step == order.steps:
+                break
+            if team.leads and (number or time.monotonic() - saved > 60 * how.save_minutes):
+                state.save(step)
                 saved = time.monotonic()
-            if number and step < order.steps:
+            if number:
                 team.wait()
-                raise Stopped(
-                    f"stopped after {step} of {order.steps} steps on {task.name}; the same command goes on from there", number
-                )
+                raise Stopped(f"stopped {what} after {step} of {order.steps} steps; the same command goes on from there", number)
         if team.leads:
             learner.save(path, about)
-            state.unlink(missing_ok=True)
+            state.remove()
     team.wait()
 
 
