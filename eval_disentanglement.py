@@ -12,13 +12,14 @@ import sys
 
 import command_line
 from command_line import Flag
+from src.data.task import Task
 from src.disentanglement import Disentanglement, disagreements
-from src.errors import UserError, raise_any
+from src.errors import added_to, raise_any
 
 FLAGS = (
     *command_line.BENCHMARK,
-    Flag("points", None, "coefficients in each direction", "21"),
-    Flag("reach", None, "the largest coefficient; the smallest is its negative", "2.0"),
+    Flag("points", None, "coefficients in each direction; default: 21"),
+    Flag("reach", None, "the largest coefficient, the smallest being its negative; default: 2.0"),
     Flag("max-images", None, "test images of a task to look at, evenly spread; default: all"),
 )
 
@@ -28,18 +29,23 @@ def main() -> None:
     if not any(text.startswith(("DATASETS=", "num_tasks=")) for text in overrides):
         overrides.append("num_tasks=2")
     config = command_line.composed(overrides)
-    grid, most = grid_of(given)
-    tasks = command_line.selected_tasks(config)
-    if len(tasks) != 2:
-        raise UserError(f"disentanglement is of two tasks, such as --eval-datasets=MNIST,DTD; got {len(tasks)}")
+    problems: list[str] = []
+    tasks: list[Task] = []
+    with added_to(problems):
+        grid, most = map_of(given)
+    with added_to(problems):
+        tasks = command_line.selected_tasks(config)
+    if tasks and len(tasks) != 2:
+        problems.append(f"disentanglement is of two tasks, such as --eval-datasets=MNIST,DTD; got {len(tasks)}")
+    raise_any(problems)
     with command_line.scoring(config, "eval_disentanglement.py", sys.argv[1:], tasks) as run:
         if not run:
             return
         run.progress.unit = "pair"
-        run.progress.plan(len(grid) ** 2)
+        run.progress.plan(len(grid) ** 2 // run.team.size)
         shares = disagreements(run.measured, tasks, grid, most)
         title = f"{command_line.model_name(config)}, {tasks[0].name} and {tasks[1].name}"
-        about = run.about(title, {"disentanglement": True, "grid": grid, "max_images": most})
+        about = run.about(title, {"disentanglement": True, "grid": grid, "max_images": most}, splits=["test"])
         found = Disentanglement(grid=grid, shares=shares, **about)
         folder = run.publish(found)
     if folder:
@@ -49,15 +55,15 @@ def main() -> None:
         print(folder / "disentanglement.png")
 
 
-def grid_of(given: dict[str, str | None]) -> tuple[list[float], int | None]:
+def map_of(given: dict[str, str | None]) -> tuple[list[float], int | None]:
     """The coefficients in each direction, and how many images to look at. UserError for all that is wrong at once."""
-    points, reach, most = given["points"], command_line.number(given["reach"]), given["max-images"]
+    points, reach, most = given["points"] or "21", command_line.number(given["reach"] or "2.0"), given["max-images"]
     problems = []
-    if not points.isdigit() or int(points) < 2:
+    if not points.isdecimal() or int(points) < 2:
         problems.append(f"--points counts coefficients from end to end, so it is at least 2; got {points}")
     if reach is None or reach <= 0:
         problems.append(f"--reach is a positive number; got {given['reach']}")
-    if most is not None and (not most.isdigit() or int(most) < 1):
+    if most is not None and (not most.isdecimal() or int(most) < 1):
         problems.append(f"--max-images is a positive whole number; got {most}")
     raise_any(problems)
     numbers = range(int(points))

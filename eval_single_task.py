@@ -24,17 +24,17 @@ def main() -> None:
     with command_line.scoring(config, "eval_single_task.py", sys.argv[1:], owners, others) as run:
         if not run:
             return
-        for task in tasks:
-            run.progress.plan(run.measured.scorer.family.count(task, "val") + 2 * run.measured.scorer.family.count(task, "test"))
-        measured = run.measured.on(tasks)
-        zeroshot = measured.zeroshot("test")
+        measured, check = run.measured.on(tasks), not pretrained and config.finetuning_mode.linearized != POSTHOC
+        run.plan({(task.name, split): 1 + (check and split == "test") for task in tasks for split in SPLITS})
         own = {split: (measured.zeroshot if pretrained else measured.finetuned)(split) for split in SPLITS}
-        own_kind = config.finetuning_mode.linearized != POSTHOC  # the tangent model was not what learned
-        warnings = [] if pretrained else [*leaks(own["val"], own["test"]), *(doubts(zeroshot, own["test"]) if own_kind else [])]
+        warnings = [] if pretrained else leaks(own["val"], own["test"])
+        if check:  # the tangent model of posthoc is not what learned
+            warnings += doubts(measured.zeroshot("test"), own["test"])
         scores = {task.name: {split: own[split][task.name] for split in SPLITS} for task in tasks}
         what = "pre-trained" if pretrained else f"fine-tuned ({config.finetuning_mode.name})"
         title = f"{config.model.name}, {len(tasks)} tasks, {what}"
-        run.publish(SingleTasks(scores=scores, **run.about(title, {"models": what}, warnings)))
+        asked = {"models": what, **({"finetuning_mode": None} if pretrained else {})}
+        run.publish(SingleTasks(scores=scores, **run.about(title, asked, warnings)))
 
 
 if __name__ == "__main__":

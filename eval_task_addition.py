@@ -20,9 +20,8 @@ def main() -> None:
     overrides, given = command_line.overrides_of(__doc__, (*command_line.BENCHMARK, *command_line.GRID))
     grid, problems = command_line.grid_of(given)
     raise_any(problems)
-    chosen = [] if any(text.startswith(("method=", "method.grid=", "n_eval_points=")) for text in overrides) else [
-        "method=sum", f"method.grid={json.dumps(grid)}"
-    ]  # fmt: skip
+    own = any(text.startswith(("method=", "method.grid=", "n_eval_points=")) for text in overrides)
+    chosen = [f"method.grid={json.dumps(grid)}"] if not own or any(given.values()) else []  # a method may bring its own grid
     sys.argv = [str(command_line.ROOT / "main.py"), *chosen, *overrides]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -29,12 +29,12 @@ def main() -> None:
     mode = command_line.mode_of(config)
     if mode.scored_linearized and not mode.trained_linearized:
         raise UserError(f"{mode.name} scores models that were fine-tuned as standard; use --finetuning-mode=standard here")
-    if config.world_size > 1 and not is_member():
+    tasks = command_line.selected_tasks(config)
+    raise_any(command_line.missing_data(config, tasks))
+    if (config.world_size or 1) > 1 and not is_member():
         command_line.started_together("finetune.py", sys.argv[1:], config.world_size)
         return
     team = join()
-    tasks = command_line.selected_tasks(config)
-    raise_any(command_line.missing_data(config, tasks))
     family = command_line.build_family(config, command_line.device_of(config))
     command_line.fetch_data(config, tasks, team)
     missing = command_line.unfinished(config, family, tasks)

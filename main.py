@@ -108,7 +108,7 @@ def merge_and_score(config: DictConfig, method: Method) -> None:
         command_line.fetch_data(config, tasks, team)
         measured = command_line.measurement(config, family, tasks, team, progress)
         given = measured.given
-        progress.plan(sum(3 * family.count(task, "test") + family.count(task, "val") for task in tasks))
+        progress.plan(sum(3 * family.count(task, "test") + family.count(task, "val") for task in tasks) // team.size)
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
         settled = settle(method, specified, load, command_line.masks_folder(config), measured, strategy, progress.plan)
         rows = {task: Row(*scores) for task, scores in measured.compared(settled.vectors).items()}
@@ -175,7 +175,7 @@ def publish(config: DictConfig, result: Result) -> None:
         draw_scale_by_depth(result, pictures[1])
     for path in (record, *pictures):
         print(path)
-    command_line.report_online(config, result)
+    command_line.report_online(config, result, result.curve)
 
 
 def draw(given: Ingredients, masks: Mapping[str, StateDict] | None, title: str, folder: Path) -> None:

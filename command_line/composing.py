@@ -131,7 +131,7 @@ def method_name(config: DictConfig) -> str:
 def model_name(config: DictConfig) -> str:
     """For titles: the model, and the fine-tuning mode where it is not the usual one."""
     mode = config.finetuning_mode.name
-    return config.model.name if mode == "standard" else f"{config.model.name}, {mode}"
+    return config.model.name if mode == "standard" else f"{config.model.name} ({mode})"
 
 
 def setting(config: DictConfig, tasks: list[str]) -> dict:

@@ -24,7 +24,7 @@ class Flag:
 
 MODEL = (
     Flag("model", "model", "a name from config/model", "ViT-demo"),
-    Flag("finetuning-mode", "finetuning_mode", "standard, linear, linear-2, posthoc or lora"),
+    Flag("finetuning-mode", "finetuning_mode", "standard, linear, linear-2, lora or posthoc; default: standard"),
     Flag("world-size", "world_size", "processes that share the work on this machine, one a GPU"),
     Flag("data-location", "data_location", "of datasets"),
     Flag("save", "model_location", "of pre-trained and fine-tuned weights"),
@@ -32,8 +32,8 @@ MODEL = (
 )
 TASKS = "task names with commas between them; default: the model's list"
 GRID = (
-    Flag("n-eval-points", None, "coefficients to try, from 0 on", "21"),
-    Flag("max-coefficient", None, "the largest of them", "1.0"),
+    Flag("n-eval-points", None, "coefficients to try, from 0 on; default: 21"),
+    Flag("max-coefficient", None, "the largest of them; default: 1.0"),
 )
 BENCHMARK = (*MODEL, Flag("eval-datasets", "DATASETS", TASKS), Flag("batch-size", "batch_size", "images scored together"))
 TRAINING = (
@@ -69,14 +69,17 @@ def overrides_of(about: str, flags: Sequence[Flag], short: Sequence[str] = ()) -
 
 
 def _value(flag: Flag, given: str) -> str:
-    return f"[{given}]" if flag.option == "DATASETS" else given
+    """As Hydra reads it: lists in brackets, and in quotes what its grammar would take for something else."""
+    if flag.option == "DATASETS":
+        return f"[{given}]"
+    return given if re.fullmatch(r"[\w./+-]*", given) else "'" + given.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def grid_of(given: Mapping[str, str | None]) -> tuple[list[float], list[str]]:
     """The coefficients that GRID's flags ask for, from 0 to the largest, and what is wrong with the flags."""
-    points, top = given["n-eval-points"], number(given["max-coefficient"])
+    points, top = given["n-eval-points"] or "21", number(given["max-coefficient"] or "1.0")
     problems = []
-    if not points.isdigit() or int(points) < 2:
+    if not points.isdecimal() or int(points) < 2:
         problems.append(f"--n-eval-points counts coefficients from 0 to the largest, so it is at least 2; got {points}")
     if top is None or top <= 0:
         problems.append(f"--max-coefficient is a positive number; got {given['max-coefficient']}")

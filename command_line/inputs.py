@@ -11,7 +11,7 @@ from command_line.speech import Progress
 from src.data.catalogue import find_tasks, require_data
 from src.data.task import Task
 from src.errors import UserError, raise_any
-from src.published import SERVED
+from src.published import SERVED, names_of
 from src.team import Team
 
 
@@ -50,10 +50,12 @@ def check_inputs(config: DictConfig, tasks: list[Task], others: Iterable[Task] =
     """
     everything = [*tasks, *others]
     problems, folder, names = missing_data(config, everything), models_folder(config), [task.name for task in tasks]
-    paths, files = checkpoint_paths(config, names), config.finetuning_mode.files
+    paths, files = checkpoint_paths(config, names), names_of(config.finetuning_mode.files)
     given = config.finetuned or {}
     problems += [
-        f"finetuned= names {name}, which is no task of this run ({', '.join(names)})" for name in given if name not in names
+        f"finetuned= names {name}, which is no task of this run ({', '.join(task.name for task in everything)})"
+        for name in given
+        if name not in {task.name for task in everything}
     ]
     problems += [f"finetuned= says {name} is at {paths[name]}, and nothing is there; check the path"
                  for name in given if name in names and not paths[name].exists()]  # fmt: skip
@@ -61,7 +63,7 @@ def check_inputs(config: DictConfig, tasks: list[Task], others: Iterable[Task] =
     lacking = [name for name in names if name not in given and not paths[name].exists()]
     if lacking and not config.model.finetune_missing:
         problems.append(
-            f"no fine-tuned weights for {', '.join(lacking)} in {folder} (<Task>Val/{files}_finetuned.pt or .safetensors); "
+            f"no fine-tuned weights for {', '.join(lacking)} in {folder} ({' or '.join(f'<Task>Val/{file}' for file in files)}); "
             f"run {get}{make} --train-dataset={','.join(lacking)}, or name yours with 'finetuned={{TASK: PATH}}'"
         )
     heads = heads_of(config)

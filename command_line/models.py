@@ -103,9 +103,11 @@ def models_folder(config: DictConfig) -> Path:
 
 
 def masks_folder(config: DictConfig) -> Path:
-    """Below which masks are kept: chosen by what the tangent model predicts, they are others than the model's own."""
+    """Below which masks are kept: those of other fine-tuned models, or chosen by what the tangent model predicts, are others
+    than the standard models', of which the published ones are."""
     mode = config.finetuning_mode
-    return models_folder(config) if mode.linearized == NEVER else models_folder(config) / mode.name
+    usual = mode.linearized == NEVER and mode.files == MODES[0]
+    return models_folder(config) if usual else models_folder(config) / mode.name
 
 
 def batch_size_of(config: DictConfig, device: torch.device) -> int:

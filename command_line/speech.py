@@ -25,6 +25,7 @@ from src.files import write_json
 from src.stopping import Stopped
 from src.team import is_leader, is_member
 
+INTERRUPTED = "stopped; what was finished is kept, and a rerun goes on from there"
 OTHERS_WAIT = 15  # seconds that a process which found an error leaves to the first one of its team, to say it once
 
 
@@ -36,7 +37,7 @@ def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig
         try:
             script(config)
         except KeyboardInterrupt:
-            print("stopped; what was finished is kept, and a rerun goes on from there", file=sys.stderr)
+            print(INTERRUPTED, file=sys.stderr)
             os._exit(130)  # Hydra would show where it was
         except Stopped as request:
             if is_leader():
@@ -82,6 +83,10 @@ def run_plainly(script: Callable[[], None]) -> int:
     """Run a script that has no Hydra of its own; its exit status."""
     try:
         script()
+    except KeyboardInterrupt:
+        if is_leader():
+            print(INTERRUPTED, file=sys.stderr)
+        return 130
     except Stopped as request:
         if is_leader():
             print(request, file=sys.stderr)
@@ -148,6 +153,10 @@ class Progress:
         return tqdm(total=self.total, leave=False, disable=self.silent, dynamic_ncols=True, **scale, **pause)
 
     def __exit__(self, *_: object) -> None:
+        self.done()
+
+    def done(self) -> None:
+        """Take the bar away: what is printed next stands alone."""
         if "_bar" in vars(self):
             self._bar.close()
 

@@ -1,14 +1,15 @@
 """Where figures go besides the screen and the files: Weights & Biases, TensorBoard."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from src.recipe import Recipe
-from src.results import Result
+from src.records import Run
+from src.search import Point
 from src.team import Team
 from src.training_log import Line, Watch
 
@@ -59,14 +60,14 @@ def _on_board(config: DictConfig, task: str) -> Iterator[Watch]:
         yield watch
 
 
-def report_online(config: DictConfig, result: Result) -> None:
-    """Report a result to Weights & Biases if wandb.mode asks for it."""
+def report_online(config: DictConfig, found: Run, curve: Sequence[Point] = ()) -> None:
+    """Report what a run found to Weights & Biases if wandb.mode asks for it."""
     if config.wandb.mode == "disabled":
         return
     import wandb
 
-    run = wandb.init(project=PROJECT, name=result.name, mode=config.wandb.mode, config=result.config)
-    for point in result.curve:
+    run = wandb.init(project=PROJECT, name=found.name, mode=config.wandb.mode, config=found.config)
+    for point in curve:
         run.log({"coefficient": point.coefficient, "objective": point.objective})
-    run.summary.update({kind: figures["mean"] for kind, figures in result.means().items()})
+    run.summary.update({kind: figures["mean"] for kind, figures in found.means().items()})
     run.finish()

@@ -13,7 +13,7 @@ from src.compact import MASK, Compact, parts_of
 from src.errors import UserError, raise_any
 from src.old_formats.weights import read_both, read_weights
 from src.state_dict import StateDict, added, moves_of, outline
-from src.weight_files import INDEX, PICKLED, in_folder, require_keys, shard_of
+from src.weight_files import ADAPTER, INDEX, PICKLED, in_folder, require_keys, shard_of
 
 STARTING, SHARED, TASKS = "pretrained.safetensors", "shared.safetensors", "tasks.safetensors"  # the files of a bundle
 
@@ -177,7 +177,10 @@ def _open_file(path: Path) -> Mapping[str, Tensor]:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """The header's strings of a safetensors file; empty for any other file, and for one that cannot be read."""
+    """The header's strings of a safetensors file, or of an adapter's in its folder; empty for any other file, and for one that
+    cannot be read."""
+    if (path / ADAPTER).is_file():
+        path = path / ADAPTER
     if path.suffix != ".safetensors":
         return {}
     try:

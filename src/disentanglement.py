@@ -5,9 +5,10 @@ each other's predictions alone.
                   pretrained + a v1 + b v2, predicts otherwise than the model with the task's vector alone
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from statistics import fmean
 
 import torch
 from rich.console import Console
@@ -26,56 +27,67 @@ Map = list[list[float]]  # by the first task's coefficient, then by the second's
 def disagreements(measured: Measurement, pair: Sequence[Task], grid: Sequence[float], most: int | None) -> dict[str, Map]:
     """For each of two tasks, the share of its test examples on which the two-vector model disagrees with its own.
 
-    most: look at so many test examples of a task at most, evenly spread. Rows that were computed are remembered.
+    most: look at so many test examples of a task at most, evenly spread. Each pair of coefficients is remembered.
     """
     scorer, given = measured.scorer, measured.given
+    data = [_Examples(measured, task, most) for task in pair]
     vectors = [given.vectors[task.name].load() for task in pair]
-    digests = [measured.made_of[1][task.name] for task in pair]
-    asked = [[scorer.asked(task, "test") for task in pair], measured.made_of[0], digests, list(grid), most]
-
-    def row(first: float) -> list[list[float]]:
-        """By the second coefficient, the share of each task."""
-        return [shares((first, second)) for second in grid]
-
-    def shares(coefficients: tuple[float, float]) -> list[float]:
-        one = added(given.pretrained, vectors[0], coefficients[0])
-        both = dict(added(one, vectors[1], coefficients[1]))
-        found = (_predictions(measured, both, task, most) for task in pair)
-        return [(labels != alone(place, coefficients[place])).double().mean().item() for place, labels in enumerate(found)]
-
+    about = [[scorer.asked(task, "test"), measured.made_of[1][task.name], examples.seen] for task, examples in zip(pair, data)]
     singles: dict[tuple[int, float], Tensor] = {}
 
     def alone(place: int, coefficient: float) -> Tensor:
         if (place, coefficient) not in singles:
-            model = added(given.pretrained, vectors[place], coefficient)
-            singles[place, coefficient] = _predictions(measured, model, pair[place], most)
+            singles[place, coefficient] = data[place].predictions(added(given.pretrained, vectors[place], coefficient))
         return singles[place, coefficient]
 
-    mine = scorer.team.share([1] * len(grid))
+    def shares(coefficients: tuple[float, float]) -> dict[str, float]:
+        """By task."""
+        one = added(given.pretrained, vectors[0], coefficients[0])
+        both = dict(added(one, vectors[1], coefficients[1]))
+        changed = (examples.predictions(both) != alone(place, coefficients[place]) for place, examples in enumerate(data))
+        return {task.name: share.double().mean().item() for task, share in zip(pair, changed)}
+
+    cells = [(first, second) for first in grid for second in grid]
     done = {}
-    for number in mine:
-        done[number] = measured.cache.get("disagreement", [*asked, grid[number]], partial(row, grid[number]))
-        scorer.report(f"comparing models of {pair[0].name} and {pair[1].name}", len(grid))
-    rows = {number: made for part in scorer.team.gathered(done) for number, made in part.items()}
-    return {
-        task.name: [[shares[place] for shares in rows[number]] for number in range(len(grid))] for place, task in enumerate(pair)
-    }
+    for number in scorer.team.share([1] * len(cells)):
+        asked = sorted([*each, coefficient] for each, coefficient in zip(about, cells[number]))  # whichever task is first
+        done[number] = measured.cache.get("disagreement", [measured.made_of[0], *asked], partial(shares, cells[number]))
+        scorer.report(f"comparing models of {pair[0].name} and {pair[1].name}", 1)
+    found = {number: made for part in scorer.team.gathered(done) for number, made in part.items()}
+    rows = [[found[row * len(grid) + column] for column in range(len(grid))] for row in range(len(grid))]
+    return {task.name: [[cell[task.name] for cell in row] for row in rows] for task in pair}
 
 
-def _predictions(measured: Measurement, weights: StateDict, task: Task, most: int | None) -> Tensor:
-    """The classes predicted for a task's test examples, or for `most` of them, evenly spread; on the CPU."""
-    scorer = measured.scorer
-    family, count = scorer.family, scorer.family.count(task, "test")
-    step = 1 if most is None else max(count // most, 1)
-    predict, found, seen = family.predictor(weights), [], 0
-    for span in family.spans(task, "test"):
-        for batch in family.batches(task, "test", scorer.batch_size, span):
-            rows = slice(-seen % step, None, step)
-            seen += len(batch.labels)
-            part = Batch(task.name, batch.inputs[rows], batch.labels[rows])
-            if len(part.labels):
-                found.append(predict(part).cpu())
-    return torch.cat(found)[:most]
+class _Examples:
+    """A task's test examples, or `most` of them, evenly spread, which are then held in memory."""
+
+    def __init__(self, measured: Measurement, task: Task, most: int | None):
+        self._scorer, self._task = measured.scorer, task
+        count = self._scorer.family.count(task, "test")
+        self._chosen = None if most is None or most >= count else torch.tensor([place * count // most for place in range(most)])
+        self.seen = count if self._chosen is None else len(self._chosen)
+
+    def predictions(self, weights: StateDict) -> Tensor:
+        """The classes predicted for the examples, (n,), on the CPU."""
+        predict = self._scorer.family.predictor(weights)
+        batches = self._all() if self._chosen is None else self._few
+        return torch.cat([predict(batch).cpu() for batch in batches])
+
+    def _all(self) -> Iterator[Batch]:
+        family = self._scorer.family
+        for span in family.spans(self._task, "test"):
+            yield from family.batches(self._task, "test", self._scorer.batch_size, span)
+
+    @cached_property
+    def _few(self) -> list[Batch]:
+        inputs, labels, first = [], [], 0
+        for batch in self._all():
+            inside = self._chosen[(self._chosen >= first) & (self._chosen < first + len(batch.labels))] - first
+            inputs.append(batch.inputs[inside.to(batch.inputs.device)])
+            labels.append(batch.labels[inside.to(batch.labels.device)])
+            first += len(batch.labels)
+        parts = zip(torch.cat(inputs).split(self._scorer.batch_size), torch.cat(labels).split(self._scorer.batch_size))
+        return [Batch(self._task.name, *part) for part in parts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +103,13 @@ class Disentanglement(Run):
         first, second = self.shares.values()
         return [[a + b for a, b in zip(*rows)] for rows in zip(first, second)]
 
-    def mean(self, low: float, high: float) -> float:
-        """The mean error where both coefficients are in an interval."""
-        inside = [place for place, coefficient in enumerate(self.grid) if low <= coefficient <= high]
-        found = [self.error[row][column] for row in inside for column in inside]
-        return sum(found) / len(found) if found else float("nan")
-
-    def means(self) -> dict[str, float]:
-        return {"everywhere": self.mean(self.grid[0], self.grid[-1]), "from 0 to 1": self.mean(0, 1)}
+    def means(self) -> dict[str, dict[str, float]]:
+        """The mean error of all pairs of coefficients, and of those where merging looks for them."""
+        places = {"everywhere": range(len(self.grid))}
+        if {0.0, 1.0} <= set(self.grid):
+            places["from 0 to 1"] = range(self.grid.index(0.0), self.grid.index(1.0) + 1)
+        error = self.error
+        return {where: {"mean": fmean(error[row][column] for row in part for column in part)} for where, part in places.items()}
 
     def figures(self) -> dict:
         return {"grid": self.grid, "shares": self.shares, "error": self.error, "means": self.means()}
@@ -109,6 +120,6 @@ class Disentanglement(Run):
         table.add_column("both coefficients")
         table.add_column("error", justify="right")
         for where, error in self.means().items():
-            table.add_row(where, f"{100 * error:.1f}")
+            table.add_row(where, f"{100 * error['mean']:.1f}")
         console.print(table)
         self.show_notes(console)

@@ -1,6 +1,7 @@
 """The one exception that means "the user can mend this": scripts print its sentences and no traceback."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -16,3 +17,12 @@ def raise_any(problems: Iterable[str]) -> None:
     found = list(problems)
     if found:
         raise UserError(found)
+
+
+@contextlib.contextmanager
+def added_to(problems: list[str]) -> Iterator[None]:
+    """Leave the block at a UserError, whose problems go to `problems`."""
+    try:
+        yield
+    except UserError as reason:
+        problems += reason.problems

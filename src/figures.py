@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from src.disentanglement import Disentanglement
 from src.files import written_beside
@@ -66,16 +67,20 @@ def draw_disentanglement(found: Disentanglement, path: Path) -> None:
     figure = Figure(figsize=(5.6, 4.8))
     axes = figure.subplots()
     image = axes.imshow(
-        [[100 * error for error in row] for row in zip(*found.error)], origin="lower", cmap="Blues", vmin=0,
+        [[100 * error for error in row] for row in zip(*found.error)], origin="lower", cmap="Blues", vmin=0, vmax=100,
         extent=(low - half, high + half, low - half, high + half),
     )  # fmt: skip
-    axes.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], color="#e07a3f", linewidth=1.4, linestyle=(0, (4, 3)))
-    bar = figure.colorbar(image, ax=axes, shrink=0.9)
+    if high >= 1:
+        axes.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], color="#e07a3f", linewidth=1.4, linestyle=(0, (4, 3)))
+    axes.set_xticks(axes.get_yticks(), labels=[])
+    axes.set_xlim(low - half, high + half)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, extend="max")  # one scale for all, so that modes can be compared
     bar.set_label("test predictions that change (%, sum of both tasks)", color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, colors=INK)
     axes.set_xlabel(f"coefficient of {first}", color=INK)
-    axes.set_title(found.title, loc="left", fontsize=11, color=INK)
+    axes.set_title(f"Disentanglement error: {found.title}", loc="left", fontsize=10, color=INK)
     _finish(figure, axes, f"coefficient of {second}", path, grid=False)
 
 

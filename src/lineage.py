@@ -14,6 +14,7 @@ from src.errors import UserError
 from src.evaluate import Score
 
 UNKNOWN = "unknown"
+OF_FINE_TUNED = ("finetuned", "recipes")
 ANY = "any"  # model, or digest
 SECTIONS = ("model", "pretrained", "finetuned", "recipes", "tasks", "heads", "heads_from", "data")
 FAR, SURE = 0.05, 4  # a leak is suspected where test is above validation by so much, and by so many standard errors
@@ -43,9 +44,11 @@ def read_manifests(paths: Iterable[Path]) -> list[tuple[str, dict]]:
 
 def benchmark_of(lineage: Mapping, model: str, entries: Iterable[tuple[str, dict]]) -> str:
     """The name of the first benchmark all of whose digests for this model agree; `unknown` if there is none."""
+    fine_tuned = lineage.get("finetuned") != {}  # else only the pre-trained model was looked at
     for name, models in entries:
         for sections in (models.get(model), models.get(ANY)):
-            if sections and all(_agrees(lineage.get(section), known) for section, known in sections.items()):
+            asked = {section: known for section, known in (sections or {}).items() if fine_tuned or section not in OF_FINE_TUNED}
+            if asked and all(_agrees(lineage.get(section), known) for section, known in asked.items()):
                 return name
     return UNKNOWN
 

@@ -13,6 +13,7 @@ from src.merging.ingredients import Ingredients
 from src.provenance import recipe_digest
 from src.state_dict import Kept, added, digest
 from src.task_vectors import TaskVector
+from src.team import ALONE
 
 CHECKED = 512  # at least so many examples of a task on which a narrow precision is compared with float32
 
@@ -99,7 +100,11 @@ class Measurement:
         """The digests of the pre-trained and the fine-tuned weights."""
         return self._pretrained_digest, {task: facts.digest for task, facts in self._facts.items()}
 
-    def lineage(self, tasks: Mapping[str, Task]) -> dict:
+    def alone(self) -> "Measurement":
+        """The same, scored by this process without its team."""
+        return replace(self, scorer=replace(self.scorer, team=ALONE))
+
+    def lineage(self, tasks: Mapping[str, Task], splits: Sequence[str] = ("val", "test")) -> dict:
         """Digests of all models, and of the heads and data of `tasks`: numbers may be compared where these are equal."""
         family = self.scorer.family
         pretrained, finetuned = self.made_of
@@ -110,7 +115,7 @@ class Measurement:
             "recipes": {name: recipe_digest(checkpoint.path) for name, checkpoint in self.checkpoints.items()},
             "tasks": {name: task.definition for name, task in tasks.items()},
             "heads": {name: family.prepare(task) for name, task in tasks.items()},
-            "data": {name: {split: family.data_digest(task, split) for split in ("val", "test")}
+            "data": {name: {split: family.data_digest(task, split) for split in splits}
                      for name, task in tasks.items()},
         }  # fmt: skip
 

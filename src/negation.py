@@ -27,6 +27,24 @@ class Negated:
     control: tuple[Score, Score]
 
 
+def all_negated(
+    measured: Measurement, targets: Sequence[Task], control: Task, grid: Sequence[float], threshold: float
+) -> dict[str, Negated]:
+    """What negating each target's vector does; the team shares the targets, for each needs the control's data again."""
+    team, count = measured.scorer.team, measured.scorer.family.count
+    mine = team.share([count(task, "val") + count(control, "val") for task in targets])
+    done = {targets[number].name: negated(measured.alone(), targets[number], control, grid, threshold) for number in mine}
+    everyone = {name: found for part in team.gathered(done) for name, found in part.items()}
+    return {task.name: everyone[task.name] for task in targets}
+
+
+def lost(found: Mapping[str, Negated], control: str, threshold: float) -> list[str]:
+    """A note on each negation that keeps less of the control on test data than was asked of it on validation data."""
+    kept = {task: each.control[1].accuracy / each.control[0].accuracy for task, each in found.items() if each.control[0].right}
+    return [f"without {task}, {control} keeps {100 * share:.0f} % of its accuracy on test data, where "
+            f"{100 * threshold:.0f} % was kept on validation data" for task, share in kept.items() if share < threshold]  # fmt: skip
+
+
 def negated(measured: Measurement, target: Task, control: Task, grid: Sequence[float], threshold: float) -> Negated:
     """Of the coefficients of `grid` at which control accuracy is at least `threshold` times the pre-trained model's, the one
     with the lowest target accuracy, the first of equals, on validation data; and what it does to test data.

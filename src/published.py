@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+from src.weight_files import ADAPTER
+
 SUFFIXES = (".safetensors", ".pt")
 MODES = ("nonlinear", "linear", "linear-2", "lora")  # how models were fine-tuned: the prefix of their files
-ADAPTER = "adapter_model.safetensors"
 MASKS = "TALL_mask*.npy"
 SERVED = {"ViT-B-32": "*32*", "ViT-B-16": "*16*", "ViT-L-14": "*14*"}  # the models whose files are published, and their names
 
@@ -24,11 +25,11 @@ class Published:
 
     def finetuned(self, task: str, mode: str = MODES[0]) -> Path | None:
         """The fine-tuned checkpoint of a task."""
-        return self._first(f"{folder}/{name}" for folder in (f"{task}Val", task) for name in _names(mode, "finetuned"))
+        return self._first(f"{folder}/{name}" for folder in (f"{task}Val", task) for name in names_of(mode, "finetuned"))
 
     def all_finetuned(self, mode: str) -> list[Path]:
         """The fine-tuned checkpoints of all tasks, in whatever folders."""
-        names = [name for name in _names(mode, "finetuned") if "/" not in name]
+        names = [name for name in names_of(mode, "finetuned") if "/" not in name]
         return [path for path in self._files if path.name in names]
 
     def zeroshot(self, mode: str = MODES[0]) -> Path | None:
@@ -37,7 +38,7 @@ class Published:
 
     def zeroshots(self, mode: str = MODES[0]) -> list[Path]:
         """All such checkpoints, the preferred one first."""
-        names = _names(mode, "zeroshot")
+        names = names_of(mode, "zeroshot")
         first = self._first(names)
         return list(dict.fromkeys([first, *(path for path in self._files if path.name in names)])) if first else []
 
@@ -80,10 +81,10 @@ class Published:
 
 def own_place(models: Path, model: str, task: str, mode: str = MODES[0]) -> Path:
     """Where this program writes the fine-tuned checkpoint of a task."""
-    return models / model / f"{task}Val" / _names(mode, "finetuned")[0]
+    return models / model / f"{task}Val" / names_of(mode, "finetuned")[0]
 
 
-def _names(mode: str, what: str) -> list[str]:
+def names_of(mode: str, what: str = "finetuned") -> list[str]:
     """File names in the order they are preferred in; of LoRA, first that of an adapter in its folder."""
     stems = [f"{mode}_{what}"] + [what] * (mode == MODES[0])
     return [f"{mode}_{what}/{ADAPTER}"] * (mode == "lora") + [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]

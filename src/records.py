@@ -39,6 +39,10 @@ class Run(ABC):
         """What was measured and what follows from it, as plain json values."""
 
     @abstractmethod
+    def means(self) -> dict[str, dict[str, float]]:
+        """The figures that sum it up, each with the half width of its 95 % confidence interval where it has one."""
+
+    @abstractmethod
     def show(self, console: Console) -> None:
         """Print the table."""
 
@@ -46,7 +50,7 @@ class Run(ABC):
     def name(self) -> str:
         """The same for the same question asked of the same models and data, so that a rerun replaces its own result."""
         asked = xxhash.xxh3_64_hexdigest(repr((self.question, self.lineage)).encode())
-        return f"{re.sub('[^A-Za-z0-9]+', '-', self.title)}-{asked[:8]}"
+        return f"{re.sub('[^A-Za-z0-9]+', '-', self.title).strip('-')}-{asked[:8]}"
 
     def record(self) -> dict:
         """As plain json values."""

@@ -7,6 +7,7 @@ from src.errors import UserError, raise_any
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 INDEX = ".index.json"
+ADAPTER = "adapter_model.safetensors"  # of a LoRA adapter, in a folder of its own
 KINDS = (((".safetensors",), "model.safetensors"), (PICKLED, "pytorch_model.bin"))  # endings, and the name the Hub uses
 NAMED = 3  # of many keys, as many as a sentence holds
 

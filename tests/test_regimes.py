@@ -1,23 +1,38 @@
 """The scripts of the tangent-space benchmark, and main.py on every fine-tuning mode, on quickly fine-tuned models of the demo."""
 
 import json
+import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import command_line
+from src.checkpoints import open_checkpoint
+from src.data.catalogue import find_tasks
 from src.disentanglement import Disentanglement
 from src.evaluate import Score
+from src.models.family import Batch
 from src.negation import Negated, Negation, chosen
 from src.old_formats.linearized import parameters
+from src.provenance import recipe_digest
 from src.search import Point
 from tests.processes import ROOT, run_script
 
 TASKS = ("Textures", "Letters")
 QUICK = ("model.recipe.epochs=1", "model.recipe.batch_size=120", "model.recipe.warmup_steps=5", "DATASETS=[Textures,Letters]")
 MODES = ("standard", "linear", "linear-2", "lora", "posthoc")
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    place = tmp_path_factory.mktemp("family")
+    config = command_line.composed([f"model_location={place}", f"cache_dir={place}"])
+    return command_line.build_family(config, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +55,9 @@ def run(folder: Path, script: str, *arguments: str) -> dict:
 
 def test_single_tasks_are_scored_in_every_mode_and_before_it(folder):
     means = {mode: run(folder, "eval_single_task.py", f"--finetuning-mode={mode}") for mode in ("none", *MODES)}
+    assert means["none"]["question"]["finetuning_mode"] is None and means["none"]["question"]["tasks"] == list(TASKS)
+    assert means["none"]["benchmark"] == "demo"  # the shipped model, and nothing fine-tuned
+    assert all(means[mode]["benchmark"] == "own" for mode in MODES)  # by another recipe than the demo's
     found = {mode: record["means"]["test"]["mean"] for mode, record in means.items()}
     assert all(found[mode] > found["none"] + 0.05 for mode in MODES if mode != "posthoc"), found
     assert found["posthoc"] != found["standard"] and len(set(found.values())) == 6
@@ -60,7 +78,7 @@ def test_task_addition_searches_from_zero_and_is_normalised_by_its_own_regime(fo
 @pytest.mark.parametrize(("mode", "method"), [("linear", "ties"), ("linear-2", "TSVM"), ("lora", "TSVC"), ("posthoc", "average")])
 def test_any_method_runs_on_any_mode(folder, mode, method):
     record = run(folder, "main.py", f"finetuning_mode={mode}", f"method={method}", "n_eval_points=3")
-    assert record["question"]["finetuning_mode"]["name"] == mode and f"ViT-demo, {mode}, 2 tasks" in record["printed"]
+    assert record["question"]["finetuning_mode"]["name"] == mode and f"ViT-demo ({mode}), 2 tasks" in record["printed"]
     assert record["means"]["merged"]["mean"] > record["means"]["zeroshot"]["mean"]
 
 
@@ -72,8 +90,9 @@ def test_negation_lowers_the_target_and_keeps_the_control(folder):
         assert negated["validation"][0]["coefficient"] == 0
         kept = next(point for point in negated["validation"] if point["coefficient"] == negated["coefficient"])
         assert kept["accuracy"]["Shapes"] >= 0.95 * negated["validation"][0]["accuracy"]["Shapes"]
-    means = record["means"]
+    means, start = record["means"], run(folder, "eval_single_task.py", "--finetuning-mode=none")["scores"]
     assert means["target_negated"]["mean"] < means["target_pretrained"]["mean"]
+    assert all(record["tasks"][task]["test"]["target"]["pretrained"] == start[task]["test"] for task in TASKS)
     assert means["control_negated"]["mean"] > 0.9 * means["control_pretrained"]["mean"]
     again = run(folder, "eval_task_negation.py", "--control-dataset=Letters", "--n-eval-points=2")
     assert set(again["tasks"]) == {"Textures"}  # the control is not forgotten itself
@@ -85,10 +104,40 @@ def test_disentanglement_is_mapped_and_drawn(folder):
     first, second = (record["shares"][task] for task in TASKS)
     assert all(row[2] == 0 for row in first) and all(share == 0 for share in second[2])  # the other vector is left out
     assert record["error"][0][0] > 0.1 and record["error"][2][2] == 0
+    assert record["means"]["from 0 to 1"]["mean"] < record["means"]["everywhere"]["mean"]
     (picture,) = folder.glob("results/*/disentanglement.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
-    linear = run(folder, "eval_disentanglement.py", "--points=3", "--max-images=50", "--finetuning-mode=linear")
-    assert linear["title"] if "title" in linear else "ViT-demo, linear" in linear["printed"]
+    linear = run(folder, "eval_disentanglement.py", "--points=2", "--max-images=50", "--finetuning-mode=linear")
+    assert linear["question"]["finetuning_mode"]["name"] == "linear" and set(linear["means"]) == {"everywhere"}
+
+
+def test_a_cell_is_the_share_of_predictions_that_two_models_make_differently(folder, family):
+    """By hand, for one pair of coefficients and the evenly spread images: of 1,000 by 600, not the first 600."""
+    record = run(folder, "eval_disentanglement.py", "--points=2", "--reach=1", "--max-images=600")
+    models = {task: open_checkpoint(folder / f"checkpoints/ViT-demo/{task}Val/nonlinear_finetuned.safetensors") for task in TASKS}
+    start = family.pretrained
+    moves = {task: {key: model[key] - start[key] for key in start} for task, model in models.items()}
+    both = {key: leaf - moves["Textures"][key] + moves["Letters"][key] for key, leaf in start.items()}  # at (-1, 1)
+    alone = {"Textures": {key: leaf - moves["Textures"][key] for key, leaf in start.items()}, "Letters": models["Letters"]}
+    for task in find_tasks(TASKS):
+        family.prepare(task)
+        (batch,) = family.batches(task, "test", 1000, family.spans(task, "test")[0])
+        chosen = [place * 1000 // 600 for place in range(600)]
+        batch = Batch(task.name, batch.inputs[chosen], batch.labels[chosen])
+        one, two = family.predictor(alone[task.name])(batch), family.predictor(both)(batch)
+        assert record["shares"][task.name][0][1] == pytest.approx((one != two).float().mean().item(), abs=2 / 600)
+
+
+def test_several_processes_find_what_one_finds_and_say_it_once(folder):
+    for script, options in {
+        "eval_single_task.py": ("--finetuning-mode=linear-2",),
+        "eval_task_negation.py": ("--control-dataset=Shapes", "--n-eval-points=2", "--max-coefficient=0.1"),
+        "eval_disentanglement.py": ("--points=2", "--max-images=20"),
+    }.items():
+        two, one = (run(folder, script, *options, f"world_size={size}", f"cache_dir=cache{size}") for size in (2, 1))
+        assert two["printed"].count(".json") == 1 and two["printed"].count("benchmark:") == 1
+        different = {key for key in one if one[key] != two[key]}
+        assert different <= {"config", "seconds", "peak_memory_bytes", "printed"}, different
 
 
 def test_adapters_merge_as_files_like_the_dense_models_they_stand_for(folder, tmp_path):
@@ -120,6 +169,7 @@ def test_scripts_say_plainly_what_is_wrong(script, tmp_path):
         cases |= {"--n-eval-points=1": "at least 2", "--max-coefficient=x": "positive number"}
     if script == "eval_task_negation.py":
         cases |= {"--control-threshold=2": "from 0 to 1", "--control-dataset=Cats": "Cats"}
+        cases |= {"--eval-datasets=Shapes": "the control and the only task", "search=golden": "option of main.py"}
     if script == "eval_disentanglement.py":
         cases |= {"--points=0": "at least 2", "--eval-datasets=Digits": "two tasks", "--max-images=no": "whole number"}
     for argument, word in cases.items():
@@ -131,6 +181,21 @@ def test_scripts_say_plainly_what_is_wrong(script, tmp_path):
     assert done.returncode == 1 and "MNIST" in done.stderr and "Cars" in done.stderr and "Traceback" not in done.stderr
     help_text = run_script(script, "--help", cwd=tmp_path)
     assert help_text.returncode == 0 and "--finetuning-mode" in help_text.stdout
+
+
+def test_an_adapter_s_folder_says_of_what_it_was_made(folder):
+    path = folder / "checkpoints" / "ViT-demo" / "LettersVal" / "lora_finetuned"
+    assert recipe_digest(path) == recipe_digest(path / "adapter_model.safetensors") is not None
+    done = run_script("main.py", "finetuning_mode=lora", *QUICK, f"finetuned={{Textures: {path}}}", cwd=folder)
+    assert done.returncode == 1 and "was fine-tuned on Letters, not on Textures" in done.stderr
+
+
+def test_ctrl_c_is_answered_in_a_sentence(tmp_path):
+    def interrupt():
+        threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+    done = run_script("eval_single_task.py", "--finetuning-mode=none", cwd=tmp_path, first=interrupt)
+    assert done.returncode == 130 and "a rerun goes on from there" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_of_the_coefficients_that_keep_the_control_the_one_with_the_lowest_target_is_chosen():
@@ -156,8 +221,9 @@ def test_the_mean_of_one_control_task_is_no_surer_than_one_of_its_scores():
 def test_the_error_is_the_sum_of_both_tasks_shares():
     shares = {"a": [[0.1, 0.0], [0.2, 0.0]], "b": [[0.3, 0.4], [0.0, 0.0]]}
     found = Disentanglement(grid=[-1.0, 1.0], shares=shares, **about())
-    assert found.error == [[0.4, 0.4], [0.2, 0.0]] and found.mean(-1, 1) == pytest.approx(0.25)
-    assert found.means()["from 0 to 1"] == 0.0
+    assert found.error == [[0.4, 0.4], [0.2, 0.0]] and found.means() == {"everywhere": {"mean": pytest.approx(0.25)}}
+    unit = Disentanglement(grid=[0.0, 1.0], shares=shares, **about())
+    assert unit.means()["from 0 to 1"] == unit.means()["everywhere"]
 
 
 def test_numbered_checkpoints_of_the_tangent_line_are_scored_around_the_model_they_hold(folder, tmp_path):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from src.adapters.folder import Adapter
 from src.adapters.layer import Layer
-from src.adapters.problems import WAY_OUT, added_to
-from src.errors import UserError
+from src.adapters.problems import WAY_OUT
+from src.errors import UserError, added_to
 from src.state_dict import StateDict
 
 Edit = Callable[[Tensor], Tensor]

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from src.adapters.layer import Layer
-from src.adapters.problems import WAY_OUT, added_to, listed
+from src.adapters.problems import WAY_OUT, listed
 from src.adapters.settings import CONFIG, Settings, read_settings
 from src.checkpoints import Checkpoint, open_checkpoint
-from src.errors import UserError, raise_any
+from src.errors import UserError, added_to, raise_any
 from src.state_dict import StateDict
+from src.weight_files import ADAPTER
 
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS = (ADAPTER, "adapter_model.bin")
 INNER = ".base_layer.out_proj"  # how the path of MultiheadAttention's projection ends where peft adapts the whole module
 COUNTED_TWICE = (0, 21, 2)  # peft up to this one adds that projection's product twice, when it trains and when it merges
 
