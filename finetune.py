@@ -26,6 +26,8 @@ def main() -> None:
     command_line.check_choices(config)
     if config.model.family is None:
         raise UserError(f"model={config.model.name} has no architecture to fine-tune; choose another of config/model")
+    if config.finetuned is not None:
+        raise UserError("finetuned= names weights that are there; fine-tuned ones are written below model_location")
     mode = command_line.mode_of(config)
     if mode.scored_linearized and not mode.trained_linearized:
         raise UserError(f"{mode.name} scores models that were fine-tuned as standard; use --finetuning-mode=standard here")

@@ -37,6 +37,9 @@ def unfinished(config: DictConfig, family: ModelFamily, tasks: list[Task]) -> li
     problems = [different(task, paths[task.name]) for task in tasks if task not in states]
     problems += [different(task, path) for task, path in states.items() if path.exists()]
     raise_any(filter(None, problems))
+    for task in tasks:
+        if task not in states:
+            state_path(paths[task.name]).unlink(missing_ok=True)  # left by a process that was killed at its very end
     return missing
 
 
@@ -55,7 +58,8 @@ def finetune_all(config: DictConfig, family: ModelFamily, tasks: list[Task], tea
     recipes, mode = {task.name: recipe_of(config, task.name) for task in tasks}, mode_of(config)
     if tasks and family.device.type == "cuda" and members_here() > torch.cuda.device_count():
         raise UserError(f"{members_here()} processes cannot fine-tune on {torch.cuda.device_count()} GPUs; lower world_size")
-    team.wait()  # nobody looks any more for weights that are about to be written
+    if any(names != [task.name for task in tasks] for names in team.gathered([task.name for task in tasks])):
+        raise UserError("not all processes see the same weights; give a model_location on a disk that all machines share")
     for number, task in enumerate(tasks, start=1):
         path = checkpoint_path(config, task.name)
         with (

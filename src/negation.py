@@ -41,8 +41,12 @@ def all_negated(
 def lost(found: Mapping[str, Negated], control: str, threshold: float) -> list[str]:
     """A note on each negation that keeps less of the control on test data than was asked of it on validation data."""
     kept = {task: each.control[1].accuracy / each.control[0].accuracy for task, each in found.items() if each.control[0].right}
-    return [f"without {task}, {control} keeps {100 * share:.0f} % of its accuracy on test data, where "
-            f"{100 * threshold:.0f} % was kept on validation data" for task, share in kept.items() if share < threshold]  # fmt: skip
+    return [
+        f"without {task}, {control} keeps {100 * share:.0f} % of its accuracy on test data, where {100 * threshold:.0f} % "
+        "was kept on validation data"
+        for task, share in kept.items()
+        if share < threshold
+    ]
 
 
 def negated(measured: Measurement, target: Task, control: Task, grid: Sequence[float], threshold: float) -> Negated:

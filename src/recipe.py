@@ -5,12 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import xxhash
 from torch import Generator
 
 from src.errors import UserError
-
-Place = tuple[int, int]  # the number of an epoch, and that of an example
+from src.models.places import Place, seed_of
 
 
 @dataclass(frozen=True)
@@ -102,12 +100,12 @@ class Order:
         return Part([(epoch, index) for index in mine or indices[:1]], weight if mine else 0.0)
 
     def _epoch(self, number: int) -> list[int]:
-        seed = xxhash.xxh3_64_intdigest(repr((self.recipe.seed, number)).encode()) >> 1
-        return torch.randperm(self.count, generator=Generator().manual_seed(seed)).tolist()
+        generator = Generator().manual_seed(seed_of(self.recipe.seed, number))
+        return torch.randperm(self.count, generator=generator).tolist()
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_whole(value: object) -> bool:

@@ -1,5 +1,7 @@
 """The processes that share a run's work: one a GPU, started by torchrun or by world_size=N; usually just this one."""
 
+import atexit
+import contextlib
 import ctypes
 import datetime
 import os
@@ -16,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from src.stopping import SIGNALS
 
 Thing = TypeVar("Thing")
 PATIENCE = datetime.timedelta(days=7)  # one process may score for hours while the others wait
@@ -70,7 +74,7 @@ class Team:
 
     def replicated(self, module: nn.Module) -> nn.Module:
         """`module` such that every backward pass through it leaves the mean of all processes' gradients in each."""
-        return module if self.size == 1 else DistributedDataParallel(module)
+        return module if self.size == 1 else DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -89,6 +93,7 @@ def join() -> Team:
         numbers = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])} if meeting else {}
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, init_method=meeting, timeout=PATIENCE, **numbers)
+        atexit.register(dist.destroy_process_group)  # whose threads would be torn down with the interpreter
     team = Team(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
     if torch.cuda.is_available():
         torch.cuda.set_device(team.local % torch.cuda.device_count())
@@ -120,7 +125,16 @@ def launch(command: Sequence[str], size: int) -> int:
     common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "OMP_NUM_THREADS": threads}
     common[MEETING] = f"file://{folder.name}/meeting"
     members: list[subprocess.Popen] = []
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    asked: list[int] = []  # to end, by which signals
+
+    def pass_on(number: int, _: object) -> None:
+        asked.append(number)
+        for member in members:
+            with contextlib.suppress(ProcessLookupError):
+                # a terminal's Ctrl-C reaches them, too, and a second one would end them at once
+                member.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
         for rank in range(size):
             environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -128,19 +142,29 @@ def launch(command: Sequence[str], size: int) -> int:
         while True:
             statuses = [member.poll() for member in members]
             failed = [status for status in statuses if status]
-            if failed or None not in statuses:
-                return failed[0] if failed else 0
+            if asked or failed or None not in statuses:
+                break
             time.sleep(0.1)
+        if not asked and not any(status - 128 in SIGNALS for status in failed):  # those that stop do so together
+            for member in members:
+                member.terminate()
+        _end(members)
+        return 128 + asked[0] if asked else failed[0] if failed else 0
     finally:
-        signal.signal(signal.SIGTERM, before)
         for member in members:
-            member.terminate()
-        for member in members:
-            try:
-                member.wait(GRACE)
-            except subprocess.TimeoutExpired:
+            if member.poll() is None:
                 member.kill()
+        for number, handler in before.items():
+            signal.signal(number, handler)
         folder.cleanup()
+
+
+def _end(members: Sequence[subprocess.Popen]) -> None:
+    """Wait for all, for as long as a state takes to be written."""
+    deadline = time.monotonic() + GRACE
+    for member in members:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            member.wait(max(deadline - time.monotonic(), 0))
 
 
 def _end_with_parent() -> None:

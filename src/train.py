@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import xxhash
 
 from src.errors import UserError
 from src.models.family import PRECISIONS, Batch, ModelFamily, TaskLike
 from src.models.learner import Learner
 from src.models.modes import Mode
+from src.models.places import seed_of
 from src.provenance import made_from, mismatch
 from src.recipe import Order, Part, Recipe
 from src.stopping import Stopped, Stopping
@@ -59,22 +59,25 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
     on_gpu = family.device.type == "cuda"
     optimizer = torch.optim.AdamW(learner.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=on_gpu)
     about = {"task": task.name, "model": family.name, "made_from": made_from(family, recipe, mode, task)}
-    state = TrainingState(state_path(path), learner, optimizer, {**about, "data": task.fingerprint("train")})
+    own = {"data": task.fingerprint("train"), "model_identity": family.identity, "precision": how.precision}
+    state = TrainingState(state_path(path), learner, optimizer, {**about, **own})
     if different := mismatch(state.path, family, recipe, mode, task):
         raise UserError(different)
     start, what = state.load(), f"fine-tuning {family.name} on {task.name}"
-    if len(set(team.gathered(start))) > 1:
-        raise UserError(f"not all processes see the same {state.path}; give a model_location on a disk that all machines share")
+    if any(other != (start, state.about) for other in team.gathered((start, state.about))):
+        raise UserError(
+            f"not all processes see the same files at {path.parent}; give locations on a disk that all machines share"
+        )
     how.plan(order.steps)
     how.report(what, start)
     watchers = [how.watch, Log(log_path(path), start)] if team.leads else []
     meter, saved, told = Meter(order, how.log_steps, team.total), time.monotonic(), what
-    with Stopping() as stopping:
-        for step, loss in enumerate(_steps(family, task, learner, optimizer, order, start, how), start=start + 1):
+    steps = _steps(family, task, learner, optimizer, order, start, how)
+    with Stopping() as stopping, contextlib.closing(steps):
+        for step, loss in enumerate(steps, start=start + 1):
             if line := meter.after(step, loss):
                 if not math.isfinite(line.loss):
-                    state.remove()
-                    raise UserError(f"the loss on {task.name} became {line.loss}; lower model.recipe.lr and try again")
+                    raise UserError(_diverged(task, line.loss, state))
                 for watch in watchers:
                     watch(line)
                 told = f"{what}: {line}"
@@ -82,7 +85,8 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
             number = team.largest(stopping.number)
             if step == order.steps:
                 break
-            if team.leads and (number or time.monotonic() - saved > 60 * how.save_minutes):
+            late = time.monotonic() - saved > 60 * how.save_minutes
+            if team.leads and (number or late) and bool(torch.isfinite(loss)):
                 state.save(step)
                 saved = time.monotonic()
             if number:
@@ -91,7 +95,13 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
         if team.leads:
             learner.save(path, about)
             state.remove()
-    team.wait()
+        if number := team.largest(stopping.number):  # which waits for all, too
+            raise Stopped(f"stopped after {what}; the same command goes on with the next task", number)
+
+
+def _diverged(task: TaskLike, loss: float, state: TrainingState) -> str:
+    left = f", remove {state.path}," if state.path.exists() else ""
+    return f"the loss on {task.name} became {loss}; lower model.recipe.lr{left} and try again"
 
 
 def _steps(
@@ -103,7 +113,7 @@ def _steps(
     ahead = (part.places for parts in order.parts(team.rank, team.size, start) for part in parts)
     batches = family.training_batches(task, ahead, recipe.seed, how.workers)
     for step, parts in enumerate(order.parts(team.rank, team.size, start), start=start):
-        torch.manual_seed(xxhash.xxh3_64_intdigest(repr((recipe.seed, step, team.rank)).encode()) >> 1)  # of dropout
+        torch.manual_seed(seed_of(recipe.seed, step, team.rank))  # of architectures that drop patches or paths
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step, order.steps)
         loss = torch.zeros((), device=family.device)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from src.files import written_beside
 from src.recipe import Order
 
 
 @dataclass(frozen=True)
 class Line:
-    """After so many steps: the mean loss of those since the last line, the last learning rate, images a second."""
+    """After so many steps: the mean loss of those since the last line, or since the run went on, the last learning rate,
+    images a second."""
 
     step: int
     steps: int
@@ -62,8 +64,8 @@ class Log:
     def __init__(self, path: Path, start: int):
         self._path = path
         kept = path.read_text().splitlines() if start and path.exists() else []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in kept if _step(line) <= start))
+        with written_beside(path) as draft:
+            draft.write_text("".join(f"{line}\n" for line in kept if _step(line) <= start))
 
     def __call__(self, line: Line) -> None:
         with self._path.open("a") as file:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from src.checkpoints import metadata_of
 from tests.processes import ROOT, run_script
@@ -87,3 +88,19 @@ def test_lines_of_training_reach_tensorboard_and_wandb(tmp_path):
     board = EventAccumulator(str(folder))
     board.Reload()
     assert [event.value for event in board.Scalars("loss")] == pytest.approx(losses(tmp_path), rel=1e-5)
+
+
+def test_a_broken_image_is_named_and_ends_the_run(tmp_path):
+    """An error in a process that reads images ends this one, too, and with a sentence."""
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "birds" / split / name).mkdir(parents=True)
+            for number in range(20):
+                Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "birds" / split / name / f"{number}.png")
+    for path in (tmp_path / "birds" / "train" / "a").iterdir():
+        path.write_bytes(path.read_bytes()[:40])
+    options = ["DATASETS=[Birds]", "tasks.Birds.source=birds", "tasks.Birds.templates=['a {}.']", "epochs=1", "batch_size=4"]
+    started = time.monotonic()
+    done = run_script("finetune.py", *options, cwd=tmp_path)
+    assert done.returncode == 1 and "birds" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert time.monotonic() - started < 120

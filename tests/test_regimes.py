@@ -190,10 +190,11 @@ def test_an_adapter_s_folder_says_of_what_it_was_made(folder):
     assert done.returncode == 1 and "was fine-tuned on Letters, not on Textures" in done.stderr
 
 
-def test_ctrl_c_is_answered_in_a_sentence(tmp_path):
-    def interrupt():
-        threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+def interrupt():
+    threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 
+
+def test_ctrl_c_is_answered_in_a_sentence(tmp_path):
     done = run_script("eval_single_task.py", "--finetuning-mode=none", cwd=tmp_path, first=interrupt)
     assert done.returncode == 130 and "a rerun goes on from there" in done.stderr and "Traceback" not in done.stderr
 

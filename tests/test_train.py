@@ -174,7 +174,8 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_bits(tmp_path, number):
             finetune(Line(), Points(), RECIPE, STANDARD, parts, Workshop(report=Bell(at, number), log_steps=3))
         assert stopped.value.number == number and state_path(parts).exists() and not parts.exists()
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
-    finetune(Line(), Points(), RECIPE, STANDARD, parts, Workshop(log_steps=3))
+    with pytest.raises(Stopped, match="goes on with the next task"):  # at the last step, all is written first
+        finetune(Line(), Points(), RECIPE, STANDARD, parts, Workshop(report=Bell(40, number), log_steps=3))
     assert whole.read_bytes() == parts.read_bytes() and not state_path(parts).exists()
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts_training.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 40
@@ -199,6 +200,32 @@ def test_a_state_is_saved_on_the_way_and_one_of_another_fine_tuning_is_refused(t
     finetune(Line(), Points(), RECIPE, STANDARD, path, Workshop())
     finetune(Line(), Points(), RECIPE, STANDARD, tmp_path / "whole.safetensors", Workshop())
     assert path.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_a_step_is_adamw_s_after_clipping_by_hand(tmp_path):
+    """The first step from zero moments moves each entry by lr against its gradient's sign, after decay; a second one sees
+    the clipped gradients' moments."""
+    recipe = replace(RECIPE, lr=0.01, weight_decay=0.5, warmup_steps=0, epochs=1, batch_size=32, max_grad_norm=1e-3)
+    family, path = Line(), tmp_path / "w.safetensors"
+    finetune(family, Points(), recipe, STANDARD, path, Workshop())
+    weights = {key: leaf.clone().requires_grad_() for key, leaf in family.pretrained.items()}
+    first, second = ({key: torch.zeros_like(leaf) for key, leaf in weights.items()} for _ in range(2))
+    for step, ((part,),) in enumerate(zip(Order(64, recipe).parts(0, 1, 0)), start=1):
+        (batch,) = family.training_batches(Points(), [part[0].places] if isinstance(part, list) else [part.places], 0, 0)
+        found = torch.func.functional_call(family._model, weights, (batch.inputs,))
+        gradients = dict(zip(weights, torch.autograd.grad(nn.functional.cross_entropy(found, batch.labels), weights.values())))
+        norm = torch.sqrt(sum(leaf.pow(2).sum() for leaf in gradients.values()))
+        rate = recipe.rate(step - 1, 2)
+        for key, gradient in gradients.items():
+            clipped = gradient * min(1.0, 1e-3 / (norm.item() + 1e-6))
+            first[key] = 0.9 * first[key] + 0.1 * clipped
+            second[key] = 0.999 * second[key] + 0.001 * clipped**2
+            move = (first[key] / (1 - 0.9**step)) / ((second[key] / (1 - 0.999**step)).sqrt() + 1e-8)
+            with torch.no_grad():
+                weights[key] -= rate * (0.5 * weights[key] + move)
+    written = open_checkpoint(path)
+    for key, leaf in weights.items():
+        torch.testing.assert_close(written[key], leaf.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_loss_that_leaves_the_numbers_writes_nothing(tmp_path):

@@ -1,16 +1,18 @@
 """Training examples: augmented at random in worker processes, the same however many those are and wherever a run began."""
 
+import atexit
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import util
 
 import torch
-import xxhash
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-Place = tuple[int, int]  # the number of an epoch, and that of an example
+from src.errors import UserError
+from src.models.places import Place, seed_of
 
 
 class Augmented(Dataset):
@@ -23,13 +25,20 @@ class Augmented(Dataset):
     def __init__(self, examples: Callable[[], Dataset], change: Callable[[Image], Tensor], seed: int):
         self._examples, self._change, self._seed = examples, change, seed
 
-    def __getitems__(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
-        """uint8 pixels (n, 3, height, width) and labels (n,)."""
+    def __getitems__(self, places: Sequence[Place]) -> tuple[Tensor, Tensor] | UserError:
+        """uint8 pixels (n, 3, height, width) and labels (n,); an error of the user's to mend, which is raised where it is read:
+        DataLoader would wrap it in a traceback."""
+        try:
+            return self._read(places)
+        except UserError as reason:
+            return reason
+
+    def _read(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         examples, pixels, labels = self._examples(), [], []
         with torch.random.fork_rng(devices=[]):
             for epoch, index in places:
                 image, label = examples[index]
-                torch.default_generator.manual_seed(_seed(self._seed, epoch, index))
+                torch.default_generator.manual_seed(seed_of(self._seed, epoch, index))
                 pixels.append(self._change(image))
                 labels.append(label)
         return torch.stack(pixels), torch.tensor(labels)
@@ -42,7 +51,11 @@ def loaded(dataset: Dataset, batches: Iterable[Sequence[Place]], workers: int, p
     """
     forks = "fork" in multiprocessing.get_all_start_methods() and workers > 0
     apart = {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": _deaf} if forks else {}
-    return iter(DataLoader(dataset, batch_sampler=_Given(batches), collate_fn=_as_it_is, pin_memory=pinned, **apart))
+    made = iter(DataLoader(dataset, batch_sampler=_Given(batches), collate_fn=_as_it_is, pin_memory=pinned, **apart))
+    if forks:
+        atexit.register(_end_workers)  # registered after DataLoader's own, which wait, and so called before them
+        util.Finalize(None, _end_workers, exitpriority=100)  # the same where this process is itself a child of Python's
+    return map(_raised, made)
 
 
 class _Given:
@@ -55,12 +68,21 @@ class _Given:
         return iter(self._batches)
 
 
-def _seed(*numbers: int) -> int:
-    return xxhash.xxh3_64_intdigest(repr(numbers).encode()) >> 1
-
-
-def _as_it_is(made: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_it_is(made: tuple[Tensor, Tensor] | UserError) -> tuple[Tensor, Tensor] | UserError:
     return made
+
+
+def _raised(made: tuple[Tensor, Tensor] | UserError) -> tuple[Tensor, Tensor]:
+    if isinstance(made, UserError):
+        raise made
+    return made
+
+
+def _end_workers() -> None:
+    """Workers do not hear the SIGTERM with which Python ends its children, and would be waited for forever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader takes a worker's end for a failure
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def _deaf(worker: int) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose, Normalize
 
 from src.errors import UserError
-from src.models.augmented import Augmented, Place, loaded
+from src.models.augmented import Augmented, loaded
 from src.models.blocks import depth_by_name
 from src.models.creation import activation, check_activation, created, tag_of
 from src.models.family import PRECISIONS, Batch, Predictor, TaskLike
@@ -30,6 +30,7 @@ from src.models.learner import Learner
 from src.models.linearize import tangent
 from src.models.lora import adapter
 from src.models.modes import LowRank, Mode, trained
+from src.models.places import Place
 from src.pixels import PixelStore, Split
 from src.saving import save_file
 from src.state_dict import StateDict, digest, outline
@@ -143,11 +144,11 @@ class Clip:
 
     def _low_rank_learner(self, lora: LowRank, names: Sequence[str], whole: int) -> Learner:
         tower = copy.deepcopy(self._clip.visual)
-        tower.load_state_dict(self._reference)
         adapted = adapter(tower, lora, [name.removeprefix(TOWER) for name in names])
 
         def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
-            return self._summed_loss(_pooled(adapted.model(self._normalised(batch.inputs))), batch)
+            moved = adapted.weights(entries, self._reference)
+            return self._summed_loss(self._image_features({**self._reference, **moved}, batch.inputs), batch)
 
         return Learner(adapted.parameters, loss, adapted.save, whole)
 
@@ -276,7 +277,8 @@ class Clip:
         return F.cross_entropy(self._logits(features, batch.task), batch.labels, reduction="sum")
 
     def _logits(self, features: Tensor, task: str) -> Tensor:
-        return F.normalize(features.float(), dim=-1) @ self._heads[task][0].T
+        with torch.autocast(self.device.type, enabled=False):  # logits are large: a narrow one is a coarse one
+            return F.normalize(features.float(), dim=-1) @ self._heads[task][0].T
 
 
 def _pooled(features: Tensor | tuple) -> Tensor:

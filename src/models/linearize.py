@@ -46,13 +46,15 @@ def tangent(function: Callable[[Weights], Tensor], reference: Weights, weights: 
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
     """Attention by formulas that forward-mode differentiation knows; the fused kernels have none."""
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, narrow = torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # else it computes in float32 what is asked for in bf16
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(narrow)
 
 
 def _with_gradient_of(weight: Tensor, value: Tensor) -> Tensor:

@@ -16,14 +16,10 @@ NEVER, POSTHOC, ALWAYS = "never", "posthoc", "always"
 
 @dataclass(frozen=True)
 class LowRank:
-    """LoRA (Hu et al., ICLR 2022): a matrix moves by `alpha / rank` times a product of rank `rank`.
-
-    dropout: the share of a layer's inputs that training hides from that product.
-    """
+    """LoRA (Hu et al., ICLR 2022): a matrix moves by `alpha / rank` times a product of rank `rank`."""
 
     rank: int
     alpha: float
-    dropout: float
 
     def __post_init__(self):
         problems = []
@@ -31,8 +27,6 @@ class LowRank:
             problems.append(f"finetuning_mode.lora.rank is a positive whole number; got {self.rank}")
         if not isinstance(self.alpha, int | float) or not self.alpha > 0:
             problems.append(f"finetuning_mode.lora.alpha is a positive number; got {self.alpha}")
-        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            problems.append(f"finetuning_mode.lora.dropout is a share, in [0, 1); got {self.dropout}")
         if problems:
             raise UserError(problems)
 
