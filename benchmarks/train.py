@@ -115,7 +115,7 @@ def take_turn(family: Unfed, mode: Mode, options: argparse.Namespace, precision:
         lr=1e-5, weight_decay=0.1, warmup_steps=5, epochs=1, batch_size=options.batch_size, num_grad_accumulation=1,
         max_grad_norm=1.0, seed=0,
     )  # fmt: skip
-    path = folder / mode.name / "adapter_model.safetensors" if mode.lora else folder / f"{mode.name}_finetuned.safetensors"
+    path = folder / "lora_finetuned" / "adapter_model.safetensors" if mode.lora else folder / f"{mode.name}_finetuned.safetensors"
     before = len(clock.seconds)
     how = Workshop(precision=precision, log_steps=1000, report=clock)
     finetune(family, Noise(options.batch_size * options.steps), recipe, mode, path, how)

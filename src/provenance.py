@@ -29,7 +29,12 @@ def recipe_digest(path: Path) -> str | None:
     if not said:
         return None
     made = json.loads(said)
-    return xxhash.xxh3_128_hexdigest(json.dumps([made["recipe"], made.get("mode")], sort_keys=True).encode())
+    return digest_of(made["recipe"], made.get("mode"))
+
+
+def digest_of(recipe: dict, mode: dict | None) -> str:
+    """Of a recipe's numbers, and of what a mode trains."""
+    return xxhash.xxh3_128_hexdigest(json.dumps([recipe, mode], sort_keys=True).encode())
 
 
 def mismatch(path: Path, family: ModelFamily, recipe: Recipe, mode: Mode, task: TaskLike) -> str | None:

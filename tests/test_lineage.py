@@ -5,6 +5,7 @@ import command_line
 from src.errors import UserError
 from src.evaluate import Score
 from src.lineage import benchmark_of, doubts, leaks, read_manifests
+from src.provenance import digest_of
 from tests.processes import ROOT
 
 LINEAGE = {
@@ -94,3 +95,17 @@ def test_a_fine_tuned_model_that_is_no_better_is_doubted():
     zeroshot = {"a": Score(31, 100), "b": Score(31, 100), "c": Score(100, 100)}
     (warning,) = doubts(zeroshot, {"a": Score(5, 100), "b": Score(80, 100), "c": Score(100, 100)})
     assert "on a (5.0 and 31.0 %)" in warning
+
+
+def test_the_manifest_knows_the_demo_s_recipe_in_every_mode():
+    (demo,) = [models["ViT-demo"] for name, models in read_manifests([ROOT / "config" / "lineage.yaml"]) if name == "demo"]
+    shipped = set()
+    for path in (ROOT / "config" / "finetuning_mode").glob("*.yaml"):
+        config = command_line.composed([f"finetuning_mode={path.stem}"])
+        shipped.add(digest_of(vars(command_line.recipe_of(config, "Digits")), command_line.mode_of(config).training))
+    assert set(demo["recipes"]) == shipped
+
+
+def test_a_run_without_fine_tuned_models_is_not_called_fine_tuned_here():
+    entries = read_manifests([ROOT / "config" / "lineage.yaml"])
+    assert benchmark_of({**LINEAGE, "finetuned": {}, "recipes": {}}, "ViT-B-32", entries) == "unknown"
