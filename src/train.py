@@ -20,6 +20,7 @@ from src.stopping import Stopped, Stopping
 from src.team import ALONE, Team
 from src.training_log import Log, Meter, Watch
 from src.training_state import TrainingState, log_path, state_path
+from src.warm_memory import keep_freed_memory
 
 
 def _silent(*_: object) -> None:
@@ -57,6 +58,8 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
     torch.manual_seed(recipe.seed)  # of adapters, which start at random
     learner, order, team = family.learner(mode), Order(len(task.examples("train")), recipe), how.team
     on_gpu = family.device.type == "cuda"
+    if not on_gpu:
+        keep_freed_memory()  # a tenth faster, the tangent model more
     optimizer = torch.optim.AdamW(learner.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=on_gpu)
     about = {"task": task.name, "model": family.name, "made_from": made_from(family, recipe, mode, task)}
     own = {"data": task.fingerprint("train"), "model_identity": family.identity, "precision": how.precision}
