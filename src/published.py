@@ -12,6 +12,7 @@ from pathlib import Path
 from src.weight_files import ADAPTER
 
 SUFFIXES = (".safetensors", ".pt")
+ENDINGS = {"lora": (f"/{ADAPTER}", *SUFFIXES)}  # of files, in the order they are preferred in, where not SUFFIXES
 MODES = ("nonlinear", "linear", "linear-2", "lora")  # how models were fine-tuned: the prefix of their files
 MASKS = "TALL_mask*.npy"
 SERVED = {"ViT-B-32": "*32*", "ViT-B-16": "*16*", "ViT-L-14": "*14*"}  # the models whose files are published, and their names
@@ -85,6 +86,6 @@ def own_place(models: Path, model: str, task: str, mode: str = MODES[0]) -> Path
 
 
 def names_of(mode: str, what: str = "finetuned") -> list[str]:
-    """File names in the order they are preferred in; of LoRA, first that of an adapter in its folder."""
+    """File names in the order they are preferred in; the first mode's may lack its name."""
     stems = [f"{mode}_{what}"] + [what] * (mode == MODES[0])
-    return [f"{mode}_{what}/{ADAPTER}"] * (mode == "lora") + [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
+    return [f"{stem}{ending}" for stem in stems for ending in ENDINGS.get(mode, SUFFIXES)]

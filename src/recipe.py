@@ -8,6 +8,7 @@ import torch
 from torch import Generator
 
 from src.errors import UserError
+from src.merging.method import is_number
 from src.models.places import Place, seed_of
 
 
@@ -33,8 +34,8 @@ class Recipe:
         wrong = [f"{name} is a positive whole number; got {getattr(self, name)}" for name in counts
                  if not _is_whole(getattr(self, name)) or getattr(self, name) < 1]  # fmt: skip
         wrong += [f"{name} is a positive number; got {getattr(self, name)}" for name in ("lr", "max_grad_norm")
-                  if not _is_number(getattr(self, name)) or not getattr(self, name) > 0]  # fmt: skip
-        if not _is_number(self.weight_decay) or self.weight_decay < 0:
+                  if not is_number(getattr(self, name)) or not getattr(self, name) > 0]  # fmt: skip
+        if not is_number(self.weight_decay) or self.weight_decay < 0:
             wrong.append(f"weight_decay is a number, 0 for none; got {self.weight_decay}")
         wrong += [f"{name} is a whole number, at least 0; got {getattr(self, name)}" for name in ("warmup_steps", "seed")
                   if not _is_whole(getattr(self, name)) or getattr(self, name) < 0]  # fmt: skip
@@ -102,10 +103,6 @@ class Order:
     def _epoch(self, number: int) -> list[int]:
         generator = Generator().manual_seed(seed_of(self.recipe.seed, number))
         return torch.randperm(self.count, generator=generator).tolist()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_whole(value: object) -> bool:

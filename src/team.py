@@ -130,15 +130,16 @@ def launch(command: Sequence[str], size: int) -> int:
     def pass_on(number: int, _: object) -> None:
         asked.append(number)
         for member in members:
-            with contextlib.suppress(ProcessLookupError):
-                # a terminal's Ctrl-C reaches them, too, and a second one would end them at once
-                member.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+            # a terminal's Ctrl-C reaches them, too, and a second one would end them at once
+            member.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
         for rank in range(size):
             environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             members.append(subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent))
+        if asked:
+            pass_on(asked[0], None)  # to those that were only starting
         while True:
             statuses = [member.poll() for member in members]
             failed = [status for status in statuses if status]

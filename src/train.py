@@ -13,7 +13,6 @@ from src.errors import UserError
 from src.models.family import PRECISIONS, Batch, ModelFamily, TaskLike
 from src.models.learner import Learner
 from src.models.modes import Mode
-from src.models.places import seed_of
 from src.provenance import made_from, mismatch
 from src.recipe import Order, Part, Recipe
 from src.stopping import Stopped, Stopping
@@ -116,7 +115,6 @@ def _steps(
     ahead = (part.places for parts in order.parts(team.rank, team.size, start) for part in parts)
     batches = family.training_batches(task, ahead, recipe.seed, how.workers)
     for step, parts in enumerate(order.parts(team.rank, team.size, start), start=start):
-        torch.manual_seed(seed_of(recipe.seed, step, team.rank))  # of architectures that drop patches or paths
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step, order.steps)
         loss = torch.zeros((), device=family.device)

@@ -60,7 +60,12 @@ class TrainingState:
         """
         if not self.path.exists():
             return 0
-        told, found = metadata_of(self.path), open_checkpoint(self.path)
+        told = metadata_of(self.path)
+        try:
+            found = open_checkpoint(self.path)
+        except UserError as reason:
+            said = f"{self.path}, the state of an unfinished fine-tuning, is spoiled; remove it to start anew"
+            raise UserError(said) from reason
         changed = [key for key, value in self.about.items() if told.get(key) != value]
         entries = self.learner.entries
         lacking = [name for name, leaf in entries.items() for kind in (WEIGHT, *MOMENTS)

@@ -19,6 +19,7 @@ from src.weight_files import ADAPTER
 WEIGHTS = (ADAPTER, "adapter_model.bin")
 INNER = ".base_layer.out_proj"  # how the path of MultiheadAttention's projection ends where peft adapts the whole module
 COUNTED_TWICE = (0, 21, 2)  # peft up to this one adds that projection's product twice, when it trains and when it merges
+TIMES = 2
 
 _NESTED = re.compile(r"\.(base_layer|modules_to_save)(?=\.|$)")
 _FACTOR = re.compile(r"(.+)\.lora_((?:embedding_)?[AB]|magnitude_vector)(\.(?!(?:weight|bias)$)[^.]+)?(\.weight)?")
@@ -87,13 +88,18 @@ def _taken_apart(weights: StateDict) -> tuple[dict[str, dict[str, Tensor]], dict
 def _inner(path: Path, places: Collection[str], version: str) -> set[str]:
     """The projections of attention that was adapted whole. Raises UserError if it is not known how often peft counts them."""
     inner = {where for where in places if where.endswith(INNER) and where.removesuffix(INNER) in places}
-    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-    if inner and (numbers is None or tuple(map(int, numbers.groups())) > COUNTED_TWICE):
+    if inner and not counts_twice(version):
         raise UserError(
             f"{path} adapts MultiheadAttention with peft {version}: peft up to {'.'.join(map(str, COUNTED_TWICE))} adds the "
             f"change of its out_proj twice, and what later ones do is not known here; {WAY_OUT}"
         )
     return inner
+
+
+def counts_twice(version: str) -> bool:
+    """Whether peft of this version is known to count an adapted attention's output projection twice."""
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    return numbers is not None and tuple(map(int, numbers.groups())) <= COUNTED_TWICE
 
 
 def _layer(where: str, parts: Mapping[str, Tensor], inner: bool) -> Layer:
@@ -103,7 +109,7 @@ def _layer(where: str, parts: Mapping[str, Tensor], inner: bool) -> Layer:
         where=where,
         start=_NESTED.sub("", where) + ".",
         called=_NESTED.sub("", where.removesuffix(INNER) if inner else where),
-        times=2 if inner else 1,
+        times=TIMES if inner else 1,
         down=down,
         up=up,
         magnitude=parts.get("magnitude_vector"),

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from src.models.learner import Learner
 from src.models.modes import Mode
+from src.models.places import Place
 from src.state_dict import StateDict
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -74,9 +75,7 @@ class ModelFamily(Protocol):
     def batches(self, task: TaskLike, split: str, size: int, span: range) -> Iterator[Batch]:
         """The examples of a span, in order."""
 
-    def training_batches(
-        self, task: TaskLike, places: Iterable[Sequence[tuple[int, int]]], seed: int, workers: int
-    ) -> Iterator[Batch]:
+    def training_batches(self, task: TaskLike, places: Iterable[Sequence[Place]], seed: int, workers: int) -> Iterator[Batch]:
         """Augmented training examples: of each batch, those of these epochs and numbers. What is random in them follows from
         the seed and their place alone. workers: processes that make them ahead, 0 for none."""
 

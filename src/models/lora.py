@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from src.adapters import CONFIG
-from src.adapters.folder import INNER
+from src.adapters import CONFIG, COUNTED_TWICE
+from src.adapters.folder import INNER, TIMES, counts_twice
 from src.errors import UserError
 from src.files import folder_beside
 from src.models.modes import LowRank
@@ -50,10 +50,11 @@ def adapter(tower: nn.Module, lora: LowRank, names: Sequence[str]) -> Adapted:
 
     Peft's own forward pass adds products to attention's weights and takes them off again, which moves those by rounding; a
     run that was stopped would not go on to the same bits. So the products are added here, and count what they count there
-    (see `src.adapters`). Raises UserError if peft is not installed or has no adapters for such layers.
+    (see `src.adapters`). Raises UserError if peft is not installed, is too new for what is known of it, or has no adapters
+    for such layers.
     """
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig, __version__, get_peft_model
         from peft.utils import get_peft_model_state_dict
     except ImportError as reason:
         raise UserError("--finetuning-mode=lora needs peft, which is not installed; pip install peft") from reason
@@ -61,15 +62,18 @@ def adapter(tower: nn.Module, lora: LowRank, names: Sequence[str]) -> Adapted:
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=layers)
     try:
         model = get_peft_model(tower, config)
-    except (ValueError, NotImplementedError, TypeError) as reason:
+    except ValueError as reason:
         raise UserError(f"peft adapts no such layers ({reason}); choose another finetuning_mode.trains") from reason
     by_storage = {leaf.data_ptr(): leaf for leaf in model.parameters() if leaf.requires_grad}
     saved = {name: by_storage[leaf.data_ptr()] for name, leaf in get_peft_model_state_dict(model).items()}
+    if any(INNER in key for key in saved) and not counts_twice(__version__):
+        known = ".".join(map(str, COUNTED_TWICE))
+        raise UserError(f"what peft {__version__} makes of attention is not known here; pip install 'peft<={known}'")
     products = {}
     for down in (key for key in saved if ".lora_A." in key):
         where, times = down.removeprefix("base_model.model.").partition(".lora_A.")[0], 1
         if where.endswith(INNER):
-            where, times = where.replace(".base_layer.", "."), 2
+            where, times = where.replace(".base_layer.", "."), TIMES
         name = next(name for name in (f"{where}.in_proj_weight", f"{where}.weight") if name in names)
         products[name] = down, down.replace(".lora_A.", ".lora_B."), times * lora.alpha / lora.rank
     return Adapted(saved, products, config)

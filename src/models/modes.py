@@ -68,6 +68,11 @@ class Mode:
         return self.linearized != NEVER
 
     @property
+    def is_usual(self) -> bool:
+        """Whether all of the model itself trains, and is scored, as wherever nothing is said of a mode."""
+        return (self.trains, self.linearized, self.lora) == (EVERYTHING, NEVER, None)
+
+    @property
     def training(self) -> dict:
         """What decides fine-tuned weights, as json values; how they are scored does not."""
         return {"trains": self.trains, "linearized": self.trained_linearized, "lora": self.lora and asdict(self.lora)}
