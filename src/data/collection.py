@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import xxhash
 
@@ -21,6 +22,8 @@ from src.errors import UserError
 @dataclass(frozen=True, eq=False)
 class Collection:
     """The examples of a row; `given` are class names in label order that replace the row's own."""
+
+    kind: ClassVar[str] = "Collection"
 
     row: Row
     whereabouts: Whereabouts
@@ -83,7 +86,7 @@ class Collection:
     def _state(self, part: str) -> str:
         place = self._place
         files = listing_digest(place.root, place.sources(part))
-        told = [type(place).__name__, self.row.classes, self.row.by_name, self.given, dict(self.whereabouts.columns or {}), files]
+        told = [place.kind, self.row.classes, self.row.by_name, self.given, dict(self.whereabouts.columns or {}), files]
         return xxhash.xxh3_128_hexdigest(json.dumps(told).encode())
 
     def problems(self, fetched: bool = False) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 from torch.utils.data import Dataset
@@ -55,6 +56,8 @@ def pictures(folder: Path, names: Sequence[str], wanted: Callable[[str], bool] |
 class ImageFolders:
     """`folders` has the folder of each part, below `root`."""
 
+    kind: ClassVar[str] = "ImageFolders"
+
     root: Path
     folders: Mapping[str, str]
 
@@ -82,6 +85,8 @@ class ImageFolders:
 @dataclass(frozen=True)
 class ListedImages:
     """One folder of class folders for all parts, and for each the lists of its file names (RESISC45, DTD)."""
+
+    kind: ClassVar[str] = "ListedImages"
 
     root: Path
     folder: str

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -30,6 +31,8 @@ class Parquet:
     called, where that is not clear; absent: says what is still to come of the files, if they are a download; task: whose
     examples they are, for sentences.
     """
+
+    kind: ClassVar[str] = "Parquet"
 
     task: str
     root: Path

@@ -14,7 +14,12 @@ from src.errors import UserError
 
 
 class Place(Protocol):
-    """Examples below `root`; nothing is read before it is asked for."""
+    """Examples below `root`; nothing is read before it is asked for.
+
+    kind: part of every digest of examples, so it is a literal that outlives the names of classes.
+    """
+
+    kind: str
 
     @property
     def root(self) -> Path: ...

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,8 @@ class Torchvision:
     named: its class names are those of the data on disk; downloads: it can fetch the data;
     listed: the reader's list of image files, where it reads one and opens the images later.
     """
+
+    kind: ClassVar[str] = "Torchvision"
 
     root: Path
     reader: str
@@ -72,6 +75,8 @@ class Torchvision:
 class Stl10(Torchvision):
     """STL10: torchvision's reader wants the unlabelled images too, and reads all their 3 GB for a checksum."""
 
+    kind: ClassVar[str] = "Stl10"
+
     def load(self, part: str) -> Examples:
         images, labels = self.sources(part)
         return Readable(Plates(images, np.fromfile(labels, np.uint8).astype(int) - 1), self.root)
@@ -99,6 +104,8 @@ class Plates(Dataset):
 @dataclass(frozen=True)
 class PatchCamelyon(Torchvision):
     """PCAM: torchvision's reader opens two archives for every image; this one keeps the labels, and a file open."""
+
+    kind: ClassVar[str] = "PatchCamelyon"
 
     def load(self, part: str) -> Examples:
         images, labels = self.sources(part)
