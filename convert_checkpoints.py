@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import command_line
-from src.conversion import convert, is_same, pickled_files
+from src.checkpoints.conversion import convert, is_same, pickled_files
 from src.errors import UserError, raise_any
-from src.old_formats.archives import check_contents
+from src.pickles.archives import check_contents
 
 
 def main() -> None:

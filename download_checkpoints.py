@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import command_line
-from src.checkpoints import open_all
+from src.checkpoints.published import SERVED, Published
+from src.checkpoints.reading import open_all
+from src.checkpoints.shards import PICKLED
+from src.downloads.drive import FOLDERS, fetch_folder
+from src.downloads.hub import fetch
 from src.errors import UserError, raise_any
-from src.fetching.drive import FOLDERS, fetch_folder
-from src.fetching.hub import fetch
-from src.old_formats.archives import check_contents
-from src.old_formats.arrays import read_arrays
-from src.published import SERVED, Published
-from src.weight_files import PICKLED
+from src.pickles.archives import check_contents
+from src.pickles.mask_arrays import read_arrays
 
 REPOSITORY = "nik-dim/tall_masks"
 ENDINGS = {"checkpoints": (".pt", ".safetensors"), "tall_masks": (".npy",)}

@@ -11,7 +11,7 @@ import argparse
 import sys
 
 import command_line
-from src.data.catalogue import require_data
+from src.data.registry import require_data
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import sys
 import command_line
 from command_line import Flag
 from src.data.task import Task
-from src.disentanglement import Disentanglement, disagreements
 from src.errors import added_to, raise_any
+from src.experiments.disentanglement import Disentanglement, disagreements
 
 FLAGS = (
     *command_line.BENCHMARK,
@@ -38,7 +38,7 @@ def main() -> None:
     if tasks and len(tasks) != 2:
         problems.append(f"disentanglement is of two tasks, such as --eval-datasets=MNIST,DTD; got {len(tasks)}")
     raise_any(problems)
-    with command_line.scoring(config, "eval_disentanglement.py", sys.argv[1:], tasks) as run:
+    with command_line.session(config, "eval_disentanglement.py", sys.argv[1:], tasks) as run:
         if not run:
             return
         run.progress.unit = "pair"
@@ -49,7 +49,7 @@ def main() -> None:
         found = Disentanglement(grid=grid, shares=shares, **about)
         folder = run.publish(found)
     if folder:
-        from src.figures import draw_disentanglement  # matplotlib is slow to import, and errors come before
+        from src.reports.figures import draw_disentanglement  # matplotlib is slow to import, and errors come before
 
         draw_disentanglement(found, folder / "disentanglement.png")
         print(folder / "disentanglement.png")

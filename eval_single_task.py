@@ -9,9 +9,9 @@ python eval_single_task.py --model=ViT-B-32 --eval-datasets=MNIST,DTD precision=
 import sys
 
 import command_line
-from src.lineage import doubts, leaks
+from src.evaluation.lineage import doubts, leaks
+from src.experiments.single_task import SPLITS, SingleTasks
 from src.models.modes import POSTHOC
-from src.single_tasks import SPLITS, SingleTasks
 
 NONE = "finetuning_mode=none"
 
@@ -21,7 +21,7 @@ def main() -> None:
     config = command_line.composed([text for text in overrides if text != NONE])
     tasks, pretrained = command_line.selected_tasks(config), NONE in overrides
     owners, others = ([], tasks) if pretrained else (tasks, [])
-    with command_line.scoring(config, "eval_single_task.py", sys.argv[1:], owners, others) as run:
+    with command_line.session(config, "eval_single_task.py", sys.argv[1:], owners, others) as run:
         if not run:
             return
         measured, check = run.measured.on(tasks), not pretrained and config.finetuning_mode.linearized != POSTHOC

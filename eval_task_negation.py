@@ -13,7 +13,7 @@ import sys
 import command_line
 from command_line import Flag
 from src.errors import added_to, raise_any
-from src.negation import Negation, all_negated, lost
+from src.experiments.negation import Negation, all_negated, lost
 
 FLAGS = (
     *command_line.BENCHMARK,
@@ -39,7 +39,7 @@ def main() -> None:
     if listed and controls and not targets:
         problems.append(f"{controls[0].name} is the control and the only task; name others to forget, or another control")
     raise_any(problems)
-    with command_line.scoring(config, "eval_task_negation.py", sys.argv[1:], targets, controls) as run:
+    with command_line.session(config, "eval_task_negation.py", sys.argv[1:], targets, controls) as run:
         if not run:
             return
         (control,) = controls

@@ -17,7 +17,7 @@ from command_line.flags import RECIPE, TRAINING
 from src.errors import UserError, raise_any
 from src.models.family import ModelFamily
 from src.models.modes import Mode
-from src.team import is_member, join
+from src.runtime.distributed import is_member, join
 
 
 def main() -> None:

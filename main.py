@@ -20,24 +20,24 @@ from rich.console import Console
 
 import command_line
 from command_line import Progress
-from src.adapters import is_adapter, open_over
-from src.analysis import analyse
-from src.checkpoints import open_all
-from src.choosing import settle, with_saved_masks
+from src.checkpoints.mask_files import MadeOf, facts_of
+from src.checkpoints.peft import is_adapter, open_over
+from src.checkpoints.reading import open_all
+from src.checkpoints.writing import save_bundle, save_by_task, save_file, save_folder, size_of
 from src.errors import UserError
-from src.files import write_json
-from src.lineage import benchmark_of, doubts, leaks, read_manifests
-from src.masks import MadeOf, facts_of
-from src.merging.ingredients import Ingredients
+from src.evaluation.lineage import benchmark_of, doubts, leaks, read_manifests
+from src.evaluation.search import STRATEGIES
+from src.evaluation.selection import settle, with_saved_masks
+from src.experiments.analysis import analyse
+from src.experiments.merge import Result, Row
+from src.experiments.storage import storage_of
+from src.merging.engine.inputs import Ingredients
 from src.merging.method import Family, Method
-from src.models.blocks import depth_by_name
+from src.models.depth import depth_by_name
 from src.models.modes import POSTHOC
-from src.results import Result, Row
-from src.saving import save_bundle, save_by_task, save_file, save_folder, size_of
-from src.search import STRATEGIES
+from src.runtime.distributed import join
+from src.runtime.files import write_json
 from src.state_dict import StateDict, added, digest
-from src.storage import storage_of
-from src.team import join
 
 
 @hydra.main(version_base=None, config_path="config", config_name="config")
@@ -162,7 +162,7 @@ def scale_by_depth(candidates: Family, coefficients: dict[str, float], given: In
 
 def publish(config: DictConfig, result: Result) -> None:
     """Print the table; write the record and the pictures."""
-    from src.figures import draw_accuracy, draw_scale_by_depth  # matplotlib is slow to import, and errors come before
+    from src.reports.figures import draw_accuracy, draw_scale_by_depth  # matplotlib is slow to import, and errors come before
 
     console = Console()
     result.show(console)
@@ -180,7 +180,7 @@ def publish(config: DictConfig, result: Result) -> None:
 
 def draw(given: Ingredients, masks: Mapping[str, StateDict] | None, title: str, folder: Path) -> None:
     """Write what the tasks share, as numbers and as pictures."""
-    from src.analysis_figures import draw_analysis
+    from src.reports.analysis_figures import draw_analysis
 
     found = analyse(given, masks)
     write_json(folder / "analysis.json", asdict(found))

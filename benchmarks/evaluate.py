@@ -25,14 +25,14 @@ from torch.utils.data import DataLoader, Dataset
 
 import command_line
 from benchmarks.inputs import clip_encoders
-from src.cache import Cache
-from src.checkpoints import open_all
-from src.choosing import choose
-from src.evaluate import Scorer
-from src.measurement import Measurement
-from src.merging.ingredients import Ingredients
+from src.checkpoints.reading import open_all
+from src.evaluation.cache import Cache
+from src.evaluation.evaluator import Measurement
+from src.evaluation.scorer import Scorer
+from src.evaluation.search import STRATEGIES
+from src.evaluation.selection import choose
+from src.merging.engine.inputs import Ingredients
 from src.models.family import PRECISIONS, ModelFamily
-from src.search import STRATEGIES
 
 CLASSES, COEFFICIENTS = 10, [n / 10 for n in range(1, 11)]
 

@@ -8,9 +8,9 @@ import open_clip
 import torch
 from torch import Tensor
 
-from src.checkpoints import open_checkpoint
-from src.files import write_json
-from src.saving import save_file
+from src.checkpoints.reading import open_checkpoint
+from src.checkpoints.writing import save_file
+from src.runtime.files import write_json
 from src.state_dict import Lazy
 
 FOLDER = Path("cache/benchmarks")

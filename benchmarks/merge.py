@@ -29,12 +29,12 @@ from rich.table import Table
 import command_line
 from benchmarks.inputs import FOLDER, clip_encoders, sharded_language_models
 from benchmarks.memory import Peak
-from src.checkpoints import open_all, open_checkpoint
-from src.masks import MadeOf, open_masks, save_masks
-from src.merging.ingredients import Ingredients
+from src.checkpoints.mask_files import MadeOf, open_masks, save_masks
+from src.checkpoints.reading import open_all, open_checkpoint
+from src.checkpoints.writing import save_bundle, save_file, save_folder
+from src.merging.engine.inputs import Ingredients
 from src.merging.method import Family, Method
-from src.models.blocks import depth_by_name
-from src.saving import save_bundle, save_file, save_folder
+from src.models.depth import depth_by_name
 from src.state_dict import added
 from src.task_vectors import TaskVector
 

@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import command_line
 from src.models.family import Batch, ModelFamily
 from src.models.modes import Mode
-from src.recipe import Recipe
-from src.train import Workshop, finetune
+from src.training.loop import Workshop, finetune
+from src.training.recipe import Recipe
 
 MODES = ("standard", "linear", "linear-2", "lora")
 CLASSES = tuple(f"class {number}" for number in range(10))

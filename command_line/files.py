@@ -5,11 +5,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from command_line.composing import method_name
-from src.checkpoints import INDEX, PICKLED, SHARED, STARTING, TASKS
+from command_line.config import method_name
+from src.checkpoints.reading import INDEX, PICKLED, SHARED, STARTING, TASKS
+from src.checkpoints.writing import check_target, size_of
 from src.errors import UserError, raise_any
 from src.merging.method import Method
-from src.saving import check_target, size_of
 from src.state_dict import StateDict
 
 

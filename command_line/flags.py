@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from src.models.modes import TRAINS
-from src.recipe import Recipe
+from src.training.recipe import Recipe
 
 RECIPE = [field.name for field in fields(Recipe)]
 

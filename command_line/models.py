@@ -10,17 +10,17 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from src.adapters import open_over
-from src.checkpoints import PICKLED, Checkpoint, open_all, open_both, open_checkpoint
+from src.checkpoints.peft import open_over
+from src.checkpoints.published import MODES, Published, own_place
+from src.checkpoints.reading import PICKLED, Checkpoint, open_all, open_both, open_checkpoint
 from src.errors import UserError, raise_any
-from src.evaluate import Report
+from src.evaluation.scorer import Report
+from src.models.clip.heads import Heads
+from src.models.clip.pixel_cache import PixelStore
 from src.models.family import ModelFamily
-from src.models.heads import Heads
 from src.models.modes import NEVER, Mode
-from src.pixels import PixelStore
-from src.published import MODES, Published, own_place
+from src.runtime.distributed import Team, members_here
 from src.state_dict import differences, digest
-from src.team import Team, members_here
 
 MOST_AT_ONCE = 8  # models scored in one pass: more gain nothing, and a killed run loses a span of all of them
 LAST_LAYERS = ("visual.proj", "visual_projection.weight")

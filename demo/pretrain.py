@@ -24,7 +24,7 @@ from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
-from src.data.demo import DRAWN, PLAIN
+from src.data.demo.tasks import DRAWN, PLAIN
 
 HERE = Path(__file__).parent
 CONFIG = HERE / "ViT-demo.json"

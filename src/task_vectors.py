@@ -8,7 +8,7 @@ from numbers import Number
 import torch
 from torch import Tensor, nn
 
-from src.checkpoints import open_both, open_checkpoint, open_compact
+from src.checkpoints.reading import open_both, open_checkpoint, open_compact
 from src.errors import UserError
 from src.state_dict import Lazy, StateDict, added, is_blank, model_differences, moves_of, outline, zip_with
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from src.merging.ingredients import Ingredients
-from src.models.blocks import depth_by_name
-from tests.processes import run_fresh
+from src.merging.engine.inputs import Ingredients
+from src.models.depth import depth_by_name
+from tests.helpers.processes import run_fresh
 
 # Tests run side by side, one a core, and so must the processes they start. Set after torch was imported here, this
 # leaves this process its threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-LONGEST = ("test_pipeline", "test_regimes", "test_killing", "test_benchmark", "test_finetune")
+LONGEST = ("test_demo.py", "test_tangent", "test_restarts", "test_own_benchmark", "test_finetune")
 
 Models = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import command_line
-from src.checkpoints import SHARED, STARTING, TASKS, open_all, open_checkpoint, open_compact
+from src.checkpoints.reading import SHARED, STARTING, TASKS, open_all, open_checkpoint, open_compact
+from src.checkpoints.writing import bundle_size, save_bundle, size_of
 from src.compact import Compact, masked, masks_as_parts, pack, packed_size, parts_of, unpack
 from src.errors import UserError
-from src.saving import bundle_size, save_bundle, size_of
+from src.experiments.storage import storage_of
 from src.state_dict import added
-from src.storage import storage_of
 from src.task_vectors import TaskVector
 from tests.conftest import ingredients, tiny_models
-from tests.processes import run_script
+from tests.helpers.processes import run_script
 
 PER_TASK = ("tall_mask", "mag_masking", "TSVC")
 

@@ -12,13 +12,13 @@ import torch
 from omegaconf import OmegaConf
 
 import command_line
-from src.data import demo
-from src.data.catalogue import find_tasks
+from src.checkpoints.writing import save_file
+from src.data.demo import tasks as demo
+from src.data.registry import find_tasks
+from src.experiments.merge import Result
 from src.models.clip import Clip
-from src.results import Result
-from src.saving import save_file
 from src.state_dict import digest
-from tests.processes import ROOT, run_script
+from tests.helpers.processes import ROOT, run_script
 
 TASKS = {
     "Shapes": "e9ccec0d3fa7b967bd390cad0912d54e",

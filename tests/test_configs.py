@@ -6,8 +6,8 @@ import pytest
 
 import command_line
 from src.merging.method import Method
-from src.train import Recipe
-from tests.processes import ROOT
+from src.training.loop import Recipe
+from tests.helpers.processes import ROOT
 
 GROUPS = {group: sorted(path.stem for path in (ROOT / "config" / group).glob("*.yaml")) for group in ("model", "tasks", "method")}
 

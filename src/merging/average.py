@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from src.errors import UserError
-from src.merging.ingredients import Ingredients
+from src.merging.engine.inputs import Ingredients
 from src.merging.method import Family, Fixed, Method
 
 

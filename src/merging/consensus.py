@@ -11,12 +11,12 @@ from torch import Tensor
 
 from src.compact import packed_size, unpack
 from src.errors import UserError
-from src.merging.cores import side_by_side
-from src.merging.ingredients import Ingredients
-from src.merging.masking import check_base, multi_task_vector
+from src.merging.engine.inputs import Ingredients
+from src.merging.engine.masks import check_base, multi_task_vector
+from src.merging.engine.threads import side_by_side
+from src.merging.engine.trimming import check_percentage, trimmed
 from src.merging.method import Family, Method, Searched, is_number
 from src.merging.tall_mask import TallMask
-from src.merging.trimming import check_percentage, trimmed
 from src.state_dict import Kept, Lazy, StateDict, blank
 from src.task_vectors import TaskVector
 

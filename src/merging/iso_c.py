@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.merging.ingredients import Ingredients
-from src.merging.linear_algebra import polar_factor, weights_floor
+from src.merging.engine.inputs import Ingredients
+from src.merging.engine.linear_algebra import polar_factor, weights_floor
 from src.merging.method import Family, Searched
 
 

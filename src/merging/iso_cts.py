@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from src.errors import UserError
-from src.merging.ingredients import Ingredients
-from src.merging.linear_algebra import concatenated, leading_triplets, leading_triplets_of_each, orthogonalised
+from src.merging.engine.inputs import Ingredients
+from src.merging.engine.linear_algebra import concatenated, leading_triplets, leading_triplets_of_each, orthogonalised
 from src.merging.method import Family, Searched, is_number
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from src.errors import UserError
-from src.merging.ingredients import Ingredients
+from src.merging.engine.inputs import Ingredients
 from src.merging.method import Accuracies, Family, Method
 from src.state_dict import StateDict
 from src.task_vectors import TaskVector

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from src.compact import Compact
-from src.merging.ingredients import Ingredients, smallest_kept
-from src.merging.masking import MaskStack, Select, check_base, masked_compact, multi_task_vector
+from src.merging.engine.inputs import Ingredients, smallest_kept
+from src.merging.engine.masks import MaskStack, Select, check_base, masked_compact, multi_task_vector
+from src.merging.engine.trimming import check_percentage, magnitude_floors
 from src.merging.method import Family, Method, Unscaled
-from src.merging.trimming import check_percentage, magnitude_floors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from src.compact import Compact
 from src.errors import UserError
-from src.merging.ingredients import Ingredients
+from src.merging.engine.inputs import Ingredients
 from src.state_dict import StateDict
 from src.task_vectors import TaskVector
 

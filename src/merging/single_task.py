@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from src.errors import UserError
-from src.merging.ingredients import Ingredients
+from src.merging.engine.inputs import Ingredients
 from src.merging.lines import scaled_by_depth
 from src.merging.method import Accuracies, Family, Fixed, Method, Searched, check_grid, is_number, over
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from src.merging.ingredients import Ingredients
+from src.merging.engine.inputs import Ingredients
+from src.merging.engine.trimming import check_percentage, trimmed
 from src.merging.method import Family, Searched
-from src.merging.trimming import check_percentage, trimmed
 
 
 @dataclass(frozen=True, kw_only=True)

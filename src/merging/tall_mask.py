@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from src.merging.ingredients import Ingredients
-from src.merging.masking import Masks, MaskStack, Select, check_base, masked_compact, multi_task_vector
+from src.merging.engine.inputs import Ingredients
+from src.merging.engine.masks import Masks, MaskStack, Select, check_base, masked_compact, multi_task_vector
 from src.merging.method import Family, Method, Searched
 from src.state_dict import StateDict
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from src.compact import ENTRY, LEFT, RIGHT, Compact
 from src.errors import UserError
-from src.merging.ingredients import Ingredients
-from src.merging.linear_algebra import leading_triplets
+from src.merging.engine.inputs import Ingredients
+from src.merging.engine.linear_algebra import leading_triplets
 from src.merging.method import Family, Unscaled, is_number
 from src.state_dict import Lazy
 

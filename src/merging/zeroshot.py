@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from src.errors import UserError
-from src.merging.ingredients import Ingredients
+from src.merging.engine.inputs import Ingredients
 from src.merging.method import Family, Fixed, Method
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src.models.learner import Learner
+from src.models.example_ids import Place
 from src.models.modes import Mode
-from src.models.places import Place
+from src.models.trainable import Learner
 from src.state_dict import StateDict
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

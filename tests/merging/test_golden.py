@@ -1,4 +1,4 @@
-"""Against outputs of the papers' released code (tests/data/golden)."""
+"""Against outputs of the papers' released code (tests/files/golden)."""
 
 from functools import cache
 from pathlib import Path
@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import command_line
-from src.checkpoints import open_all, open_checkpoint
+from src.checkpoints.reading import open_all, open_checkpoint
 from src.compact import unpack
-from src.merging.ingredients import Ingredients
-from src.models.blocks import depth_by_name
+from src.merging.engine.inputs import Ingredients
+from src.models.depth import depth_by_name
 
-CASES = sorted((Path(__file__).parent.parent / "data" / "golden").glob("public_*"))
+CASES = sorted((Path(__file__).parent.parent / "files" / "golden").glob("public_*"))
 # expected file: options of main.py, and the tolerance (relative Frobenius)
 METHODS = {
     "sum": ("method=sum specify_lambda=1.0", 1e-6),

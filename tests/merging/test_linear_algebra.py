@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from src.merging import linear_algebra
-from src.merging.linear_algebra import (
+from src.merging.engine import linear_algebra
+from src.merging.engine.linear_algebra import (
     EPSILON,
     UNITS_FLOOR,
     concatenated,

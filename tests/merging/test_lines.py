@@ -3,12 +3,12 @@ import torch
 
 import command_line
 from src.errors import UserError
-from src.merging.ingredients import Ingredients
+from src.merging.engine.inputs import Ingredients
 from src.merging.lines import LiNeS
 from src.merging.single_task import SingleTask
 from src.merging.sum import Sum
 from src.merging.ties import Ties
-from src.models.blocks import depth_by_name
+from src.models.depth import depth_by_name
 from tests.conftest import ingredients, tiny_models
 
 

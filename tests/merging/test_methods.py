@@ -9,11 +9,11 @@ import torch
 
 import command_line
 from src.errors import UserError
-from src.merging import ingredients as module
-from src.merging.ingredients import Ingredients
+from src.merging.engine import inputs as module
+from src.merging.engine.inputs import Ingredients
 from src.merging.method import Fixed, Method, over, spaced
 from tests.conftest import ingredients, tiny_models
-from tests.processes import ROOT
+from tests.helpers.processes import ROOT
 
 METHODS = {path.stem: path for path in sorted((ROOT / "config" / "method").glob("*.yaml"))}
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from src.merging.trimming import check_percentage, magnitude_floors, trimmed
+from src.merging.engine.trimming import check_percentage, magnitude_floors, trimmed
 from tests.conftest import ingredients, tiny_models
 
 

@@ -1,0 +1,138 @@
+"""Sets in the formats that torchvision reads, and downloads."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from src.data.readers.errors import Readable
+from src.data.readers.process_local import OfProcess
+from src.data.readers.protocol import require_listed
+from src.data.task import Examples
+from src.errors import UserError
+
+BY_TRAIN = {"train": {"train": True}, "test": {"train": False}}
+BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
+
+
+@dataclass(frozen=True)
+class Torchvision:
+    """What `torchvision.datasets.<reader>` finds below `root`.
+
+    needs: the files and folders that a part is read from; arguments: what asks the reader for a part;
+    named: its class names are those of the data on disk; downloads: it can fetch the data;
+    listed: the reader's list of image files, where it reads one and opens the images later.
+    """
+
+    kind: ClassVar[str] = "Torchvision"
+
+    root: Path
+    reader: str
+    needs: Mapping[str, Sequence[str]]
+    arguments: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: BY_SPLIT)
+    named: bool = False
+    downloads: bool = True
+    listed: str | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.arguments)
+
+    def lacks(self) -> list[str]:
+        needed = dict.fromkeys(name for names in self.needs.values() for name in names)
+        return [name for name in needed if not (self.root / name).exists()]
+
+    def sources(self, part: str) -> list[Path]:
+        return [self.root / name for name in self.needs[part]]
+
+    def names(self) -> Sequence[str] | None:
+        return list(self._read("test").classes) if self.named else None
+
+    def load(self, part: str) -> Examples:
+        examples = self._read(part)
+        files = getattr(examples, self.listed, ()) if self.listed else ()
+        paths = [str(each[0] if isinstance(each, tuple) else each) for each in files]
+        require_listed(f"the {part} part at {self.root}", paths)
+        return Readable(examples, self.root, paths)
+
+    def download(self) -> None:
+        for part in self.parts:
+            self._read(part, download=True)
+
+    def _read(self, part: str, **options: object):
+        import torchvision.datasets
+
+        return getattr(torchvision.datasets, self.reader)(str(self.root), **self.arguments[part], **options)
+
+
+@dataclass(frozen=True)
+class Stl10(Torchvision):
+    """STL10: torchvision's reader wants the unlabelled images too, and reads all their 3 GB for a checksum."""
+
+    kind: ClassVar[str] = "Stl10"
+
+    def load(self, part: str) -> Examples:
+        images, labels = self.sources(part)
+        return Readable(Plates(images, np.fromfile(labels, np.uint8).astype(int) - 1), self.root)
+
+
+class Plates(Dataset):
+    """One file of (3, 96, 96) images, column by column."""
+
+    SHAPE = (3, 96, 96)
+
+    def __init__(self, images: Path, labels: np.ndarray):
+        self._path, self._labels, self._size = images, labels, int(np.prod(self.SHAPE))
+        if images.stat().st_size != len(labels) * self._size:
+            raise UserError(f"{images} has not the {len(labels):,} images that its labels are for; unpack its archive again")
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        label = int(self._labels[index])
+        pixels = np.fromfile(self._path, np.uint8, self._size, offset=index * self._size)
+        return Image.fromarray(np.ascontiguousarray(pixels.reshape(self.SHAPE).transpose(2, 1, 0))), label
+
+
+@dataclass(frozen=True)
+class PatchCamelyon(Torchvision):
+    """PCAM: torchvision's reader opens two archives for every image; this one keeps the labels, and a file open."""
+
+    kind: ClassVar[str] = "PatchCamelyon"
+
+    def load(self, part: str) -> Examples:
+        images, labels = self.sources(part)
+        return Readable(Patches(images, labels), self.root)
+
+
+class Patches(Dataset):
+    """The images of one HDF5 file with the labels of another."""
+
+    def __init__(self, images: Path, labels: Path):
+        import h5py
+
+        with h5py.File(labels) as file:
+            self._labels = np.asarray(file["y"]).reshape(-1)
+        self._opened = OfProcess(partial(_opened, images))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        lock, file = self._opened()
+        with lock:
+            pixels = file["x"][index]
+        return Image.fromarray(pixels), int(self._labels[index])
+
+
+def _opened(path: Path):
+    import h5py
+
+    return threading.Lock(), h5py.File(path)

@@ -1,0 +1,1 @@
+"""The image classification datasets of the papers, and a user's own."""

@@ -1,0 +1,47 @@
+"""Fetch the folders that the TALL masks authors keep on Google Drive, with gdown, which is asked for where it is needed."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+from src.errors import UserError
+from src.runtime.files import FULL
+
+FOLDERS = {
+    ("checkpoints", "ViT-B-32"): "16xmoeMqNf1JlICqjMUEgHiH6mHn0G1f0",
+    ("checkpoints", "ViT-B-16"): "1dmLqIwCYPqO0qsNEuflPhC5-_QodQHDv",
+    ("checkpoints", "ViT-L-14"): "1QFBcz79RqXUAkEVlYOItt6VJIcf1Ppq6",
+    ("tall_masks", "ViT-B-32"): "1jpqsurrAdD5bn9i7pRBsTq4E3ayPb0YK",
+    ("tall_masks", "ViT-B-16"): "1jYNsdeFz6vlwIl5s4T48zeTm7FdwTSL9",
+    ("tall_masks", "ViT-L-14"): "16GVDMhpScmM3zeyfubjmNRFLiFKkBE7p",
+}
+RETRIES = 3
+PATIENCE = {"timeout": (30, 120)}  # seconds to connect, and between bytes; gdown itself waits for ever
+
+
+def fetch_folder(identity: str, folder: Path) -> None:
+    """Have the files of a folder on Google Drive in `folder`; complete ones are skipped, an interrupted one goes on.
+
+    Drive gives no digests: whoever calls checks what has come. Raises UserError with the way by hand if Drive refuses.
+    """
+    by_hand = f"https://drive.google.com/drive/folders/{identity} in a browser, and put what is in it into {folder}"
+    try:
+        gdown = importlib.import_module("gdown")
+    except ImportError as reason:
+        raise UserError(
+            f"--source=drive needs gdown: pip install 'gdown>=6.5'; or leave --source out for Hugging Face; or open {by_hand}"
+        ) from reason
+    try:
+        patience = PATIENCE if "timeout" in inspect.signature(gdown.download_folder).parameters else {}
+        gdown.download_folder(id=identity, output=str(folder), resume=True, retries=RETRIES, **patience)
+    except Exception as reason:  # requests' errors, gdown's, and those of parsing a page that Drive changed
+        if isinstance(reason, OSError) and reason.errno in FULL:
+            raise UserError(f"no room left in {folder}; free some and run this again: it goes on where it stopped") from reason
+        refused = type(reason).__module__.split(".")[0] != "requests"
+        what = "did not give all files" if refused else "cannot be reached"
+        limits = "it limits how often a file may be downloaded in a day, so " if refused else ""
+        said = " ".join(str(reason).split())[:160]
+        raise UserError(
+            f"Google Drive {what} ({type(reason).__name__}: {said}): {limits}run this again later, and it goes on where it "
+            f"stopped; or open {by_hand}"
+        ) from reason

@@ -1,0 +1,126 @@
+"""Fetch files of a Hugging Face repository into a folder: resumed where they stopped, verified, pinned to one commit."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock, Timeout
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.hf_api import RepoFile
+
+from src.downloads.errors import as_sentences
+from src.downloads.record import Record
+from src.downloads.transfer import download, draft_size
+from src.downloads.verification import Expected, is_file
+from src.errors import UserError, raise_any
+from src.runtime.files import require_room
+
+LOCK = ".fetching.lock"
+SILENCE, PATIENCE = 3.0, 600.0  # seconds of waiting for another program: before it is said; where nobody is told
+
+
+def fetch(
+    repository: str,
+    kind: str,
+    patterns: Sequence[str],
+    folder: Path,
+    revision: str | None = None,
+    endpoint: str | None = None,
+    plan: Callable[[int], None] | None = None,
+    report: Callable[[str, int], None] | None = None,
+) -> str:
+    """Have the files of a repository that match in `folder`, under the paths they have there; returns the commit's sha.
+
+    kind: dataset or model; patterns: as `*.parquet`, where `*` crosses folders too; revision: a branch, tag or commit;
+    without one, the commit that this folder was first fetched at, else that of main. endpoint: default HF_ENDPOINT, else
+    the Hub. plan, report: told how many bytes are to come, and the file and the number of those that have come; report is
+    told, too, that another program is at work in this folder, for which this waits.
+
+    Files in hidden folders or with hidden names (`.gitattributes`) are left out: under such names are what belongs to git
+    and to us, the record of this folder among them.
+
+    What is there and verified is not asked for again; if that is all, no connection is made. Raises UserError.
+    """
+    if kind not in ("dataset", "model"):
+        raise ValueError(f"kind is dataset or model; got {kind}")
+    folder.mkdir(parents=True, exist_ok=True)
+    api = HfApi(endpoint=endpoint)
+    with _alone(folder, report), as_sentences(repository, kind, patterns, folder, api.endpoint):
+        record = Record(folder, f"{kind} {repository}")
+        if not record.is_of(revision):
+            record.start(*_listed(api, repository, kind, revision))
+        seen = {path: file for path, file in record.files.items() if not any(part[0] == "." for part in path.split("/"))}
+        wanted = {path: file for path, file in seen.items() if any(fnmatchcase(path, pattern) for pattern in patterns)}
+        if not wanted:
+            raise UserError(
+                f"the {kind} {repository} has no file like {' or '.join(patterns)} at {record.commit}; "
+                f"it has {', '.join(list(seen)[:5]) or 'none at all'}"
+            )
+        with record.kept():
+            missing = _missing(folder, wanted, record)
+            require_room(folder, sum(file.size - draft_size(folder / path, file) for path, file in missing.items()))
+            (plan or _ignore)(sum(file.size for file in missing.values()))
+            for path, file in missing.items():
+                url = hf_hub_url(repository, path, repo_type=kind, revision=record.commit, endpoint=api.endpoint)
+                download(url, folder / path, path, file, report or _ignore)
+                record.note(path)
+    return record.commit
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, report: Callable[[str, int], None] | None) -> Iterator[None]:
+    """Hold the folder's lock: a second program would write to the same drafts.
+
+    The system lets go of it when its holder ends, however it ends, so that who waits waits for a program that runs.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=SILENCE)
+    except Timeout:
+        (report or _ignore)(f"waiting for another program that fetches into {folder}", 0)
+        try:
+            lock.acquire(timeout=PATIENCE if report is None else -1)
+        except Timeout as reason:
+            raise UserError(
+                f"another program holds {folder / LOCK}, and has for {PATIENCE / 60:.0f} minutes: wait until it has fetched "
+                "what it fetches, or end it, and run this again; what has come is kept"
+            ) from reason
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _listed(api: HfApi, repository: str, kind: str, revision: str | None) -> tuple[str, dict[str, Expected]]:
+    """The commit of a revision, and its files."""
+    commit = api.repo_info(repository, repo_type=kind, revision=revision).sha
+    tree = api.list_repo_tree(repository, recursive=True, revision=commit, repo_type=kind)
+    files = {
+        entry.path: Expected(entry.size, f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}")
+        for entry in tree
+        if isinstance(entry, RepoFile)
+    }
+    outside = [path for path in files if ".." in PurePosixPath(path).parts or path.startswith("/") or "\\" in path]
+    raise_any(f"{repository} names a file outside its folder, {path!r}; nothing was fetched" for path in outside)
+    return commit, files
+
+
+def _missing(folder: Path, wanted: dict[str, Expected], record: Record) -> dict[str, Expected]:
+    """The files to download. Raises UserError for all that are there, are others, and were not fetched by us."""
+    missing, strangers = {}, []
+    for path, file in wanted.items():
+        if record.is_verified(path):
+            continue
+        if (folder / path).is_file() and is_file(folder / path, file):
+            record.note(path)
+        else:
+            missing[path] = file
+            if (folder / path).exists() and path not in record.verified:
+                strangers.append(f"{folder / path} is there and is not what is to be fetched to this place; move it away")
+    raise_any(strangers)
+    return missing
+
+
+def _ignore(*_: object) -> None:
+    pass

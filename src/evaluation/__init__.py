@@ -1,0 +1,1 @@
+"""Scores of models on data, computed once, and what is chosen by them."""

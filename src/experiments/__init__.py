@@ -1,0 +1,1 @@
+"""What is asked of models, and the table and record that answer it."""

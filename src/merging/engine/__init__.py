@@ -1,0 +1,1 @@
+"""What merging methods are built from: streamed task vectors, thresholds, packed masks, decompositions."""

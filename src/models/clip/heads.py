@@ -1,0 +1,93 @@
+"""Classification heads of CLIP: built from prompts (Radford et al., 2021), or the published ones, kept between runs."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from src.checkpoints.reading import metadata_of, open_checkpoint
+from src.checkpoints.writing import save_file
+from src.errors import UserError
+from src.models.family import TaskLike
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Where heads come from.
+
+    folder: keeps those built from prompts; published: the file of a task's published head, if there is one;
+    source: `published`, `prompts`, or None for the published one where there is one; parity: write the list of a
+    class's synonyms into the prompt, as the code that made the published FER2013 head did, rather than average them.
+    """
+
+    folder: Path
+    published: Callable[[str], Path | None]
+    source: str | None
+    parity: bool
+
+    def __post_init__(self):
+        if self.source not in (None, "published", "prompts"):
+            raise UserError(f"heads.source is published, prompts or null; got {self.source}")
+        if self.parity not in (True, False):
+            raise UserError(f"heads.parity is true or false; got {self.parity}")
+
+    def from_file(self, task: str) -> Path | None:
+        """The published head that will be used for a task."""
+        path = None if self.source == "prompts" else self.published(task)
+        return None if path and "made_from" in metadata_of(path) else path  # one that was built here
+
+    def weight(self, task: TaskLike, made_with: Callable[[], str], build: Callable[[Sequence[str]], Tensor]) -> Tensor:
+        """(classes, width) rows of a task's head.
+
+        `made_with()` is a digest of the text tower, `build(groups)` makes a row from each class's prompts. A head that
+        was built before is read again if prompts and tower are the same.
+        """
+        published = self.from_file(task.name)
+        if published is not None:
+            return _published(published, task)
+        prompts = prompts_of(task, self.parity)
+        made_from = json.dumps([made_with(), prompts])
+        path = self.folder / f"{task.name}.safetensors"
+        if metadata_of(path).get("made_from") == made_from:
+            return open_checkpoint(path)["weight"]
+        weight = build(prompts)
+        save_file({"weight": weight}, path, {"made_from": made_from})
+        return weight
+
+
+def prompts_of(task: TaskLike, parity: bool) -> list[list[str]]:
+    """Each class's prompts: every template with each of the class's names, or, for parity, with the list of them."""
+    groups = []
+    for names in task.classes:
+        if isinstance(names, str):
+            names = [names]
+        elif parity:
+            names = [str(list(names))]
+        groups.append([template.format(name) for name in names for template in task.templates])
+    return groups
+
+
+@torch.no_grad()
+def zero_shot_head(model: nn.Module, tokenize: Callable, prompts: Sequence[Sequence[str]], device: torch.device) -> Tensor:
+    """(classes, width) rows: the mean of the unit features of a class's prompts, made unit, times the logit scale."""
+    rows = []
+    for group in prompts:
+        mean = model.encode_text(tokenize(list(group)).to(device), normalize=True).mean(0)
+        rows.append(mean / mean.norm())
+    return torch.stack(rows) * model.logit_scale.exp()
+
+
+def _published(path: Path, task: TaskLike) -> Tensor:
+    """Of shape (classes, width). Raises UserError where it is no head of this task."""
+    found = open_checkpoint(path)
+    if "weight" not in found or found["weight"].ndim != 2:
+        raise UserError(f"{path} is no classification head: it holds {', '.join(list(found)[:3])} and not one weight matrix")
+    weight = found["weight"]
+    if len(weight) != len(task.classes):
+        raise UserError(f"{path} has {len(weight)} classes, and {task.name} has {len(task.classes)}; use heads.source=prompts")
+    if "bias" in found and found["bias"].any():
+        raise UserError(f"{path} has a bias, and heads of CLIP have none; use heads.source=prompts")
+    return weight.float()

@@ -1,0 +1,307 @@
+"""CLIP image towers of open_clip, with zero-shot heads: the model family of the image papers."""
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import open_clip
+import PIL
+import torch
+import torch.nn.functional as F
+import xxhash
+from PIL.Image import Image
+from torch import Tensor, nn
+from torchvision.transforms import Compose, Normalize
+
+from src.checkpoints.writing import save_file
+from src.errors import UserError
+from src.models.adapters import adapter
+from src.models.clip.augmentation import Augmented, loaded
+from src.models.clip.heads import Heads, zero_shot_head
+from src.models.clip.loading import activation, check_activation, created, tag_of
+from src.models.clip.pixel_cache import PixelStore, Split
+from src.models.depth import depth_by_name
+from src.models.example_ids import Place
+from src.models.family import PRECISIONS, Batch, Predictor, TaskLike
+from src.models.hf_clip import from_hf, is_hf
+from src.models.linearize import tangent
+from src.models.modes import LowRank, Mode, trained
+from src.models.trainable import Learner
+from src.state_dict import StateDict, digest, outline
+
+PREFIX, TOWER, TEXT = "model.", "model.visual.", ("transformer.", "text.", "text_decoder.")
+BLOCKS = r"^model\.visual\.(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\."
+Features = Callable[[StateDict, Tensor], Tensor]  # of the image tower, of uint8 pixels
+Thing = TypeVar("Thing")
+
+
+class Clip:
+    """An open_clip model, addressed by the parameter names of the published checkpoints.
+
+    Those hold the whole CLIP but the text transformer, under the prefix `model.`; only the image tower is ever trained
+    or edited here, as in the papers, so the heads stay those of the pre-trained model.
+
+    name: how runs and folders call the model; architecture, pretrained: open_clip's name and tag (or weight file;
+    None for random weights); quick_gelu: whether the activation is QuickGELU, None for what the tag was trained with;
+    like: the tag whose activation and preprocessing a weight file has;
+    heads, pixels: where heads and decoded images are kept; reference: the pre-trained weights, where a set of
+    checkpoints brings its own; precision: of predictions (fp32, bf16, fp16); compiled: whether torch.compile makes them;
+    config: a folder with the json, if open_clip does not know the architecture, and merges, the tokenizer's file.
+
+    Raises UserError if the weights cannot be had, or were trained with another activation than asked for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        architecture: str,
+        pretrained: str | None,
+        quick_gelu: bool | None,
+        device: torch.device,
+        heads: Heads,
+        pixels: PixelStore,
+        reference: StateDict | None = None,
+        like: str | None = None,
+        precision: str = "fp32",
+        compiled: bool = False,
+        config: str | None = None,
+        merges: str | None = None,
+    ):
+        if precision not in PRECISIONS:
+            raise UserError(f"precision is {', '.join(PRECISIONS)}; got {precision}")
+        self.name, self.device, self.precision = name, device, precision
+        self._architecture = architecture
+        self._heads_made, self._pixels = heads, pixels
+        if config:
+            open_clip.add_model_config(config)
+        if open_clip.get_model_config(architecture) is None:
+            raise UserError(f"open_clip knows no architecture {architecture}; see open_clip.list_models()")
+        tag = tag_of(architecture, pretrained, like)
+        self._quick_gelu = activation(f"{architecture}/{pretrained}", architecture, tag, quick_gelu, pretrained is not None)
+        self._create = partial(created, architecture, pretrained, tag or {}, self._quick_gelu, device)
+        self._bpe = {"bpe_path": merges} if merges else {}
+        # a reference brings no text tower; one of transformers' lacks more, which comes from the weights of open_clip
+        self._complete = reference is None or is_hf(reference)
+        self._clip, train, val = self._create(load=self._complete)
+        check_activation(self._clip, architecture, self._quick_gelu)
+        self._crop, self._view = _pixels(train), _pixels(val)
+        self._normalise: Normalize = val.transforms[-1]
+        self._heads: dict[str, tuple[Tensor, str]] = {}
+        self._splits: dict[tuple[str, str], Split] = {}
+        self._live = {PREFIX + key: leaf for key, leaf in self._clip.state_dict().items() if not key.startswith(TEXT)}
+        self.pretrained: StateDict = {key: leaf.detach().cpu().clone() for key, leaf in self._live.items()}
+        if reference is not None:
+            reference = self.named(reference)
+            self._check_fits(reference)
+            self.pretrained = reference
+        settings = [
+            open_clip.get_model_config(architecture),
+            self._quick_gelu,
+            self._normalise.mean,
+            self._normalise.std,
+        ]
+        words = Path(merges).read_bytes() if merges else b""
+        self.identity = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode() + words)
+        self._features: Features = torch.compile(self._image_features) if compiled else self._image_features
+
+    def named(self, weights: StateDict) -> StateDict:
+        return from_hf(weights, self.pretrained) if is_hf(weights) else weights
+
+    def linearized(self) -> "Clip":
+        """The same family with the tangent model of the image tower, around the pre-trained weights, in its place.
+
+        Features are what is linear in the weights, before they are made unit, as in the released code.
+        """
+        other = copy.copy(self)
+        other.identity = xxhash.xxh3_128_hexdigest(f"{self.identity} around {digest(self.pretrained.items())}".encode())
+        other._features = self._tangent_features
+        return other
+
+    def learner(self, mode: Mode) -> Learner:
+        """The part of the image tower that trains in this mode, from the pre-trained weights on."""
+        reference, kept = self._reference, {name for name, _ in self._clip.visual.named_parameters()}
+        trainable = {TOWER + name: leaf for name, leaf in reference.items() if name in kept}
+        names = trained(trainable, BLOCKS, mode.trains)
+        whole = sum(leaf.numel() for leaf in trainable.values())
+        if mode.lora:
+            return self._low_rank_learner(mode.lora, names, whole)
+        features = self._tangent_features if mode.trained_linearized else self._image_features
+
+        def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
+            tower = {**reference, **{name.removeprefix(TOWER): leaf for name, leaf in entries.items()}}
+            return self._summed_loss(features(tower, batch.inputs), batch)
+
+        def save(entries: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+            save_file({key: entries.get(key, leaf) for key, leaf in self.pretrained.items()}, path, metadata)
+
+        return Learner({name: nn.Parameter(trainable[name].clone()) for name in names}, loss, save, whole)
+
+    def _low_rank_learner(self, lora: LowRank, names: Sequence[str], whole: int) -> Learner:
+        tower = copy.deepcopy(self._clip.visual)
+        adapted = adapter(tower, lora, [name.removeprefix(TOWER) for name in names])
+
+        def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
+            moved = adapted.weights(entries, self._reference)
+            return self._summed_loss(self._image_features({**self._reference, **moved}, batch.inputs), batch)
+
+        return Learner(adapted.parameters, loss, adapted.save, whole)
+
+    def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
+        self._check_fits(weights)
+        tower = self._tower(weights)
+        dtype = PRECISIONS[precision or self.precision]
+
+        @torch.no_grad()
+        def predict(batch: Batch) -> Tensor:
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                features = self._features(tower, batch.inputs)
+            return self._logits(features, batch.task).argmax(1)
+
+        return predict
+
+    def prepare(self, task: TaskLike) -> str:
+        """Make the task's head, or read it; its digest."""
+        if task.name not in self._heads:
+            weight = self._heads_made.weight(task, lambda: self.identity + self._text_digest, self._head).to(self.device)
+            if weight.shape[1] != self._width:
+                raise UserError(
+                    f"the head of {task.name} is for features of width {weight.shape[1]}, and {self.name}'s are {self._width}"
+                )
+            self._heads[task.name] = weight, digest([("weight", weight)])
+        return self._heads[task.name][1]
+
+    def spans(self, task: TaskLike, split: str) -> Sequence[range]:
+        return self._split(task, split).parts
+
+    def count(self, task: TaskLike, split: str) -> int:
+        return self._split(task, split).count
+
+    def batches(self, task: TaskLike, split: str, size: int, span: range) -> Iterator[Batch]:
+        pixels, labels = self._split(task, split).span(span)
+
+        def batch(start: int) -> Batch:
+            part = slice(start, start + size)
+            if self.device.type == "cpu":
+                return Batch(task.name, pixels[part], labels[part])
+            here = (leaf[part].contiguous().pin_memory().to(self.device, non_blocking=True) for leaf in (pixels, labels))
+            return Batch(task.name, *here)
+
+        made = map(batch, range(0, len(labels), size))
+        return made if self.device.type == "cpu" else _one_ahead(made)
+
+    def training_batches(self, task: TaskLike, places: Iterable[Sequence[Place]], seed: int, workers: int) -> Iterator[Batch]:
+        examples = Augmented(partial(task.examples, "train"), lambda image: _tensor(self._crop(image)), seed)
+        on_gpu = self.device.type == "cuda"
+        made = loaded(examples, places, workers, pinned=on_gpu)
+        batches = (Batch(task.name, *(leaf.to(self.device, non_blocking=on_gpu) for leaf in leaves)) for leaves in made)
+        return _one_ahead(batches) if on_gpu else batches
+
+    def data_digest(self, task: TaskLike, split: str) -> str:
+        return self._split(task, split).digest
+
+    def depth(self, key: str) -> float | None:
+        return self._depths(key) if key.startswith(TOWER) else None
+
+    @cached_property
+    def _depths(self) -> Callable[[str], float | None]:
+        if not any(re.match(BLOCKS, key) for key in self._live):
+            raise UserError(f"the image tower of {self._architecture} is no row of blocks, so LiNeS does not know its depth")
+        return depth_by_name(self._live, BLOCKS)
+
+    @cached_property
+    def _width(self) -> int:
+        return open_clip.get_model_config(self._architecture)["embed_dim"]
+
+    @cached_property
+    def _text(self) -> nn.Module:
+        """The model whose text tower makes heads: a checkpoint's reference brings no text tower, so it is fetched then."""
+        return self._clip if self._complete else self._create(load=True)[0]
+
+    def _head(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+        tokenize = open_clip.get_tokenizer(self._architecture, **self._bpe)
+        return zero_shot_head(self._text, tokenize, prompts, self.device)
+
+    @cached_property
+    def _text_digest(self) -> str:
+        """What heads are made with: all weights but the image tower's."""
+        return digest((key, leaf) for key, leaf in self._text.state_dict().items() if not key.startswith("visual."))
+
+    def _split(self, task: TaskLike, split: str) -> Split:
+        if (task.name, split) not in self._splits:
+            self._splits[task.name, split] = self._decoded(task, split)
+        return self._splits[task.name, split]
+
+    def _decoded(self, task: TaskLike, split: str) -> Split:
+        examples = cache(partial(task.examples, split))  # not opened where all of it was decoded before
+
+        def decode(index: int) -> tuple[Tensor, int]:
+            image, label = examples()[index]
+            return _tensor(self._view(image)), label
+
+        made_from = json.dumps([task.name, task.fingerprint(split), list(task.classes), str(self._view), PIL.__version__])
+        return self._pixels.split(made_from, lambda: len(examples()), decode, f"{task.name} ({split})")
+
+    def _check_fits(self, weights: StateDict) -> None:
+        shapes = {key: leaf.shape for key, leaf in outline(weights).items()}
+        strange = [key for key in self._live.keys() | shapes.keys()
+                   if key not in self._live or shapes.get(key) != self._live[key].shape]  # fmt: skip
+        if strange:
+            raise UserError(f"these weights do not fit {self.name}: {', '.join(sorted(strange)[:3])} ({len(strange)} in all)")
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return self._normalise(pixels.float() / 255)
+
+    def _tower(self, weights: StateDict) -> dict[str, Tensor]:
+        """The image tower's entries under its own names, on the device."""
+        return {key.removeprefix(TOWER): weights[key].to(self.device, leaf.dtype)
+                for key, leaf in self._live.items() if key.startswith(TOWER)}  # fmt: skip
+
+    @cached_property
+    def _reference(self) -> dict[str, Tensor]:
+        """The pre-trained image tower, on the device."""
+        return self._tower(self.pretrained)
+
+    def _tangent_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
+        return tangent(lambda weights: self._image_features(weights, pixels), self._reference, tower)
+
+    def _image_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
+        return _pooled(torch.func.functional_call(self._clip.visual, tower, (self._normalised(pixels),)))
+
+    def _summed_loss(self, features: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(self._logits(features, batch.task), batch.labels, reduction="sum")
+
+    def _logits(self, features: Tensor, task: str) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):  # logits are large: a narrow one is a coarse one
+            return F.normalize(features.float(), dim=-1) @ self._heads[task][0].T
+
+
+def _pooled(features: Tensor | tuple) -> Tensor:
+    """Towers of captioning models give the tokens beside the pooled feature."""
+    return features[0] if isinstance(features, tuple) else features
+
+
+def _one_ahead(things: Iterable[Thing]) -> Iterator[Thing]:
+    """The same, the next one being made while one is in use."""
+    things, end = iter(things), object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, things, end)
+        while (thing := coming.result()) is not end:
+            coming = thread.submit(next, things, end)
+            yield thing
+
+
+def _pixels(transform: Compose) -> Compose:
+    """open_clip's preprocessing up to the last two steps, which make the image a tensor and normalise it."""
+    if not isinstance(transform.transforms[-1], Normalize):
+        raise TypeError(f"open_clip's preprocessing no longer ends in Normalize: {transform}")
+    return Compose(transform.transforms[:-2])
+
+
+def _tensor(image: Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -1,0 +1,65 @@
+"""What the names in a pickle of modules stand for here: inert objects that keep what they are given and run nothing."""
+
+import torch
+from torch import Tensor
+
+from src.pickles.torch_format import DTYPES, StorageKind, Stored
+from src.pickles.unpickler import Function, Table
+
+VALUES = ("Size", "device", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype)))  # of torch
+
+
+class Inert:
+    """Stands for an object of any class: it keeps what was set on it, and does nothing."""
+
+    __slots__ = ("state",)
+
+    def __new__(cls, *_: object, **__: object) -> "Inert":
+        made = super().__new__(cls)
+        made.state = {}
+        return made
+
+    def __init__(self, *_: object, **__: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state if isinstance(state, dict) else {}
+
+
+class Pending:
+    """Stands for a tensor until its storage is mapped."""
+
+    __slots__ = ("dtype", "offset", "shape", "storage", "stride")
+
+    def __init__(self, storage: object, offset: object, shape: object, stride: object, dtype: torch.dtype | None = None):
+        if not isinstance(storage, Stored) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
+            raise TypeError("a tensor that is none")
+        self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
+        self.dtype = dtype or storage.dtype
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+    def made(self) -> Tensor:
+        return self.storage.view(self.dtype, self.offset, self.shape, self.stride)
+
+
+def _rebuilt_v3(storage: object, offset: object, shape: object, stride: object, _grad: object, _hooks: object, dtype: object, *_):
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError("a tensor of no dtype")
+    return Pending(storage, offset, shape, stride, dtype)
+
+
+_tensor = Function(lambda storage, offset, shape, stride, *_: Pending(storage, offset, shape, stride))
+_first = Function(lambda tensor, *_: tensor)
+STAND_INS: dict[tuple[str, str], object] = {
+    **{("collections", name): Table for name in ("OrderedDict", "defaultdict")},
+    ("builtins", "set"): Function(lambda items=(): frozenset(items)),
+    ("builtins", "object"): Inert,
+    ("copyreg", "_reconstructor"): Function(lambda *_: Inert()),
+    **{("torch._utils", name): _tensor for name in ("_rebuild_tensor", "_rebuild_tensor_v2")},
+    ("torch._utils", "_rebuild_tensor_v3"): Function(_rebuilt_v3),
+    **{("torch._utils", name): _first for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")},
+    **{(module, name): StorageKind(dtype) for name, dtype in DTYPES.items() for module in ("torch", "torch.storage")},
+    **{("torch", name): getattr(torch, name) if isinstance(getattr(torch, name), torch.dtype) else Inert for name in VALUES},
+}

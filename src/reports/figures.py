@@ -1,0 +1,96 @@
+"""Pictures of a result."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+from src.experiments.disentanglement import Disentanglement
+from src.experiments.merge import Result
+from src.experiments.record import Z95
+from src.runtime.files import written_beside
+
+INK, MUTED, GRID = "#1b2a41", "#8d99ae", "#e5e8ef"
+KINDS = (("zeroshot", "zero-shot", "#b8c1d1"), ("merged", "merged", "#e07a3f"), ("finetuned", "fine-tuned", "#3d6fa5"))
+
+
+def draw_accuracy(result: Result, path: Path) -> None:
+    """Bars by task: where the merged model stands between the pre-trained and the fine-tuned ones."""
+    tasks = list(result.rows)
+    figure = Figure(figsize=(max(6.0, 1.15 * len(tasks) + 2.4), 4.4))
+    axes = figure.subplots()
+    width = 0.27
+    for place, (kind, label, colour) in enumerate(KINDS):
+        scores = [getattr(result.rows[task], kind) for task in tasks]
+        heights = [100 * score.accuracy for score in scores]
+        errors = [100 * Z95 * score.variance**0.5 for score in scores]
+        spots = [number + (place - 1) * width for number in range(len(tasks))]
+        axes.bar(spots, heights, width * 0.94, label=label, color=colour, zorder=2)
+        axes.errorbar(spots, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5, zorder=3)
+        if kind == "merged":
+            for spot, height, error in zip(spots, heights, errors):
+                axes.text(spot, height + error + 1.2, f"{height:.0f}", ha="center", va="bottom", fontsize=8, color=INK,
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=4)  # fmt: skip
+        mean = 100 * result.means()[kind]["mean"]
+        axes.axhline(mean, color=colour, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+    means = result.means()
+    axes.set_title(
+        f"{result.heading}: {100 * means['merged']['mean']:.1f} % on average, "
+        f"{100 * means['normalised']['mean']:.1f} % normalised",
+        loc="left", fontsize=11, color=INK,
+    )  # fmt: skip
+    axes.set_xticks(range(len(tasks)), tasks, rotation=0 if len(tasks) <= 10 else 45, fontsize=9)
+    axes.set_ylim(0, 108)
+    _finish(figure, axes, "test accuracy (%), dashed: means", path)
+
+
+def draw_scale_by_depth(result: Result, path: Path) -> None:
+    """What LiNeS multiplies each block's entries by."""
+    figure = Figure(figsize=(6.4, 3.6))
+    axes = figure.subplots()
+    names = [name for name, _ in result.scale_by_depth]
+    scales = [scale for _, scale in result.scale_by_depth]
+    axes.plot(range(len(names)), scales, marker="o", color="#e07a3f", linewidth=2, label="LiNeS", zorder=3)
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set_ylim(min(0, min(scales) * 1.15), max(0, max(scales) * 1.15) or 1)
+    axes.set_xlabel("block", color=INK)
+    axes.set_title(f"{result.title}: scale of the task vector by depth", loc="left", fontsize=11, color=INK)
+    _finish(figure, axes, "scale", path)
+
+
+def draw_disentanglement(found: Disentanglement, path: Path) -> None:
+    """The error over both coefficients; the box is where merging looks for them."""
+    first, second = found.shares
+    low, high = found.grid[0], found.grid[-1]
+    half = (high - low) / (len(found.grid) - 1) / 2
+    figure = Figure(figsize=(5.6, 4.8))
+    axes = figure.subplots()
+    image = axes.imshow(
+        [[100 * error for error in row] for row in zip(*found.error)], origin="lower", cmap="Blues", vmin=0, vmax=100,
+        extent=(low - half, high + half, low - half, high + half),
+    )  # fmt: skip
+    if high >= 1:
+        axes.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], color="#e07a3f", linewidth=1.4, linestyle=(0, (4, 3)))
+    axes.set_xticks(axes.get_yticks(), labels=[])
+    axes.set_xlim(low - half, high + half)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, extend="max")  # one scale for all, so that modes can be compared
+    bar.set_label("test predictions that change (%, sum of both tasks)", color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, colors=INK)
+    axes.set_xlabel(f"coefficient of {first}", color=INK)
+    axes.set_title(f"Disentanglement error: {found.title}", loc="left", fontsize=10, color=INK)
+    _finish(figure, axes, f"coefficient of {second}", path, grid=False)
+
+
+def _finish(figure: Figure, axes: Axes, label: str, path: Path, grid: bool = True) -> None:
+    axes.set_ylabel(label, color=INK)
+    if grid:
+        axes.grid(axis="y", color=GRID, zorder=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, colors=INK)
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, frameon=False)
+    with written_beside(path) as draft:
+        figure.savefig(draft, dpi=150, bbox_inches="tight", format="png")

@@ -1,0 +1,1 @@
+"""What a process needs: whole files, other processes, signals, memory."""

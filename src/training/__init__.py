@@ -1,0 +1,1 @@
+"""Fine-tuning: the recipe, the loop, its state on disk and its log."""

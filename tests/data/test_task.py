@@ -1,0 +1,262 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import command_line
+from src.data.class_names import labels_of, plain, synonyms
+from src.data.demo import tasks as demo
+from src.data.registry import find_tasks, require_data
+from src.data.task import Task, split_indices
+from src.data.vision import tasks as vision
+from src.errors import UserError
+from tests.helpers.dataset_files import folders, picture
+from tests.helpers.examples import same, shrunk
+from tests.helpers.processes import ROOT
+
+TASKS = demo.tasks()
+LISTS = {"vision": 20, "lines": 8}
+
+
+def test_the_validation_split_is_that_of_the_papers():
+    train, val = split_indices(60_000)
+    assert (len(train), len(val)) == (55_000, 5_000) and train[0] == 36044
+    assert len(split_indices(4_000)[1]) == 400 and not set(train) & set(val)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+def test_a_task_has_labelled_images_of_all_its_classes(task):
+    labels = [label for _, label in (task.examples("test")[i] for i in range(1000))]
+    assert len(task.examples("test")) == 1000 and set(labels) == set(range(len(task.classes)))
+    image, _ = task.examples("test")[0]
+    assert image.size == (32, 32) and image.mode == "RGB"
+    assert len(task.templates) == 3 and all(template.count("{}") == 1 for template in task.templates)
+
+
+def test_a_task_has_three_parts():
+    arrows = TASKS["Arrows"]
+    assert [len(arrows.examples(split)) for split in ("train", "val", "test")] == [3600, 400, 1000]
+    with pytest.raises(ValueError, match="train, val, test"):
+        arrows.examples("valid")
+
+
+@pytest.mark.parametrize("drawn", demo.DRAWN, ids=lambda drawn: drawn.name)
+def test_drawing_is_repeatable_and_the_parts_differ(drawn):
+    first, again, test = drawn.images("train", 64), drawn.images("train", 64), drawn.images("test", 64)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], test[0])
+    assert first[0].dtype == torch.uint8 and first[0].float().std() > 10
+
+
+def test_unknown_and_repeated_tasks_are_named_with_what_there_is():
+    with pytest.raises(UserError) as caught:
+        find_tasks(["Shapes", "MINST", "Shapes"])
+    assert "MINST" in caught.value.problems[0] and "Arrows" in caught.value.problems[0] and "MNIST" in caught.value.problems[0]
+    assert "Shapes is named 2 times" in caught.value.problems[1]
+
+
+def test_the_shipped_model_is_small():
+    assert (ROOT / "demo" / "ViT-demo.safetensors").stat().st_size < 8 * 2**20
+
+
+def test_what_is_drawn_has_a_fingerprint_that_follows_the_code_and_the_split(monkeypatch):
+    prints = {split: TASKS["Shapes"].fingerprint(split) for split in ("train", "val", "test")}
+    assert len(set(prints.values())) == 3 and prints["val"] != TASKS["Digits"].fingerprint("val")
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    assert TASKS["Shapes"].fingerprint("val") != prints["val"]
+
+
+@pytest.mark.parametrize("row", vision.ROWS.values(), ids=list(vision.ROWS))
+def test_a_row_has_prompts_and_classes_that_can_be_told_apart(row):
+    assert row.templates and all(template.count("{}") == 1 for template in row.templates)
+    assert len(row.classes) == row.count and set(row.aliases) <= {synonyms(name)[0] for name in row.classes}
+    if row.name != "ImageNet":  # open_clip's list calls two pairs of classes the same
+        called = [{plain(name) for name in (*synonyms(each), *row.aliases.get(synonyms(each)[0], ()))} for each in row.classes]
+        assert len(set.union(*called)) == sum(map(len, called))
+
+
+@pytest.mark.parametrize("name", vision.ROWS)
+def test_missing_data_is_a_sentence_with_the_place_and_what_helps(name, tmp_path):
+    task = find_tasks([name], tmp_path)[0]
+    [sentence] = task.problems()
+    assert name in sentence and str(tmp_path) in sentence and f"tasks.{name}.source=" in sentence
+    assert ("download=true" in sentence) == task.fetchable == (name != "ImageNet")
+    for ask in (lambda: task.examples("test"), lambda: task.fingerprint("val")):
+        with pytest.raises(UserError, match="is not there"):
+            ask()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_the_lists_of_tasks_name_rows_with_epochs(name):
+    tasks = command_line.composed([f"tasks={name}"]).tasks
+    assert len(tasks.names) == LISTS[name] and set(tasks.names) <= set(vision.ROWS)
+    assert all(tasks[each].epochs > 0 and tasks[each].source is None for each in tasks.names)
+    assert tasks.names[0] == {"vision": "Cars", "lines": "EuroSAT"}[name]
+
+
+def test_selecting_touches_no_data_and_takes_sources_from_the_command_line(tmp_path):
+    overrides = ["tasks=vision", "tasks.SUN397.source=/no/where", f"data_location={tmp_path}", "DATASETS=[SUN397,ImageNet]"]
+    sun, imagenet = command_line.selected_tasks(command_line.composed(overrides))
+    assert "/no/where" in sun.problems()[0] and not sun.fetchable
+    assert str(tmp_path) in imagenet.problems()[0]
+    assert command_line.composed([]).download is True
+
+
+def test_a_task_of_the_users_own_takes_four_lines(tmp_path):
+    parts = {part: part for part in ("train", "val", "test")}
+    made = folders(tmp_path / "birds", ["black_footed_albatross", "wren"], parts)
+    (tmp_path / "birds" / "train" / ".ipynb_checkpoints").mkdir()
+    config = command_line.composed([f"data_location={tmp_path}"])
+    OmegaConf.set_struct(config, False)
+    config.tasks = OmegaConf.create(
+        f"""
+        names: [Birds]
+        Birds:
+          source: {tmp_path / "birds"}
+          templates: ["a photo of a {{}}, a type of bird."]
+        """
+    )
+    [task] = command_line.selected_tasks(config)
+    assert list(task.classes) == ["black footed albatross", "wren"] and len(task.templates) == 1
+    for part in parts:
+        same(task.examples(part), made[part])
+    before = task.fingerprint("val")
+    picture(tmp_path / "birds/val/wren/more.png", 5)
+    [again] = command_line.selected_tasks(config)
+    assert again.fingerprint("val") != before and again.notes == []
+
+
+def test_classes_can_be_given_in_another_order_or_with_other_words_but_not_confused(tmp_path):
+    made = folders(tmp_path, ["cat", "dog", "owl"], {"train": "train", "test": "val"})
+
+    def task(*classes):
+        options = {"source": str(tmp_path), "templates": ["a {}."], "classes": list(classes)}
+        return find_tasks(["Mine"], tmp_path / "data", {"Mine": options})[0]
+
+    same(task("kitten", "puppy", ["owl", "owlet"]).examples("test"), made["test"])
+    assert task("kitten", "puppy", ["owl", "owlet"]).classes == ("kitten", "puppy", ("owl", "owlet"))
+    order = {0: 1, 1: 2, 2: 0}
+    same(task("Owl", "Cat", "Dog").examples("test"), [(grey, order[label]) for grey, label in made["test"]])
+    for wrong, said in ((("a dog", "cat", "owl"), "class cat is number 0"), (("cat", "dog"), "2 classes are given")):
+        with pytest.raises(UserError, match=said):
+            task(*wrong).examples("test")
+    with pytest.raises(UserError, match="6 training examples, too few to hold some out"):
+        task("cat", "dog", "owl").examples("val")
+
+
+def test_malformed_options_are_named_all_at_once(tmp_path):
+    options = {
+        "Mine": {"source": "x", "templates": ["no place for a name"]},
+        "Yours": {"source": "x"},
+        "Shapes": {"source": "x"},
+        "MNIST": {"templates": "a {}.", "classes": [], "columns": {"picture": "x"}},
+    }
+    with pytest.raises(UserError) as caught:
+        find_tasks(list(options), tmp_path, options)
+    assert [each.split(";")[0] for each in caught.value.problems] == [
+        "a prompt of task Mine has one {} for the class",
+        """task Yours needs prompts, such as 'tasks.Yours.templates=["a photo of a {}."]'""",
+        "task Shapes is drawn and takes no source",
+        "tasks.MNIST.templates is a list",
+        "tasks.MNIST.classes is a list",
+        "tasks.MNIST.columns names the columns as {image: NAME, label: NAME}",
+    ]
+
+
+def test_prompts_can_be_replaced(tmp_path):
+    options = {name: {"templates": ["{}!"]} for name in ("Shapes", "MNIST")}
+    shapes, mnist = find_tasks(list(options), tmp_path, options)
+    assert shapes.templates == mnist.templates == ("{}!",)
+    assert list(shapes.classes) == list(TASKS["Shapes"].classes) and list(mnist.classes) == list("0123456789")
+
+
+class Absent(SimpleNamespace):
+    """An origin whose data is missing until it is fetched, if that helps."""
+
+    parts = ("train", "test")
+
+    def problems(self, fetched=False):
+        return [] if self.there else [f"{self.name} is missing"]
+
+    def fetch(self, plan, report):
+        self.fetched.append(self.name)
+        if self.reason:
+            raise UserError(self.reason)
+        self.there = True
+
+
+def absent(fetched, **fetchable):
+    """Tasks by name: whether they can be fetched, or why that fails."""
+    return [
+        Task(
+            name,
+            (),
+            Absent(name=name, there=False, fetchable=bool(how), reason=how if isinstance(how, str) else None, fetched=fetched),
+        )
+        for name, how in fetchable.items()
+    ]
+
+
+def test_all_that_is_missing_is_said_at_once_before_anything_is_fetched():
+    fetched = []
+    tasks = [TASKS["Shapes"], *absent(fetched, a=True, b=False, c=False)]
+    for download, said in ((False, ["a is missing", "b is missing", "c is missing"]), (True, ["b is missing", "c is missing"])):
+        with pytest.raises(UserError) as caught:
+            require_data(tasks, download)
+        assert caught.value.problems == said and fetched == []
+    require_data(tasks[:2], download=True)
+    require_data(tasks[:2], download=False)
+    assert fetched == ["a"]
+
+
+def test_a_download_that_fails_does_not_keep_the_others_from_being_fetched():
+    fetched = []
+    with pytest.raises(UserError) as caught:
+        require_data(absent(fetched, a="the line is dead", b=True, c="so is this"), download=True)
+    assert caught.value.problems == ["the line is dead", "so is this"] and fetched == ["a", "b", "c"]
+
+
+def test_numbers_name_labels_and_names_are_compared_by_their_letters():
+    assert labels_of(["Sea_Lake", "annual crop"], [("annual crop land", "AnnualCrop"), ("lake or sea", "SeaLake")]) == [1, 0]
+    assert labels_of(["0", "1", "10", *"23456789"], [(f"class {n}",) for n in range(11)]) == [0, 1, 10, *range(2, 10)]
+    assert labels_of(["a", "b"], [("a",), ("c",)]) is None and labels_of(["a", "a"], [("a",), ("b",)]) is None
+
+
+def test_a_wrong_number_of_classes_or_examples_names_both(tmp_path, monkeypatch):
+    made = folders(tmp_path / "dtd", ["banded", "dotted"], {"train": "train", "test": "val"})
+    with pytest.raises(UserError, match="2 classes and DTD was published with 47"):
+        find_tasks(["DTD"], tmp_path)[0].examples("train")
+    shrunk(monkeypatch, "DTD", {**made, "train": made["train"] * 2}, ["banded", "dotted"])
+    with pytest.raises(UserError, match="4 examples in its train part, and the published one has 8"):
+        find_tasks(["DTD"], tmp_path)[0].examples("val")
+
+
+@pytest.mark.parametrize("group", ["demo", "vision", "lines"])
+@pytest.mark.parametrize("name", ["Birds", "MNIST", "SUN397"])
+def test_every_override_that_a_sentence_suggests_can_be_typed(group, name, tmp_path):
+    """As written in messages: without a `+`, whichever list of tasks is chosen."""
+    typed = [f"tasks={group}", f"DATASETS=[{name}]", f"data_location={tmp_path}"]
+    classes = vision.ROWS[name].classes if name in vision.ROWS else ["wren", "tit"]
+    given = ["source=/no/where", 'templates=["a photo of a {}."]', "patterns=[data/*]", "columns={label: species}"]
+    given += [f"classes={list(classes)}".replace("'", '"')]
+    config = command_line.composed([*typed, *(f"tasks.{name}.{option}" for option in given)])
+    [task] = command_line.selected_tasks(config)
+    assert task.name == name and list(task.templates) == ["a photo of a {}."] and "/no/where" in task.problems()[0]
+
+
+def test_misspelled_tasks_and_options_are_said(tmp_path):
+    with pytest.raises(UserError, match=r"tasks.MNSIT.source is given, but there is no task MNSIT in this run"):
+        command_line.selected_tasks(command_line.composed(["DATASETS=[MNIST]", "tasks.MNSIT.source=x"]))
+    with pytest.raises(UserError, match=r"no option souce \(tasks.MNIST.souce=\); it has source, templates"):
+        command_line.selected_tasks(command_line.composed(["DATASETS=[MNIST]", "tasks.MNIST.souce=x"]))
+
+
+def test_the_remedy_of_missing_data_is_one_command(tmp_path):
+    [sentence] = find_tasks(["SUN397"], tmp_path)[0].problems()
+    option = sentence.split("give ")[1].split("=FOLDER")[0]
+    folders(tmp_path / "mine", ["abbey"], {"train": "train", "test": "test"})
+    typed = ["DATASETS=[SUN397]", f"{option}={tmp_path / 'mine'}", f"data_location={tmp_path}"]
+    [task] = command_line.selected_tasks(command_line.composed(typed))
+    assert task.problems() == []

@@ -1,0 +1,111 @@
+import pytest
+import yaml
+
+import command_line
+from src.errors import UserError
+from src.evaluation.lineage import benchmark_of, doubts, leaks, read_manifests
+from src.evaluation.scorer import Score
+from src.training.provenance import digest_of
+from tests.helpers.processes import ROOT
+
+LINEAGE = {
+    "model": "m",
+    "pretrained": "p",
+    "finetuned": {"DTD": "d1", "Cars": "c1"},
+    "heads": {"DTD": "h", "Cars": "i"},
+    "data": {"DTD": {"val": "v", "test": "t"}, "Cars": {"val": "w", "test": "u"}},
+    "recipes": {"DTD": None, "Cars": None},
+    "tasks": {"DTD": "td", "Cars": "tc"},
+}
+
+
+def named(*entries) -> str:
+    return benchmark_of(LINEAGE, "ViT-B-32", [(name, sections) for name, sections in entries])
+
+
+def test_a_benchmark_is_named_where_all_its_digests_agree():
+    known = {"finetuned": {"DTD": ["d0", "d1"], "Cars": "c1", "SVHN": "s"}, "data": LINEAGE["data"]}
+    assert named(("v1", {"ViT-B-32": {**known, "pretrained": "p"}})) == "v1"
+    assert named(("v1", {"any": known})) == "v1" and named(("v1", {"ViT-L-14": known})) == "unknown"
+    for other in (
+        {"finetuned": {"DTD": "d2", "Cars": "c1"}},  # another checkpoint
+        {"finetuned": {"DTD": "d1"}},  # a task of ours that it does not know
+        {"data": {"DTD": {"test": "t"}, "Cars": LINEAGE["data"]["Cars"]}},  # a split it does not know
+        {"pretrained": "q"},
+        {"recipes": "any"},
+        {"recipes": {"DTD": "any", "Cars": "any"}},
+        {},
+    ):
+        assert named(("v1", {"ViT-B-32": other})) == "unknown", other
+    assert named(("v1", {"ViT-B-32": {"finetuned": ["d1", "c1"], "tasks": "any"}})) == "v1"  # one for all entries
+    assert named(("v1", {}), ("v2", {"any": {"pretrained": "p"}}), ("v3", {"any": {"pretrained": "p"}})) == "v2"
+    assert named() == "unknown"
+
+
+def test_the_shipped_manifest_knows_the_demo_and_what_was_trained_here():
+    entries = read_manifests([ROOT / "config" / "lineage.yaml"])
+    assert [name for name, _ in entries] == ["demo", "tall-v1", "tall-v2", "fusionbench", "own"]
+    demo = dict(entries)["demo"]["ViT-demo"]
+    config = command_line.composed([])
+    assert {task.name: task.definition for task in command_line.selected_tasks(config)} == demo["tasks"]
+    some = {name: demo["tasks"][name] for name in ("Digits", "Arrows")}
+    here = {
+        **LINEAGE,
+        "recipes": dict.fromkeys(some, demo["recipes"][1]),
+        "pretrained": demo["pretrained"],
+        "tasks": some,
+        "heads_from": dict.fromkeys(some, "prompts"),
+    }
+    assert benchmark_of(here, "ViT-demo", entries) == "demo"
+    for other in (
+        {"tasks": LINEAGE["tasks"]},
+        {"recipes": {"Digits": "r", "Arrows": demo["recipes"][0]}},
+        {"pretrained": "p"},
+        {"heads_from": {"Digits": "prompts", "Arrows": "published"}},
+    ):
+        assert benchmark_of({**here, **other}, "ViT-demo", entries) == "own", other
+    assert benchmark_of(here, "ViT-B-32", entries) == "own"
+    assert benchmark_of({**here, "recipes": {"Digits": demo["recipes"][0], "Arrows": None}}, "ViT-demo", entries) == "unknown"
+
+
+def test_prompts_of_ones_own_make_another_task():
+    usual, other = (
+        command_line.selected_tasks(command_line.composed(["DATASETS=[Arrows]", *more]))[0].definition
+        for more in ([], ["+tasks.Arrows.templates=['an arrow {}.']"])
+    )
+    assert usual != other
+
+
+def test_a_manifest_that_is_none_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"mine": {"ViT-B-32": {"finetund": {}}}}))
+    (tmp_path / "b.yaml").write_text("- not\n- a table\n")
+    with pytest.raises(UserError) as caught:
+        read_manifests([tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "none.yaml"])
+    assert [name in problem for name, problem in zip(("finetund", "b.yaml", "none.yaml"), caught.value.problems)] == [True] * 3
+
+
+def test_a_leaked_test_split_is_warned_of():
+    validation = {"DTD": Score(293, 376), "Cars": Score(600, 814), "Small": Score(3, 4)}
+    test = {"DTD": Score(1842, 1880), "Cars": Score(6100, 8041), "Small": Score(10, 10)}
+    (warning,) = leaks(validation, test)  # DTD 98 against 78; Cars 76 against 74; Small too small to say
+    assert "DTD" in warning and "98.0" in warning and "77.9" in warning
+
+
+def test_a_fine_tuned_model_that_is_no_better_is_doubted():
+    zeroshot = {"a": Score(31, 100), "b": Score(31, 100), "c": Score(100, 100)}
+    (warning,) = doubts(zeroshot, {"a": Score(5, 100), "b": Score(80, 100), "c": Score(100, 100)})
+    assert "on a (5.0 and 31.0 %)" in warning
+
+
+def test_the_manifest_knows_the_demo_s_recipe_in_every_mode():
+    (demo,) = [models["ViT-demo"] for name, models in read_manifests([ROOT / "config" / "lineage.yaml"]) if name == "demo"]
+    shipped = set()
+    for path in (ROOT / "config" / "finetuning_mode").glob("*.yaml"):
+        config = command_line.composed([f"finetuning_mode={path.stem}"])
+        shipped.add(digest_of(vars(command_line.recipe_of(config, "Digits")), command_line.mode_of(config).training))
+    assert set(demo["recipes"]) == shipped
+
+
+def test_a_run_without_fine_tuned_models_is_not_called_fine_tuned_here():
+    entries = read_manifests([ROOT / "config" / "lineage.yaml"])
+    assert benchmark_of({**LINEAGE, "finetuned": {}, "recipes": {}}, "ViT-B-32", entries) == "unknown"

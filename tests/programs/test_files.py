@@ -1,0 +1,110 @@
+"""model=files: any state dicts, merged without data."""
+
+import json
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import tiny_models
+from tests.helpers.processes import run_script
+
+
+def written(folder, tasks=2):
+    pretrained, finetuned = tiny_models(tasks)
+    save_file(pretrained, folder / "base.safetensors")
+    for name, model in finetuned.items():
+        torch.save(model, folder / f"{name}.pt")
+    return pretrained, finetuned
+
+
+def merge(folder, *options, finetuned="[task0.pt,task1.pt]", output="merged.safetensors"):
+    return run_script("main.py", "model=files", "pretrained=base.safetensors", f"finetuned={finetuned}",
+                      f"output={output}", *options, cwd=folder)  # fmt: skip
+
+
+def test_a_model_is_merged_and_integers_are_copied(tmp_path):
+    pretrained, finetuned = written(tmp_path)
+    done = merge(tmp_path, "method=average")
+    assert done.returncode == 0, done.stderr
+    merged = load_file(tmp_path / "merged.safetensors")
+    assert torch.equal(merged["positions"], pretrained["positions"])
+    mean = (finetuned["task0"]["head.bias"] + finetuned["task1"]["head.bias"]) / 2
+    torch.testing.assert_close(merged["head.bias"], mean)
+
+
+def test_lines_reads_depth_from_names_and_tasks_may_be_named(tmp_path):
+    pretrained, finetuned = written(tmp_path)
+    options = (
+        "method=single_task",
+        "method.task_index=1",
+        "method.apply_lines=true",
+        "specify_lambda=0.5",
+        "output_kind=task_vector",
+    )
+    done = merge(tmp_path, *options, finetuned="{cars: task1.pt, dtd: task0.pt}", output="out")
+    assert done.returncode == 0, done.stderr
+    vector = load_file(tmp_path / "out" / "model.safetensors")
+    move = finetuned["task0"]["blocks.0.w"] - pretrained["blocks.0.w"]
+    torch.testing.assert_close(vector["blocks.0.w"], 0.5 * move)
+    deepest = finetuned["task0"]["blocks.2.w"] - pretrained["blocks.2.w"]
+    torch.testing.assert_close(vector["blocks.2.w"], deepest)
+    assert "positions" not in vector and not vector["frozen.weight"].any()
+
+
+def test_sharded_models_are_written_shard_by_shard(tmp_path):
+    pretrained, finetuned = tiny_models(2)
+    pretrained = {key: leaf.bfloat16() if leaf.is_floating_point() else leaf for key, leaf in pretrained.items()}
+    for name, model in (("base", pretrained), *finetuned.items()):
+        (tmp_path / name).mkdir()
+        weight_map = {key: f"part{number % 2}.safetensors" for number, key in enumerate(model)}
+        for part in set(weight_map.values()):
+            save_file({key: leaf.to(pretrained[key].dtype) for key, leaf in model.items() if weight_map[key] == part},
+                      tmp_path / name / part)  # fmt: skip
+        (tmp_path / name / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    done = run_script("main.py", "model=files", "pretrained=base", "finetuned=[task0,task1]", "specify_lambda=0.3",
+                      "output=merged", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert names == {"part0.safetensors", "part1.safetensors", "model.safetensors.index.json", "tokenizer.json"}
+    merged = load_file(tmp_path / "merged" / "part0.safetensors")
+    assert merged["embed.weight"].dtype == torch.bfloat16
+
+
+def test_memory_does_not_grow_with_the_number_of_models(tmp_path):
+    """Peak anonymous memory of merging 4 and 20 models differs by less than one stack of the largest parameter."""
+    import subprocess
+    import sys
+
+    from tests.helpers.processes import ROOT
+
+    side = 1024
+    base = {f"blocks.{i}.w": torch.randn(side, side) for i in range(4)}
+    save_file(base, tmp_path / "base.safetensors")
+    for number in range(20):
+        save_file({key: leaf + 0.01 * torch.randn(1) for key, leaf in base.items()}, tmp_path / f"task{number}.safetensors")
+    script = (
+        "import sys, torch, command_line\n"
+        "from pathlib import Path\n"
+        "from benchmarks.memory import Peak\n"
+        "from src.checkpoints.reading import open_all\n"
+        "from src.merging.engine.inputs import Ingredients\n"
+        "from src.checkpoints.writing import save_file\n"
+        "from src.state_dict import added\n"
+        "folder, tasks = Path(sys.argv[1]), int(sys.argv[2])\n"
+        "method = command_line.build_method(command_line.composed(['method=ties']))\n"
+        "torch.ones(8, 8).sum(0)\n"
+        "with Peak() as peak:\n"
+        "    opened = open_all({n: folder / f'{n}.safetensors' for n in ('base', *(f'task{i}' for i in range(tasks)))})\n"
+        "    base = opened.pop('base')\n"
+        "    given = Ingredients(base, opened, lambda key: None, torch.device('cpu'), keep=False)\n"
+        "    save_file(added(base, method(given)(1.0)['task0']), folder / f'merged{tasks}.safetensors')\n"
+        "print(peak.above)\n"
+    )
+    peaks = {}
+    for tasks in (4, 20):
+        done = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(tasks)], cwd=ROOT, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        peaks[tasks] = int(done.stdout)
+    one_stack = 20 * side * side * 4
+    assert abs(peaks[20] - peaks[4]) < one_stack, peaks

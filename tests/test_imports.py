@@ -1,0 +1,97 @@
+"""Imports point down: the floors of the house, all of them, enforced."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.processes import ROOT
+
+# Lowest first. A room imports rooms of lower floors and itself; rooms of one floor never import one another.
+FLOORS = [
+    {"src.errors"},
+    {"src.runtime", "src.state_dict"},
+    {"src.compact", "src.downloads", "src.pickles"},
+    {"src.checkpoints"},
+    {"src.task_vectors"},
+    {"src.data", "src.merging", "src.models"},
+    {"src.training"},
+    {"src.evaluation"},
+    {"src.experiments"},
+    {"src.reports"},
+    {"command_line"},
+    {path.stem for path in ROOT.glob("*.py")},  # the scripts
+]
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+MODULES = sorted(path for folder in ("src", "command_line") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = [*MODULES, *sorted(ROOT.glob("*.py"))]
+
+# What only these rooms may import.
+ONLY_IN = {
+    ("hydra", "omegaconf"): ("command_line", *FLOORS[-1]),
+    ("open_clip", "timm", "transformers"): ("src.models",),
+    ("huggingface_hub", "gdown", "filelock"): ("src.downloads", "src.data"),
+    ("matplotlib",): ("src.reports",),
+    ("scipy", "threadpoolctl"): ("src.merging.engine",),
+}
+MERGING = {
+    *("torch", "scipy", "threadpoolctl", "src"),
+    *("abc", "collections", "concurrent", "contextlib", "ctypes", "dataclasses", "functools", "math", "statistics", "threading"),
+    "typing",
+}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports anywhere in it: `from package import module` counts as the module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in NAMES else node.module for name in names}
+    return found
+
+
+NAMES = {module_of(path) for path in SOURCES}
+
+
+def room_of(module: str) -> str:
+    """The room of a module: a folder or module of src, command_line, or a script."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "src" else parts[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_of)
+def test_every_module_has_a_floor(path):
+    assert module_of(path) == "src" or room_of(module_of(path)) in FLOOR_OF
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_point_down(path):
+    module = module_of(path)
+    room = room_of(module)
+    for other in {room_of(name) for name in imports(path) if name.split(".")[0] in {"src", "command_line", *FLOORS[-1]}}:
+        below = other != "src" and FLOOR_OF[other] < FLOOR_OF[room]
+        assert other == room or below, f"{module} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_libraries_stay_in_their_rooms(path):
+    module, roots = module_of(path), {name.split(".")[0] for name in imports(path)}
+    for libraries, rooms in ONLY_IN.items():
+        if not any(f"{module}.".startswith(f"{room}.") for room in rooms):
+            assert not roots & set(libraries), f"{module} imports {roots & set(libraries)}, which is for {rooms}"
+    if module.startswith("src.merging"):
+        assert roots <= MERGING, f"merging knows tensors and no disk, model or data; {module} imports {roots - MERGING}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_every_module_says_what_it_is(path):
+    text = path.read_text()
+    assert not text or ast.get_docstring(ast.parse(text))
