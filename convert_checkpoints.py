@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import command_line
+from command_line.console import run_script, user_message
 from src.checkpoints.conversion import convert, is_same, pickled_files
 from src.errors import UserError, raise_any
 from src.pickles.archives import check_contents
@@ -45,9 +45,9 @@ def main() -> None:
                     source.unlink()
                 print(f"{source} removed")
         except (UserError, OSError) as reason:
-            problems += command_line.plain(reason) or [str(reason)]
+            problems += user_message(reason) or [str(reason)]
     raise_any(problems)
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_plainly(main))
+    sys.exit(run_script(main))

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import command_line
-from src.checkpoints.published import SERVED, Published
-from src.checkpoints.reading import open_all
+from command_line.config import compose_config
+from command_line.console import ProgressBar, run_script
+from src.checkpoints.opening import open_all
+from src.checkpoints.published import SERVED_MODELS, PublishedFiles
 from src.checkpoints.shards import PICKLED
 from src.downloads.drive import FOLDERS, fetch_folder
 from src.downloads.hub import fetch
@@ -29,7 +30,7 @@ ENDINGS = {"checkpoints": (".pt", ".safetensors"), "tall_masks": (".npy",)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, choices=list(SERVED))
+    parser.add_argument("--model", required=True, choices=list(SERVED_MODELS))
     parser.add_argument("--kind", required=True, choices=list(ENDINGS))
     parser.add_argument("--source", default="hub", choices=["hub", "drive"], help="Hugging Face, or Google Drive")
     parser.add_argument("--model-location", type=Path, default=Path("checkpoints"), help="as main.py's model_location")
@@ -41,17 +42,17 @@ def main() -> None:
         print(f"{place}: comparing what has come with its checksums", flush=True)  # a repository's are compared on the way
         each(check_contents, sorted(path for path in place.rglob("*") if path.is_file() and path.suffix in (*PICKLED, ".npy")))
     else:
-        patterns = [SERVED[options.model] + ending for ending in ENDINGS[options.kind]]
-        with command_line.Progress(unit="B") as progress:
-            commit = fetch(REPOSITORY, "model", patterns, models / REPOSITORY, plan=progress.plan, report=progress.report)
+        patterns = [SERVED_MODELS[options.model] + ending for ending in ENDINGS[options.kind]]
+        with ProgressBar(unit="B") as progress:
+            commit = fetch(REPOSITORY, "model", patterns, models / REPOSITORY, progress=progress)
         print(f"{REPOSITORY} at {commit}: {models / REPOSITORY}")
-    published = Published(models, options.model)
+    published = PublishedFiles(models, options.model)
     (check_masks if options.kind == "tall_masks" else check_checkpoints)(published, options.model)
 
 
-def check_checkpoints(published: Published, model: str) -> None:
+def check_checkpoints(published: PublishedFiles, model: str) -> None:
     """Open everything that was found; UserError with what cannot be opened and what is missing."""
-    tasks = list(command_line.composed(["tasks=vision"]).tasks.names)
+    tasks = list(compose_config(["tasks=vision"]).tasks.names)
     found = {f"{task}'s encoder": path for task in tasks if (path := published.finetuned(task))}
     found |= {f"{task}'s head": path for task in tasks if (path := published.head(task))}
     zeroshot = published.zeroshot()
@@ -66,7 +67,7 @@ def check_checkpoints(published: Published, model: str) -> None:
     )
 
 
-def check_masks(published: Published, model: str) -> None:
+def check_masks(published: PublishedFiles, model: str) -> None:
     """Read every mask file that was found; UserError if there is none, and with all that cannot be read."""
     masks = published.masks()
     raise_any([] if masks else [f"there are no TALL masks of {model} in what was downloaded"])
@@ -85,4 +86,4 @@ def each(check: Callable[[Path], None], paths: Iterable[Path]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_plainly(main))
+    sys.exit(run_script(main))

@@ -10,7 +10,9 @@ What is there is not fetched again. Datasets that nobody serves are listed with 
 import argparse
 import sys
 
-import command_line
+from command_line.config import compose_config
+from command_line.console import ProgressBar, run_script
+from command_line.preflight import selected_tasks
 from src.data.registry import require_data
 
 
@@ -21,16 +23,16 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     listed = [] if any(text.startswith("tasks=") for text in options.overrides) else ["tasks=vision"]
     named = [f"DATASETS=[{options.datasets}]"] if options.datasets else []
-    config = command_line.composed([*listed, *options.overrides, *named])
-    tasks = command_line.selected_tasks(config)
+    config = compose_config([*listed, *options.overrides, *named])
+    tasks = selected_tasks(config)
     for task in tasks:
         if not task.problems():
             print(f"{task.name} is there")
-    with command_line.Progress(unit="B") as bar:
-        require_data([task for task in tasks if task.fetchable], True, bar.plan, bar.report)
+    with ProgressBar(unit="B") as bar:
+        require_data([task for task in tasks if task.fetchable], True, bar)
     require_data(tasks, download=False)
     print(f"{len(tasks)} datasets are under {config.data_location}")
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_plainly(main))
+    sys.exit(run_script(main))

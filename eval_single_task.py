@@ -7,35 +7,46 @@ python eval_single_task.py --model=ViT-B-32 --eval-datasets=MNIST,DTD precision=
 """
 
 import sys
+from functools import partial
 
-import command_line
-from src.evaluation.lineage import doubts, leaks
-from src.experiments.single_task import SPLITS, SingleTasks
+from command_line.config import compose_config
+from command_line.console import run_script
+from command_line.flags import BENCHMARK, parse_flags
+from command_line.preflight import selected_tasks
+from command_line.session import check_unread, session
+from src.evaluation.lineage import leak_warnings, no_gain_warnings
+from src.experiments.single_task import SPLITS, SingleTaskResult
 from src.models.modes import POSTHOC
 
 NONE = "finetuning_mode=none"
 
 
 def main() -> None:
-    overrides, _ = command_line.overrides_of(__doc__, command_line.BENCHMARK)
-    config = command_line.composed([text for text in overrides if text != NONE])
-    tasks, pretrained = command_line.selected_tasks(config), NONE in overrides
-    owners, others = ([], tasks) if pretrained else (tasks, [])
-    with command_line.session(config, "eval_single_task.py", sys.argv[1:], owners, others) as run:
-        if not run:
+    overrides, _ = parse_flags(__doc__, BENCHMARK)
+    config = compose_config([text for text in overrides if text != NONE])
+    tasks, is_pretrained = selected_tasks(config), NONE in overrides
+    owners, others = ([], tasks) if is_pretrained else (tasks, [])
+    checks = [partial(check_unread, config)]
+    with session(config, "eval_single_task.py", sys.argv[1:], owners, others, checks) as run:
+        if run is None:
             return
-        measured, check = run.measured.on(tasks), not pretrained and config.finetuning_mode.linearized != POSTHOC
-        run.plan({(task.name, split): 1 + (check and split == "test") for task in tasks for split in SPLITS})
-        own = {split: (measured.zeroshot if pretrained else measured.finetuned)(split) for split in SPLITS}
-        warnings = [] if pretrained else leaks(own["val"], own["test"])
-        if check:  # the tangent model of posthoc is not what learned
-            warnings += doubts(measured.zeroshot("test"), own["test"])
+        # the tangent model of posthoc is not what learned
+        compared = not is_pretrained and config.finetuning_mode.linearized != POSTHOC
+        evaluator = run.evaluator.on(tasks)
+        run.plan({(task.name, split): 1 + (compared and split == "test") for task in tasks for split in SPLITS})
+        own = {split: (evaluator.zeroshot if is_pretrained else evaluator.finetuned)(split) for split in SPLITS}
+        warnings = [] if is_pretrained else leak_warnings(own["val"], own["test"])
+        if compared:
+            warnings += no_gain_warnings(evaluator.zeroshot("test"), own["test"])
+        if not run.group.is_main:
+            return
+        models = "pre-trained" if is_pretrained else f"fine-tuned ({config.finetuning_mode.name})"
+        title = f"{config.model.name}, {len(tasks)} tasks, {models}"
+        question = {"models": models, **({"finetuning_mode": None} if is_pretrained else {})}
         scores = {task.name: {split: own[split][task.name] for split in SPLITS} for task in tasks}
-        what = "pre-trained" if pretrained else f"fine-tuned ({config.finetuning_mode.name})"
-        title = f"{config.model.name}, {len(tasks)} tasks, {what}"
-        asked = {"models": what, **({"finetuning_mode": None} if pretrained else {})}
-        run.publish(SingleTasks(scores=scores, **run.about(title, asked, warnings)))
+        about = run.about(title, question, [*warnings, *run.precision_note])
+        run.publish(SingleTaskResult(scores=scores, **about))
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_plainly(main))
+    sys.exit(run_script(main))

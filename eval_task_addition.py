@@ -12,19 +12,21 @@ import json
 import runpy
 import sys
 
-import command_line
+from command_line.config import ROOT
+from command_line.console import run_script
+from command_line.flags import BENCHMARK, GRID, grid_of, parse_flags
 from src.errors import raise_any
 
 
 def main() -> None:
-    overrides, given = command_line.overrides_of(__doc__, (*command_line.BENCHMARK, *command_line.GRID))
-    grid, problems = command_line.grid_of(given)
+    overrides, values = parse_flags(__doc__, (*BENCHMARK, *GRID))
+    grid, problems = grid_of(values)
     raise_any(problems)
-    own = any(text.startswith(("method=", "method.grid=", "n_eval_points=")) for text in overrides)
-    chosen = [f"method.grid={json.dumps(grid)}"] if not own or any(given.values()) else []  # a method may bring its own grid
-    sys.argv = [str(command_line.ROOT / "main.py"), *chosen, *overrides]
+    is_own = any(text.startswith(("method=", "method.grid=", "n_eval_points=")) for text in overrides)
+    grids = [f"method.grid={json.dumps(grid)}"] if not is_own or any(values.values()) else []  # a method may bring its own
+    sys.argv = [str(ROOT / "main.py"), *grids, *overrides]  # Hydra reads the command line itself
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_plainly(main))
+    sys.exit(run_script(main))

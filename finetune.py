@@ -12,47 +12,54 @@ few minutes (save_minutes=), and at SIGTERM, SIGUSR1 and Ctrl-C.
 
 import sys
 
-import command_line
-from command_line.flags import RECIPE, TRAINING
+from command_line.build import build_device, build_family, build_mode
+from command_line.config import compose_config, validate
+from command_line.console import run_script
+from command_line.finetuning import finetune_all, without_weights
+from command_line.flags import RECIPE, TRAINING, parse_flags
+from command_line.launch import run_processes
+from command_line.paths import paths_of
+from command_line.preflight import fetch_data, missing_data, selected_tasks
 from src.errors import UserError, raise_any
 from src.models.family import ModelFamily
 from src.models.modes import Mode
-from src.runtime.distributed import is_member, join
+from src.runtime.distributed import init_distributed
+from src.runtime.environment import is_distributed
 
 
 def main() -> None:
-    overrides, _ = command_line.overrides_of(__doc__, TRAINING, RECIPE)
-    config = command_line.composed(overrides)
-    command_line.check_choices(config)
+    overrides, _ = parse_flags(__doc__, TRAINING, RECIPE)
+    config = compose_config(overrides)
+    validate(config)
     if config.model.family is None:
         raise UserError(f"model={config.model.name} has no architecture to fine-tune; choose another of config/model")
     if config.finetuned is not None:
         raise UserError("finetuned= names weights that are there; fine-tuned ones are written below model_location")
-    mode = command_line.mode_of(config)
+    mode = build_mode(config)
     if mode.scored_linearized and not mode.trained_linearized:
         raise UserError(f"{mode.name} scores models that were fine-tuned as standard; use --finetuning-mode=standard here")
-    tasks = command_line.selected_tasks(config)
-    raise_any(command_line.missing_data(config, tasks))
-    if (config.world_size or 1) > 1 and not is_member():
-        command_line.started_together("finetune.py", sys.argv[1:], config.world_size)
+    tasks, paths = selected_tasks(config), paths_of(config)
+    raise_any(missing_data(config, tasks))
+    if (config.world_size or 1) > 1 and not is_distributed():
+        run_processes("finetune.py", sys.argv[1:], config.world_size)
         return
-    team = join()
-    family = command_line.build_family(config, command_line.device_of(config))
-    command_line.fetch_data(config, tasks, team)
-    missing = command_line.unfinished(config, family, tasks)
-    if team.leads:
+    group = init_distributed()
+    family = build_family(config, paths, build_device(config))
+    fetch_data(config, tasks, group)
+    missing = without_weights(config, paths, family, tasks)
+    if group.is_main:
         for task in tasks:
             if task not in missing:
-                print(f"{task.name} is fine-tuned already: {command_line.checkpoint_path(config, task.name)}")
+                print(f"{task.name} is fine-tuned already: {paths.finetuned(task.name)}")
         print(what_trains(family, mode), flush=True)
-    command_line.finetune_all(config, family, missing, team)
+    finetune_all(config, paths, family, missing, group)
 
 
 def what_trains(family: ModelFamily, mode: Mode) -> str:
-    """How many parameters do, and of how many."""
-    learner, adapted = family.learner(mode), " through LoRA" if mode.lora else ""
-    return f"{mode.name}: {learner.count:,} parameters train ({mode.trains}{adapted}), the image tower has {learner.whole:,}"
+    """Return how many parameters train, and of how many."""
+    trainable, through = family.trainable(mode), " through LoRA" if mode.lora else ""
+    return f"{mode.name}: {trainable.count:,} parameters train ({mode.trains}{through}), the image tower has {trainable.whole:,}"
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_plainly(main))
+    sys.exit(run_script(main))

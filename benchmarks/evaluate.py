@@ -23,15 +23,17 @@ from PIL import Image
 from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
-import command_line
 from benchmarks.inputs import clip_encoders
-from src.checkpoints.reading import open_all
+from command_line.build import batch_size_of, build_device, build_family, build_method
+from command_line.config import compose_config
+from command_line.paths import paths_of
+from src.checkpoints.opening import open_all
 from src.evaluation.cache import Cache
-from src.evaluation.evaluator import Measurement
+from src.evaluation.evaluator import Evaluator
 from src.evaluation.scorer import Scorer
 from src.evaluation.search import STRATEGIES
 from src.evaluation.selection import choose
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.models.family import PRECISIONS, ModelFamily
 
 CLASSES, COEFFICIENTS = 10, [n / 10 for n in range(1, 11)]
@@ -120,8 +122,8 @@ class Clock:
 
 def family_with(overrides: list[str], cache: Path, device: torch.device) -> tuple[ModelFamily, DictConfig]:
     options = ["model=ViT-B-32", "model.pretrained=null", f"cache_dir={cache}", f"model_location={cache}", *overrides]
-    config = command_line.composed(options)
-    return command_line.build_family(config, device), config
+    config = compose_config(options)
+    return build_family(config, paths_of(config), device), config
 
 
 def decoding(task: Album, family: ModelFamily, console: Console) -> None:
@@ -136,20 +138,20 @@ def decoding(task: Album, family: ModelFamily, console: Console) -> None:
     console.print(f"decoding to 224 pixels: {ours:.0f} images/s; a torchvision loader with 2 workers: {theirs:.0f}")
 
 
-def scoring(task: Album, family: ModelFamily, config: DictConfig, cache: Path, device: torch.device, console: Console) -> None:
+def session(task: Album, family: ModelFamily, config: DictConfig, cache: Path, device: torch.device, console: Console) -> None:
     """Ten coefficients of the sum of two random fine-tuned encoders, through the code that main.py searches with."""
     pretrained, finetuned = clip_encoders(2)
     names = {f"task{number}": path for number, path in enumerate(finetuned)}
     checkpoints = open_all({"pretrained": pretrained, **names})
-    given = Ingredients(checkpoints.pop("pretrained"), checkpoints, family.depth, device, keep=True)
+    inputs = MergeInputs(checkpoints.pop("pretrained"), checkpoints, family.depth, family.is_layer, device, keep=True)
     clock = family._clip.visual.forward = Clock(family._clip.visual.forward)
-    scorer = Scorer(family, Cache(cache), command_line.batch_size_of(config, device), lambda what, done: None)
-    measured = Measurement(scorer, Cache(cache), {"task0": task}, {"task0": checkpoints["task0"]}, given, at_once=4)
-    method = command_line.build_method(command_line.composed(["method=sum"]))
+    scorer = Scorer(family, Cache(cache), batch_size_of(config, device), lambda what, done: None)
+    evaluator = Evaluator(scorer, Cache(cache), {"task0": task}, {"task0": checkpoints["task0"]}, inputs, candidates_per_pass=4)
+    method = build_method(compose_config(["method=sum"]))
     family.prepare(task)
     before = task.reads["images"]
     started = time.perf_counter()
-    choose(method, method(given), COEFFICIENTS, measured, STRATEGIES["grid"])
+    choose(method, method(inputs), COEFFICIENTS, evaluator, STRATEGIES["grid"])
     seconds = time.perf_counter() - started
     images = task.count * (len(COEFFICIENTS) + 1)
     console.print(
@@ -168,7 +170,7 @@ def precisions(task: Album, cache: Path, device: torch.device, console: Console)
             torch.manual_seed(0)
             weights = {key: torch.randn_like(leaf) * 0.02 for key, leaf in family.pretrained.items()}
             family.prepare(task)
-            predict, size = family.predictor(weights), min(command_line.batch_size_of(config, device), task.count)
+            predict, size = family.predictor(weights), min(batch_size_of(config, device), task.count)
             batches = [batch for span in family.spans(task, "val") for batch in family.batches(task, "val", size, span)]
             batches = [batch for batch in batches if len(batch.labels) == size] * 10
             predict(batches[0])
@@ -190,7 +192,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, help="default: 192, and 4096 on a GPU")
     options = parser.parse_args()
-    device, console = command_line.device_of(command_line.composed([f"device={options.device}"])), Console(soft_wrap=True)
+    device, console = build_device(compose_config([f"device={options.device}"])), Console(soft_wrap=True)
     images = options.images or (4096 if device.type == "cuda" else 192)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "photographs").mkdir()
@@ -199,7 +201,7 @@ def main() -> None:
         task.examples("val")
         family, config = family_with([], cache, device)
         decoding(task, family, console)
-        scoring(task, family, config, cache, device, console)
+        session(task, family, config, cache, device, console)
         if device.type == "cuda":
             precisions(task, cache, device, console)
 

@@ -8,7 +8,7 @@ import open_clip
 import torch
 from torch import Tensor
 
-from src.checkpoints.reading import open_checkpoint
+from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.writing import save_file
 from src.runtime.files import write_json
 from src.state_dict import Lazy

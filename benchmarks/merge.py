@@ -26,16 +26,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import command_line
 from benchmarks.inputs import FOLDER, clip_encoders, sharded_language_models
 from benchmarks.memory import Peak
-from src.checkpoints.mask_files import MadeOf, open_masks, save_masks
-from src.checkpoints.reading import open_all, open_checkpoint
-from src.checkpoints.writing import save_bundle, save_file, save_folder
-from src.merging.engine.inputs import Ingredients
-from src.merging.method import Family, Method
-from src.models.depth import depth_by_name
-from src.state_dict import added
+from command_line.build import build_method
+from command_line.config import compose_config
+from src.checkpoints.bundles import save_bundle
+from src.checkpoints.mask_files import MaskProvenance, open_masks, save_masks
+from src.checkpoints.opening import open_all, open_checkpoint
+from src.checkpoints.writing import save_file, save_folder
+from src.merging.engine.inputs import MergeInputs
+from src.merging.method import MergeFamily, Method
+from src.models.layers import depth_by_name, is_layer_by_name
+from src.state_dict import add_vector
 from src.task_vectors import TaskVector
 
 CASES = {
@@ -52,20 +54,20 @@ CASES = {
 }
 
 
-def opened(paths: list[Path], device: str) -> Ingredients:
+def opened(paths: list[Path], device: str) -> MergeInputs:
     pretrained, finetuned = open_checkpoint(paths[0]), open_all({path.stem: path for path in paths[1:]})
-    return Ingredients(pretrained, finetuned, depth_by_name(pretrained), torch.device(device), keep=False)
+    return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, torch.device(device), keep=False)
 
 
 def method_of(case: str) -> Method:
-    return command_line.build_method(command_line.composed(CASES[case]))
+    return build_method(compose_config(CASES[case]))
 
 
-def family_of(case: str, given: Ingredients) -> Family:
+def family_of(case: str, inputs: MergeInputs) -> MergeFamily:
     method = method_of(case)
     if method.mask_method:
-        method = method.with_masks(open_masks(_masks(given), _made_of(given), given.outline).masks)
-    return method(given)
+        method = method.with_masks(open_masks(_masks(inputs), _made_of(inputs), inputs.outline).masks)
+    return method(inputs)
 
 
 def measure(case: str, paths: list[Path], device: str, save: bool, sharded: bool) -> dict[str, float]:
@@ -79,22 +81,22 @@ def measure(case: str, paths: list[Path], device: str, save: bool, sharded: bool
     read_all(paths)  # the page cache is warm, and stays so only for a while
     with Peak() as peak:
         started = time.perf_counter()
-        given = opened(paths, device)
-        family = family_of(case, given)
+        inputs = opened(paths, device)
+        family = family_of(case, inputs)
         if method.per_task:
-            compact = family.compact(dict.fromkeys(given.tasks, coefficient))
+            compact = family.compact(dict.fromkeys(inputs.tasks, coefficient))
             if save:
-                save_bundle(compact, given.pretrained, FOLDER / "bundle", {"finetuned": dict.fromkeys(given.tasks, "")})
+                save_bundle(compact, inputs.pretrained, FOLDER / "bundle", {"finetuned": dict.fromkeys(inputs.tasks, "")})
             else:
                 held = [*compact.shared.values(), *compact.flattened().values()]
         else:
             vector = next(iter(family(coefficient).values()))
             if sharded:
-                save_folder(added(given.pretrained, vector), FOLDER / "merged", given.pretrained)
+                save_folder(add_vector(inputs.pretrained, vector), FOLDER / "merged", inputs.pretrained)
             elif save:
-                save_file(added(given.pretrained, vector), FOLDER / "merged.safetensors")
+                save_file(add_vector(inputs.pretrained, vector), FOLDER / "merged.safetensors")
             else:
-                held = [vector[key] for key in vector if given.changed(key)]
+                held = [vector[key] for key in vector if inputs.changed(key)]
         if device != "cpu" and not save:
             held[0].sum().item()  # waits for the device
         seconds = time.perf_counter() - started
@@ -108,8 +110,8 @@ def measure(case: str, paths: list[Path], device: str, save: bool, sharded: bool
 
 def full_decompositions(paths: list[Path], device: str) -> dict[str, float]:
     """Seconds that full singular value decompositions of every changed matrix of every task would take."""
-    given = opened(paths, device)
-    shapes = Counter(leaf.shape for key, leaf in given.outline.items() if given.is_matrix(key) and given.changed(key))
+    inputs = opened(paths, device)
+    shapes = Counter(leaf.shape for key, leaf in inputs.outline.items() if inputs.is_matrix(key) and inputs.changed(key))
     seconds = 0.0
     for shape, count in shapes.items():
         matrix, took = torch.randn(shape, device=device), []
@@ -118,22 +120,22 @@ def full_decompositions(paths: list[Path], device: str) -> dict[str, float]:
             started = time.perf_counter()
             torch.linalg.svd(matrix, full_matrices=False).S.sum().item()
             took.append(time.perf_counter() - started)
-        seconds += min(took) * count * len(given.tasks)
-    return {"seconds": seconds, "matrices": len(given.tasks) * shapes.total()}
+        seconds += min(took) * count * len(inputs.tasks)
+    return {"seconds": seconds, "matrices": len(inputs.tasks) * shapes.total()}
 
 
-def _made_of(given: Ingredients) -> MadeOf:
-    return MadeOf({}, "", dict.fromkeys(given.tasks, ""))
+def _made_of(inputs: MergeInputs) -> MaskProvenance:
+    return MaskProvenance({}, "", dict.fromkeys(inputs.tasks, ""))
 
 
-def _masks(given: Ingredients) -> Path:
+def _masks(inputs: MergeInputs) -> Path:
     """TALL masks of these models, lambda 0.4, made once."""
-    found = sorted((FOLDER / "masks").glob(f"tall_mask_{len(given.tasks)}task_*.safetensors"))
+    found = sorted((FOLDER / "masks").glob(f"tall_mask_{len(inputs.tasks)}task_*.safetensors"))
     if found:
         return found[0]
-    lambdas = dict.fromkeys(given.tasks, 0.4)
-    method = command_line.build_method(command_line.composed(["method=tall_mask", "specify_lambda=0.4"]))
-    return save_masks(method(given).compact(lambdas), FOLDER / "masks", _made_of(given), lambdas, None)
+    lambdas = dict.fromkeys(inputs.tasks, 0.4)
+    method = build_method(compose_config(["method=tall_mask", "specify_lambda=0.4"]))
+    return save_masks(method(inputs).compact(lambdas), FOLDER / "masks", _made_of(inputs), lambdas, None)
 
 
 def floors(paths: list[Path]) -> dict[str, float]:

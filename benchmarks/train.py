@@ -20,10 +20,13 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-import command_line
+from command_line.build import build_device, build_family, build_mode
+from command_line.config import compose_config
+from command_line.finetuning import training_precision
+from command_line.paths import paths_of
 from src.models.family import Batch, ModelFamily
 from src.models.modes import Mode
-from src.training.loop import Workshop, finetune
+from src.training.loop import TrainingSettings, finetune
 from src.training.recipe import Recipe
 
 MODES = ("standard", "linear", "linear-2", "lora")
@@ -90,10 +93,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         places = [f"{place}={folder}" for place in ("cache_dir", "model_location")]
         random = [] if options.model == "ViT-demo" else ["model.pretrained=null"]
-        config = command_line.composed([f"model={options.model}", f"device={options.device}", *random, *places])
-        device = command_line.device_of(config)
-        precision = options.precision or command_line.training_precision(config, device)
-        family = command_line.build_family(config, device)
+        config = compose_config([f"model={options.model}", f"device={options.device}", *random, *places])
+        device = build_device(config)
+        precision = options.precision or training_precision(config, device)
+        family = build_family(config, paths_of(config), device)
         family.prepare(Noise(1))
         side = next(iter(family._crop.transforms)).size
         draw = torch.Generator().manual_seed(0)
@@ -103,7 +106,7 @@ def main() -> None:
         clocks = {mode: Clock(device.type == "cuda") for mode in MODES}
         for turn in range(options.turns):
             for name, clock in clocks.items():
-                mode = command_line.mode_of(command_line.composed([f"finetuning_mode={name}"]))
+                mode = build_mode(compose_config([f"finetuning_mode={name}"]))
                 take_turn(Unfed(family, batch), mode, options, precision, clock, Path(folder) / f"{turn}")
         flops = flops_of(family, batch)
     report(console, options, device, precision, clocks, flops)
@@ -117,16 +120,16 @@ def take_turn(family: Unfed, mode: Mode, options: argparse.Namespace, precision:
     )  # fmt: skip
     path = folder / "lora_finetuned" / "adapter_model.safetensors" if mode.lora else folder / f"{mode.name}_finetuned.safetensors"
     before = len(clock.seconds)
-    how = Workshop(precision=precision, log_steps=1000, report=clock)
-    finetune(family, Noise(options.batch_size * options.steps), recipe, mode, path, how)
+    settings = TrainingSettings(precision=precision, log_steps=1000, report=clock)
+    finetune(family, Noise(options.batch_size * options.steps), recipe, mode, path, settings)
     del clock.seconds[before]
 
 
 def flops_of(family: ModelFamily, batch: Batch) -> int:
     """Floating-point operations of one standard pass, forward and back."""
-    learner = family.learner(command_line.mode_of(command_line.composed([])))
+    trainable = family.trainable(build_mode(compose_config([])))
     with FlopCounterMode(display=False) as counter:
-        learner(batch).backward()
+        trainable(batch).backward()
     return counter.get_total_flops()
 
 

@@ -6,101 +6,91 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
 from src.errors import UserError
-from src.runtime.distributed import is_leader, is_member
+from src.runtime.environment import is_distributed, is_main_process
 from src.runtime.files import write_json
-from src.runtime.signals import Stopped
+from src.runtime.signals import StopRequested
 
 INTERRUPTED = "stopped; what was finished is kept, and a rerun goes on from there"
-OTHERS_WAIT = 15  # seconds that a process which found an error leaves to the first one of its team, to say it once
+MAIN_FIRST = 15  # seconds that a process which found an error leaves to the main one, to say it once
+LINE_SECONDS = 30  # between two lines of progress where stderr is no terminal
 
 
-def speaks_plainly(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """Print what the user can mend as sentences and no traceback; in a sweep, go on with the next job."""
+def user_errors(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Return a Hydra script that prints what the user can mend as sentences; a sweep goes on with its next job."""
 
     @functools.wraps(script)
     def run(config: DictConfig) -> None:
         try:
             script(config)
-        except KeyboardInterrupt:
-            print(INTERRUPTED, file=sys.stderr)
-            os._exit(130)  # Hydra would show where it was
-        except Stopped as request:
-            if is_leader():
-                print(request, file=sys.stderr, flush=True)
-            os._exit(128 + request.number)
-        except Exception as reason:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        except (KeyboardInterrupt, StopRequested) as error:
+            os._exit(_print_error(error))  # Hydra would show where it was
+        except Exception as error:
+            status = _print_error(error)
+            if status is None:
                 raise
-            sentences = plain(reason)
-            if sentences is None:
-                raise
-            if not is_leader():
-                time.sleep(OTHERS_WAIT)  # the first process has the same error, and ends the others when it has said so
-            for sentence in sentences:
-                print(f"error: {sentence}", file=sys.stderr)
-            if HydraConfig.get().mode != RunMode.MULTIRUN or is_member():  # a team has no next job without one of it
-                sys.exit(1)
+            if HydraConfig.get().mode != RunMode.MULTIRUN or is_distributed():  # a group has no next job without one of it
+                sys.exit(status)
             job = HydraConfig.get()
             path = _failures(job.sweep.dir) / f"{job.job.num}.json"
-            write_json(path, {"process": os.getpid(), "sentences": sentences})
+            write_json(path, {"process": os.getpid(), "sentences": user_message(error)})
 
     return run
 
 
-def plain(reason: BaseException | None) -> list[str] | None:
-    """The sentences of an exception that is the user's to mend; None for a bug of ours."""
-    while isinstance(reason, InstantiationException):
-        if isinstance(reason.__cause__, TypeError):
-            return [str(reason.__cause__)]
-        reason = reason.__cause__
-    if isinstance(reason, UserError):
-        return reason.problems
-    if isinstance(reason, OSError | HydraException | OmegaConfBaseException):
-        return [str(reason)]
-    if isinstance(reason, MemoryError):
-        return ["this machine ran out of memory; merge fewer or smaller models at a time, or lower batch_size"]
-    if isinstance(reason, torch.OutOfMemoryError):
-        return [f"the device ran out of memory; lower batch_size or use device=cpu ({str(reason).splitlines()[0]})"]
-    return None
-
-
-def run_plainly(script: Callable[[], None]) -> int:
-    """Run a script that has no Hydra of its own; its exit status."""
+def run_script(script: Callable[[], None]) -> int:
+    """Run a script that has no Hydra of its own, its errors printed as sentences; return its exit status."""
     try:
         script()
-    except KeyboardInterrupt:
-        if is_leader():
-            print(INTERRUPTED, file=sys.stderr)
-        return 130
-    except Stopped as request:
-        if is_leader():
-            print(request, file=sys.stderr)
-        return 128 + request.number
-    except Exception as reason:
-        sentences = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else plain(reason)
-        if sentences is None:
+    except (KeyboardInterrupt, Exception) as error:
+        status = _print_error(error)
+        if status is None:
             raise
-        if not is_leader():
-            time.sleep(OTHERS_WAIT)  # the first process has the same error, and ends the others when it has said so
-        for sentence in sentences:
-            print(f"error: {sentence}", file=sys.stderr)
-        return 1
+        return status
     return 0
+
+
+def _print_error(error: BaseException) -> int | None:
+    """Print an error as sentences; return the exit status, None (and print nothing) for a bug of ours."""
+    if isinstance(error, KeyboardInterrupt | StopRequested):
+        if is_main_process():
+            print(INTERRUPTED if isinstance(error, KeyboardInterrupt) else error, file=sys.stderr, flush=True)
+        return 130 if isinstance(error, KeyboardInterrupt) else 128 + error.number
+    sentences = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else user_message(error)
+    if sentences is None:
+        return None
+    if not is_main_process():
+        time.sleep(MAIN_FIRST)  # the main process has the same error, and ends the others when it has said so
+    for sentence in sentences:
+        print(f"error: {sentence}", file=sys.stderr)
+    return 1
+
+
+def user_message(error: BaseException | None) -> list[str] | None:
+    """Return the sentences of an exception that is the user's to mend; None for a bug of ours."""
+    while isinstance(error, InstantiationException):
+        if isinstance(error.__cause__, TypeError):
+            return [str(error.__cause__)]
+        error = error.__cause__
+    if isinstance(error, UserError):
+        return error.problems
+    if isinstance(error, OSError | HydraException | OmegaConfBaseException):
+        return [str(error)]
+    if isinstance(error, MemoryError):
+        return ["this machine ran out of memory; merge fewer or smaller models at a time, or lower batch_size"]
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for --help
+        return [f"the device ran out of memory; lower batch_size or use device=cpu ({str(error).splitlines()[0]})"]
+    return None
 
 
 class AfterSweep(Callback):
@@ -124,49 +114,74 @@ class AfterSweep(Callback):
 
 
 def exit_status() -> int:
-    """What a script ends with: 1 if jobs of its sweep failed."""
+    """Return the exit status of a script: 1 if jobs of its sweep failed."""
     return int(AfterSweep.failed > 0)
 
 
 def _failures(sweep: str) -> Path:
-    """Where the jobs of a sweep, which may run on other machines, leave what went wrong in them."""
+    """Return where the jobs of a sweep, which may run on other machines, leave what went wrong in them."""
     return Path(sweep) / "failures"
 
 
-@dataclass
-class Progress:
-    """A bar on stderr that says what is being done and how long is left; sparse lines where stderr is no terminal."""
+class ProgressBar:
+    """A bar on stderr that says what is being done and how long is left; a plain line now and then where stderr is a file.
 
-    prefix: str = ""
-    unit: str = "image"
-    total: int = 0
-    silent: bool = False
+    prefix: before what is being done.
+    unit: of the work; `B` for bytes.
+    silent: whether nothing is shown.
+    """
 
-    def __enter__(self) -> "Progress":
+    def __init__(self, prefix: str = "", unit: str = "image", silent: bool = False):
+        self.unit = unit
+        self._prefix, self._silent = prefix, silent
+        self._total = self._done = 0
+        self._bar: Any = None
+        self._started = self._line = time.monotonic()
+
+    def __enter__(self) -> "ProgressBar":
         return self
 
-    @cached_property
-    def _bar(self) -> tqdm:
-        """Drawn once there is something to say, so that others may be drawn and done before."""
-        pause = {"mininterval": 0.2} if sys.stderr.isatty() else {"mininterval": 30, "delay": 30}
-        scale = {"unit": self.unit, "unit_scale": self.unit == "B"}
-        return tqdm(total=self.total, leave=False, disable=self.silent, dynamic_ncols=True, **scale, **pause)
-
     def __exit__(self, *_: object) -> None:
-        self.done()
+        self.close()
 
-    def done(self) -> None:
+    def close(self) -> None:
         """Take the bar away: what is printed next stands alone."""
-        if "_bar" in vars(self):
+        if self._bar is not None:
             self._bar.close()
 
     def plan(self, more: int) -> None:
-        """`more` units of work are known to come."""
-        self.total += more
-        if "_bar" in vars(self):
-            self._bar.total = self.total
+        """Expect `more` units of work."""
+        self._total += more
+        if self._bar is not None:
+            self._bar.total = self._total
 
     def report(self, what: str, done: int) -> None:
-        """`done` more units of `what` are finished."""
-        self._bar.set_description_str(self.prefix + what, refresh=not done and sys.stderr.isatty())
+        """Note that `done` more units of `what` are finished."""
+        self._done += done
+        if self._silent:
+            return
+        if sys.stderr.isatty():
+            self._draw(what, done)
+        elif time.monotonic() - self._line >= LINE_SECONDS:
+            self._line = time.monotonic()
+            print(f"{time.strftime('%H:%M:%S')} {self._prefix}{what}: {self._figures()}", file=sys.stderr, flush=True)
+
+    def _draw(self, what: str, done: int) -> None:
+        if self._bar is None:  # once there is something to say, so that other bars may be drawn and done before
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._total, initial=self._done - done, leave=False, dynamic_ncols=True, mininterval=0.2,
+                unit=self.unit, unit_scale=self.unit == "B",
+            )  # fmt: skip
+        self._bar.set_description_str(self._prefix + what, refresh=not done)
         self._bar.update(done)
+
+    def _figures(self) -> str:
+        """Return how much is done, and how long is left at the mean speed so far."""
+        scale, unit = (1e6, "MB") if self.unit == "B" else (1, f"{self.unit}s")
+        figures = f"{self._done / scale:,.0f} of {max(self._total, self._done) / scale:,.0f} {unit}"
+        if 0 < self._done < self._total:
+            left = (time.monotonic() - self._started) * (self._total - self._done) / self._done
+            figures += f", {left / 60:.0f} min left" if left >= 90 else f", {left:.0f} s left"
+        return figures

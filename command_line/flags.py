@@ -50,47 +50,50 @@ TRAINING = (
 )
 
 
-def overrides_of(about: str, flags: Sequence[Flag], short: Sequence[str] = ()) -> tuple[list[str], dict[str, str | None]]:
-    """The overrides that the command line stands for, and the values of flags without an option, by flag.
+def parse_flags(about: str, flags: Sequence[Flag], recipe: Sequence[str] = ()) -> tuple[list[str], dict[str, str | None]]:
+    """Return the overrides that the command line stands for, and the values of flags without an option, by flag.
 
-    Overrides that are given as such come last; of those, the names in `short` belong to the model's recipe.
+    Overrides that are given as such come last, and take the place of flags.
+
+    about: the script's documentation.
+    recipe: names that stand for `model.recipe.NAME` in overrides.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for flag in flags:
         parser.add_argument(f"--{flag.name}", dest=flag.name, default=flag.default, metavar="VALUE", help=flag.help)
     parser.add_argument("overrides", nargs="*", help="key=value, any option of main.py (python main.py --help)")
-    given = vars(parser.parse_intermixed_args())
-    further = [re.sub(r"^(\w+)=", lambda key: f"model.recipe.{key[1]}=" if key[1] in short else key[0], text)
-               for text in given["overrides"]]  # fmt: skip
-    named = {text.split("=")[0].lstrip("+~") for text in further}
-    overrides = [f"{flag.option}={_value(flag, given[flag.name])}" for flag in flags
-                 if flag.option and given[flag.name] is not None and flag.option not in named]  # fmt: skip
-    return [*overrides, *further], {flag.name: given[flag.name] for flag in flags if not flag.option}
+    values = vars(parser.parse_intermixed_args())
+    overrides = [f"model.recipe.{text}" if text.split("=")[0] in recipe else text for text in values["overrides"]]
+    named = {text.split("=")[0].lstrip("+~") for text in overrides}
+    by_flag = [f"{flag.option}={_quoted(flag, values[flag.name])}" for flag in flags
+               if flag.option and values[flag.name] is not None and flag.option not in named]  # fmt: skip
+    return [*by_flag, *overrides], {flag.name: values[flag.name] for flag in flags if not flag.option}
 
 
-def _value(flag: Flag, given: str) -> str:
-    """As Hydra reads it: lists in brackets, and in quotes what its grammar would take for something else."""
+def _quoted(flag: Flag, value: str) -> str:
+    """Return a value as Hydra reads it: lists in brackets, in quotes what its grammar would take for something else."""
     if flag.option == "DATASETS":
-        return f"[{given}]"
-    return given if re.fullmatch(r"[\w./+-]*", given) else "'" + given.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return f"[{value}]"
+    return value if re.fullmatch(r"[\w./+-]*", value) else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def grid_of(given: Mapping[str, str | None]) -> tuple[list[float], list[str]]:
-    """The coefficients that GRID's flags ask for, from 0 to the largest, and what is wrong with the flags."""
-    points, top = given["n-eval-points"] or "21", number(given["max-coefficient"] or "1.0")
+def grid_of(values: Mapping[str, str | None]) -> tuple[list[float], list[str]]:
+    """Return the coefficients that GRID's flags ask for, from 0 to the largest, and what is wrong with the flags."""
+    points, top = values["n-eval-points"] or "21", number(values["max-coefficient"] or "1.0")
     problems = []
     if not points.isdecimal() or int(points) < 2:
         problems.append(f"--n-eval-points counts coefficients from 0 to the largest, so it is at least 2; got {points}")
     if top is None or top <= 0:
-        problems.append(f"--max-coefficient is a positive number; got {given['max-coefficient']}")
+        problems.append(f"--max-coefficient is a positive number; got {values['max-coefficient']}")
     if problems:
         return [], problems
-    return [round(top * place / (int(points) - 1), 12) for place in range(int(points))], []
+    return [round(top * index / (int(points) - 1), 12) for index in range(int(points))], []
 
 
 def number(text: str) -> float | None:
-    """What a flag says, if it is a finite number."""
+    """Return the finite number that a flag's text is; None if it is none."""
     try:
-        return found if math.isfinite(found := float(text)) else None
+        value = float(text)
     except ValueError:
         return None
+    return value if math.isfinite(value) else None

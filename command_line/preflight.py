@@ -1,4 +1,4 @@
-"""The tasks of a run and what they need, looked for before any work."""
+"""What can be wrong, looked for before any work: tasks, data, heads, checkpoints, the output."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,93 +6,131 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from command_line.console import Progress
-from command_line.models import checkpoint_paths, heads_of, models_folder
-from src.checkpoints.published import SERVED, names_of
+from command_line.build import build_heads
+from command_line.config import method_name
+from command_line.console import ProgressBar
+from command_line.paths import Paths, expanded
+from src.checkpoints.published import SERVED_MODELS, file_names
+from src.checkpoints.writing import check_target
 from src.data.registry import find_tasks, require_data
 from src.data.task import Task
 from src.errors import UserError, raise_any
-from src.runtime.distributed import Team
+from src.merging.method import Method
+from src.runtime.distributed import ProcessGroup
+from src.state_dict import StateDict, byte_size
+from src.validation import is_whole
 
 
 def selected_tasks(config: DictConfig) -> list[Task]:
-    """The tasks of DATASETS, or the first num_tasks of the list in tasks=."""
-    asked = config.DATASETS if config.DATASETS is not None else config.tasks.names
-    names = [asked] if isinstance(asked, str) else list(asked)
+    """Return the tasks of DATASETS, or the first num_tasks of the list in tasks=. Raise UserError for those there are not."""
+    listed = config.DATASETS if config.DATASETS is not None else config.tasks.names
+    names = [listed] if isinstance(listed, str) else list(listed)
     if not names:
         raise UserError("DATASETS names no task; leave it out for all of them")
     if config.num_tasks is not None:
-        if type(config.num_tasks) is not int or not 1 <= config.num_tasks <= len(names):
+        if not is_whole(config.num_tasks, least=1) or config.num_tasks > len(names):
             raise UserError(f"num_tasks={config.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
         names = names[: config.num_tasks]
-    return find_tasks(names, Path(config.data_location).expanduser(), _options(config))
+    return find_tasks(names, expanded(config.data_location), _task_options(config))
 
 
-def control_of(config: DictConfig, name: str | None) -> Task:
-    """The task that negation keeps: the one named, else the one that comes with the list in tasks=."""
+def control_task(config: DictConfig, name: str | None) -> Task:
+    """Return the task that negation keeps: the one named, else the one that comes with the list in tasks=."""
     name = name or config.tasks.get("control")
     if not name:
         raise UserError("nothing says which task to keep: give --control-dataset=TASK")
-    (task,) = find_tasks([name], Path(config.data_location).expanduser(), {name: _options(config).get(name)})
+    (task,) = find_tasks([name], expanded(config.data_location), {name: _task_options(config).get(name)})
     return task
 
 
-def _options(config: DictConfig) -> dict:
-    """What is given of tasks, by name."""
+def _task_options(config: DictConfig) -> dict:
+    """Return the options of tasks, by task."""
     nodes = OmegaConf.to_container(config.tasks, resolve=True)
     return {name: node for name, node in nodes.items() if isinstance(node, dict)}
 
 
-def check_inputs(config: DictConfig, tasks: list[Task], others: Iterable[Task] = ()) -> None:
+def check_inputs(config: DictConfig, paths: Paths, tasks: list[Task], others: Iterable[Task] = ()) -> None:
     """Raise UserError naming every dataset, head and checkpoint that is missing and that this run cannot fetch or make.
 
     others: tasks without fine-tuned weights.
     """
     everything = [*tasks, *others]
-    problems, folder, names = missing_data(config, everything), models_folder(config), [task.name for task in tasks]
-    paths, files = checkpoint_paths(config, names), names_of(config.finetuning_mode.files)
-    given = config.finetuned or {}
-    problems += [
-        f"finetuned= names {name}, which is no task of this run ({', '.join(task.name for task in everything)})"
-        for name in given
-        if name not in {task.name for task in everything}
-    ]
-    problems += [f"finetuned= says {name} is at {paths[name]}, and nothing is there; check the path"
-                 for name in given if name in names and not paths[name].exists()]  # fmt: skip
-    get, make = _commands(config)
-    lacking = [name for name in names if name not in given and not paths[name].exists()]
-    if lacking and not config.model.finetune_missing:
-        problems.append(
-            f"no fine-tuned weights for {', '.join(lacking)} in {folder} ({' or '.join(f'<Task>Val/{file}' for file in files)}); "
-            f"run {get}{make} --train-dataset={','.join(lacking)}, or name yours with 'finetuned={{TASK: PATH}}'"
-        )
-    heads = heads_of(config)
-    headless = [task.name for task in everything if heads.source == "published" and heads.from_file(task.name) is None]
-    if headless:
-        named, remedy = ", ".join(headless), get and f"run {get}"
-        problems.append(f"no published heads for {named} in {folder} (head_<Task>Val.pt); {remedy}leave out heads.source")
+    problems = missing_data(config, everything)
+    problems += _missing_weights(config, paths, [task.name for task in tasks], [task.name for task in everything])
+    problems += _missing_heads(config, paths, [task.name for task in everything])
     raise_any(problems)
 
 
-def _commands(config: DictConfig) -> tuple[str, str]:
-    """What downloads this very model's checkpoints (with an "or" behind it; nothing if nobody serves them) and fine-tunes it."""
-    model = HydraConfig.get().runtime.choices.model
+def _missing_weights(config: DictConfig, paths: Paths, names: list[str], known: list[str]) -> list[str]:
+    problems = [
+        f"finetuned= names {name}, which is no task of this run ({', '.join(known)})" for name in paths.given if name not in known
+    ]
+    problems += [f"finetuned= says {name} is at {paths.given[name]}, and nothing is there; check the path"
+                 for name in names if name in paths.given and not paths.given[name].exists()]  # fmt: skip
+    missing = [name for name in names if name not in paths.given and not paths.finetuned(name).exists()]
+    if missing and not config.model.finetune_missing:
+        files = " or ".join(f"<Task>Val/{file}" for file in file_names(paths.mode))
+        download = _download_command(config)
+        problems.append(
+            f"no fine-tuned weights for {', '.join(missing)} in {paths.model} ({files}); "
+            f"run {f'{download}, or ' if download else ''}{_finetune_command(config)} --train-dataset={','.join(missing)}, "
+            "or name yours with 'finetuned={TASK: PATH}'"
+        )
+    return problems
+
+
+def _missing_heads(config: DictConfig, paths: Paths, names: list[str]) -> list[str]:
+    """Return a sentence if heads.source=published and some tasks have none."""
+    if config.heads.source != "published":
+        return []
+    heads = build_heads(config, paths)
+    missing = [name for name in names if heads.from_file(name) is None]
+    download = _download_command(config)
+    remedy = f"run {download}, or " if download else ""
+    return [
+        f"no published heads for {', '.join(missing)} in {paths.model} (head_<Task>Val.pt); {remedy}leave out heads.source"
+    ] * bool(missing)
+
+
+def _download_command(config: DictConfig) -> str | None:
+    """Return the command that downloads this very model's checkpoints; None if nobody serves them."""
+    model, mode = HydraConfig.get().runtime.choices.model, config.finetuning_mode.name
+    is_served = model in SERVED_MODELS and config.model.pretrained == "openai" and mode in ("standard", "posthoc")
+    return f"python download_checkpoints.py --model={model} --kind=checkpoints" if is_served else None
+
+
+def _finetune_command(config: DictConfig) -> str:
+    """Return the command that fine-tunes this very model in this run's mode."""
+    model, mode = HydraConfig.get().runtime.choices.model, config.finetuning_mode.name
     own = "" if model == config.model.name else f" model.name={config.model.name} model.pretrained={config.model.pretrained}"
-    mode = config.finetuning_mode.name
-    served = model in SERVED and config.model.pretrained == "openai" and mode in ("standard", "posthoc")
-    get = f"python download_checkpoints.py --model={model} --kind=checkpoints, or " if served else ""
-    how = "" if mode in ("standard", "posthoc") else f" --finetuning-mode={mode}"
-    return get, f"python finetune.py --model={model}{own}{how}"
+    flag = "" if mode in ("standard", "posthoc") else f" --finetuning-mode={mode}"
+    return f"python finetune.py --model={model}{own}{flag}"
 
 
 def missing_data(config: DictConfig, tasks: list[Task]) -> list[str]:
-    """A sentence for each dataset that is missing and will not be downloaded."""
+    """Return a sentence for each dataset that is missing and will not be downloaded."""
     return [problem for task in tasks if not (config.download and task.fetchable) for problem in task.problems()]
 
 
-def fetch_data(config: DictConfig, tasks: list[Task], team: Team) -> None:
-    """Download the datasets that are missing."""
-    if team.leads:
-        with Progress(unit="B") as bar:
-            require_data(tasks, config.download, bar.plan, bar.report)
-    team.wait()
+def fetch_data(config: DictConfig, tasks: list[Task], group: ProcessGroup) -> None:
+    """Download the datasets that are missing, in the main process, for which all others wait."""
+    if group.is_main:
+        with ProgressBar(unit="B") as bar:
+            require_data(tasks, config.download, bar)
+    group.barrier()
+
+
+def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pretrained: StateDict, tasks: int) -> None:
+    """Raise UserError, before any work, if what `output` asks for cannot be written or would destroy an input."""
+    if config.output_kind == "bundle" and not method.per_task:
+        raise UserError(
+            f"method={method_name(config)} makes one model: there is nothing to bundle; use output_kind=model or task_vector"
+        )
+    if not config.output:
+        return
+    path, masks = expanded(config.output), config.method.get("load_mask")
+    inputs = [*inputs, *([expanded(masks)] if isinstance(masks, str) else [])]
+    if method.per_task and path.suffix == ".safetensors":
+        raise UserError(f"output={path}: this method makes a model for each task, which a folder holds; name a folder")
+    copies = 2 if config.output_kind == "bundle" else tasks if method.per_task else 1
+    check_target(path, method.per_task or path.suffix != ".safetensors", inputs, copies * byte_size(pretrained))

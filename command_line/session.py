@@ -1,146 +1,183 @@
-"""What every script that scores models does around it: check, fetch, make, score together, tell."""
+"""The session of every script that scores models: check, start, fetch, fine-tune, score together, publish."""
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
+from omegaconf import DictConfig
 
-from command_line.config import check_choices, device_of, manifests, setting
-from command_line.console import Progress
-from command_line.finetuning import require_checkpoints
-from command_line.launch import started_together
-from command_line.models import at_once, batch_size_of, build_family, heads_from, open_finetuned, told_of_heads
+from command_line.build import batch_size_of, build_device, build_family, build_finetuned, candidates_per_pass
+from command_line.config import manifest_paths, portable, setting, validate
+from command_line.console import ProgressBar
+from command_line.finetuning import finetune_missing
+from command_line.launch import run_processes
+from command_line.paths import Paths, paths_of
 from command_line.preflight import check_inputs, fetch_data
-from command_line.trackers import report_online
-from src.checkpoints.writing import size_of
+from command_line.trackers import report_run
 from src.data.task import Task
-from src.errors import UserError, added_to, raise_any
+from src.errors import UserError, collect, raise_any
 from src.evaluation.cache import Cache
-from src.evaluation.evaluator import Measurement
+from src.evaluation.evaluator import Evaluator
 from src.evaluation.lineage import benchmark_of, read_manifests
 from src.evaluation.scorer import Scorer
+from src.evaluation.search import SearchPoint
 from src.experiments.record import Run
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.models.family import ModelFamily
-from src.runtime.distributed import Team, is_member, join
+from src.runtime.distributed import ProcessGroup, init_distributed
+from src.runtime.environment import is_distributed
+from src.runtime.memory import keep_freed_memory
+from src.state_dict import byte_size
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """A run that scores models. others: tasks that are scored on and have no models of their own."""
+class Session:
+    """A run that scores models of one family.
+
+    family: the model, with its pre-trained weights.
+    tasks: those with fine-tuned models.
+    others: those that are only scored on.
+    manifests: the benchmarks that have names.
+    started: the time, as time.monotonic() has it.
+    """
 
     config: DictConfig
-    team: Team
-    measured: Measurement
-    others: dict[str, Task]
-    progress: Progress
-    started: float
+    paths: Paths
+    group: ProcessGroup
+    family: ModelFamily
+    tasks: Sequence[Task]
+    others: Sequence[Task]
+    progress: ProgressBar
+    manifests: list[tuple[str, dict]]
+    started: float = field(default_factory=time.monotonic)
 
-    @property
-    def tasks(self) -> dict[str, Task]:
-        """All that are scored on."""
-        return {**self.measured.tasks, **self.others}
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The fine-tuned models, made first where they are missing and may be, ready to be scored.
 
-    def plan(self, work: Mapping[tuple[str, str], int]) -> None:
-        """So many models will be scored on the split of a task; each process of the team does its share."""
-        count = self.measured.scorer.family.count
-        images = sum(models * count(self.tasks[task], split) for (task, split), models in work.items())
-        self.progress.plan(images // self.team.size)
+        The first use fetches data and opens the weights, and raises UserError with what is wrong with them.
+        """
+        config, family, tasks = self.config, self.family, {task.name: task for task in self.tasks}
+        fetch_data(config, [*self.tasks, *self.others], self.group)
+        finetune_missing(config, self.paths, family, self.tasks, self.group)
+        if family.device.type == "cpu":
+            keep_freed_memory()  # one merged model after another: fresh memory is slow to write
+        checkpoints = build_finetuned(self.paths, family, tasks)
+        inputs = None
+        if checkpoints:
+            inputs = MergeInputs(family.pretrained, checkpoints, family.depth, family.is_layer, family.device, keep=True)
+        return Evaluator(
+            scorer=Scorer(family, Cache(self.paths.cache), batch_size_of(config, family.device), self.progress, self.group),
+            tasks=tasks,
+            checkpoints=checkpoints,
+            inputs=inputs,
+            candidates_per_pass=candidates_per_pass(config, family.device, byte_size(family.pretrained), self.group),
+        )
 
-    def about(self, title: str, question: dict, notes: Sequence[str] = (), splits: Sequence[str] = ("val", "test")) -> dict:
-        """What every record tells, as fields of a `Run`. question: what this script asks; splits: those it looks at."""
-        config, tasks = self.config, self.tasks
-        lineage = lineage_of(config, self.measured, tasks, splits)
-        narrow = [f"scored in {config.precision}, which rounds: main.py tells how many predictions that changes"]
+    def plan(self, models: Mapping[tuple[str, str], int]) -> None:
+        """Announce how many models will be scored on the split of a task; each process of the group does its share."""
+        tasks = {task.name: task for task in (*self.tasks, *self.others)}
+        images = sum(count * self.family.count(tasks[task], split) for (task, split), count in models.items())
+        self.progress.plan(images // self.group.size)
+
+    def about(
+        self,
+        title: str,
+        question: dict,
+        notes: Sequence[str] = (),
+        splits: Sequence[str] = ("val", "test"),
+        masks: str | None = None,
+    ) -> dict:
+        """Return what every record tells, as fields of a `Run`. For the main process: nobody waits for another here.
+
+        question: the options that decide what this script asks.
+        splits: those that were looked at.
+        masks: digest of the masks that a method was given.
+        """
+        config, tasks = self.config, {task.name: task for task in (*self.tasks, *self.others)}
+        lineage = {**self.evaluator.lineage(tasks, splits), **({"masks": masks} if masks else {})}
         return {
             "title": title,
-            "config": OmegaConf.to_container(config, resolve=True),
+            "config": portable(config),
             "question": {**setting(config, list(tasks)), **question},
             "lineage": lineage,
-            "benchmark": benchmark_of(lineage, config.model.name, read_manifests(manifests(config))),
-            "notes": [*notes_on(config, tasks), *notes, *(narrow if config.precision != "fp32" else [])],
+            "benchmark": benchmark_of(lineage, config.model.name, self.manifests),
+            "notes": [*self.family.notes(tasks.values()), *(note for task in tasks.values() for note in task.notes), *notes],
             "seconds": time.monotonic() - self.started,
         }
 
-    def publish(self, run: Run) -> Path | None:
-        """Print the table and write the record, in the process that speaks; the folder for what else is made of it."""
-        self.progress.done()
-        if not self.team.leads:
-            return None
+    @property
+    def precision_note(self) -> list[str]:
+        """A note where predictions are in a narrow precision, for scripts that do not count what it changes."""
+        precision = self.family.precision
+        return [f"scored in {precision}, which rounds: main.py tells how many predictions that changes"] * (precision != "fp32")
+
+    def publish(self, run: Run, curve: Sequence[SearchPoint] = ()) -> Path:
+        """Print the table, write the record and its figures, report online; return the folder of the figures.
+
+        curve: the points of a search, to be reported.
+        """
+        from rich.console import Console
+
+        from src.reports.figures import draw  # with matplotlib, which is slow to import, and errors come before
+
+        self.progress.close()
         run.show(Console())
-        folder = Path(self.config.results_dir).expanduser()
-        print(run.save(folder))
-        report_online(self.config, run)
-        return folder / run.name
+        print(run.save(self.paths.results))
+        folder = self.paths.results / run.name
+        for path in draw(run, folder):
+            print(path)
+        report_run(self.config, run, curve)
+        return folder
 
 
 @contextlib.contextmanager
-def scoring(
-    config: DictConfig, script: str, arguments: Sequence[str], tasks: list[Task], others: Sequence[Task] = ()
-) -> Iterator[Scoring | None]:
-    """Everything that a script scores with; None where other processes were started that do it all.
+def session(
+    config: DictConfig,
+    script: str,
+    arguments: Sequence[str],
+    tasks: Sequence[Task],
+    others: Sequence[Task] = (),
+    checks: Sequence[Callable[[], None]] = (),
+) -> Iterator[Session | None]:
+    """Yield the session of this process; None where other processes were started, which do it all.
 
-    tasks: those with fine-tuned models; others: those without.
+    script, arguments: what starts this run again, for world_size=N.
+    tasks: those with fine-tuned models.
+    others: those without.
+    checks: further ones, which raise UserError.
+
+    Raise UserError with all that is wrong, before anything is loaded.
     """
     started = time.monotonic()
     if config.model.family is None:
         raise UserError(f"model={config.model.name} is scored on nothing; choose another of config/model")
-    problems: list[str] = []
-    for check in (partial(check_choices, config), partial(_check_unread, config), partial(check_inputs, config, tasks, others)):
-        with added_to(problems):
+    validate(config)
+    paths, problems = paths_of(config), []
+    for check in (*checks, lambda: check_inputs(config, paths, tasks, others)):
+        with collect(problems):
             check()
     raise_any(problems)
-    if (config.world_size or 1) > 1 and not is_member():
-        started_together(script, arguments, config.world_size)
+    if (config.world_size or 1) > 1 and not is_distributed():
+        run_processes(script, arguments, config.world_size)
         yield None
         return
-    team = join()
-    read_manifests(manifests(config))
-    device = device_of(config)
-    with Progress(silent=not team.leads) as progress:
-        family = build_family(config, device, progress.report)
-        fetch_data(config, [*tasks, *others], team)
-        measured = measurement(config, family, tasks, team, progress)
-        yield Scoring(config, team, measured, {task.name: task for task in others}, progress, started)
+    manifests, group = read_manifests(manifest_paths(config)), init_distributed()
+    with ProgressBar(silent=not group.is_main) as progress:
+        family = build_family(config, paths, build_device(config), progress)
+        yield Session(config, paths, group, family, tasks, others, progress, manifests, started)
 
 
-def measurement(config: DictConfig, family: ModelFamily, tasks: list[Task], team: Team, progress: Progress) -> Measurement:
-    """The fine-tuned models of these tasks, made first where they may be, ready to be scored."""
-    names = [task.name for task in tasks]
-    require_checkpoints(config, family, tasks, team)
-    checkpoints = open_finetuned(config, family, names)
-    models = checkpoints or {"no task": family.pretrained}
-    given = Ingredients(family.pretrained, models, family.depth, family.device, keep=True)
-    cache = Cache(Path(config.cache_dir).expanduser())
-    scorer = Scorer(family, cache, batch_size_of(config, family.device), progress.report, team)
-    together = at_once(config, family.device, size_of(given.pretrained), team)
-    return Measurement(scorer, cache, dict(zip(names, tasks)), checkpoints, given, together)
-
-
-def lineage_of(
-    config: DictConfig, measured: Measurement, tasks: dict[str, Task], splits: Sequence[str] = ("val", "test")
-) -> dict:
-    """Digests of all that went in, and where heads are from."""
-    return {**measured.lineage(tasks, splits), "heads_from": heads_from(config, tasks)}
-
-
-def _check_unread(config: DictConfig) -> None:
+def check_unread(config: DictConfig) -> None:
     """Raise UserError for options that merges have and other scripts do not."""
-    usual = {"output": None, "analysis": False, "specify_lambda": None, "n_eval_points": None, "search": "grid"}
+    defaults = {"output": None, "analysis": False, "specify_lambda": None, "n_eval_points": None, "search": "grid"}
     problems = [
-        f"{key}={config[key]} is an option of main.py, and not of this script" for key in usual if config[key] != usual[key]
+        f"{key}={config[key]} is an option of main.py, and not of this script" for key in defaults if config[key] != defaults[key]
     ]
     if HydraConfig.get().runtime.choices.method != "sum":
         problems.append(f"method={HydraConfig.get().runtime.choices.method} is for main.py; this script merges nothing")
     raise_any(problems)
-
-
-def notes_on(config: DictConfig, tasks: dict[str, Task]) -> list[str]:
-    """What is to be known of heads and data."""
-    return [*told_of_heads(config, tasks), *(note for task in tasks.values() for note in task.notes)]

@@ -1,73 +1,69 @@
-"""Where figures go besides the screen and the files: Weights & Biases, TensorBoard."""
+"""Weights & Biases and TensorBoard."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from omegaconf import DictConfig
 
-from src.evaluation.search import Point
+from command_line.paths import Paths
+from src.evaluation.search import SearchPoint
 from src.experiments.record import Run
-from src.runtime.distributed import Team
-from src.training.log import Line, Watch
+from src.runtime.distributed import ProcessGroup
+from src.training.log import LogCallback, LogEntry
 from src.training.recipe import Recipe
 
 PROJECT = "merging"
 
 
 @contextlib.contextmanager
-def watched(config: DictConfig, team: Team, task: str, recipe: Recipe) -> Iterator[Watch]:
-    """What tells the lines of one fine-tuning to those that are asked for with wandb.mode and tensorboard."""
-    with contextlib.ExitStack() as opened:
-        watchers: list[Watch] = []
-        if team.leads and config.wandb.mode != "disabled":
-            watchers.append(opened.enter_context(_online(config, task, recipe)))
-        if team.leads and config.tensorboard:
-            watchers.append(opened.enter_context(_on_board(config, task)))
-
-        def watch(line: Line) -> None:
-            for watcher in watchers:
-                watcher(line)
-
-        yield watch
+def trackers(
+    config: DictConfig, paths: Paths, group: ProcessGroup, task: str, recipe: Recipe
+) -> Iterator[tuple[LogCallback, ...]]:
+    """Yield what reports one fine-tuning's log entries, as wandb.mode and tensorboard ask."""
+    with contextlib.ExitStack() as stack:
+        callbacks: list[LogCallback] = []
+        if group.is_main and config.wandb.mode != "disabled":
+            callbacks.append(stack.enter_context(_wandb(config, task, recipe)))
+        if group.is_main and config.tensorboard:
+            callbacks.append(stack.enter_context(_tensorboard(config, paths, task)))
+        yield tuple(callbacks)
 
 
 @contextlib.contextmanager
-def _online(config: DictConfig, task: str, recipe: Recipe) -> Iterator[Watch]:
+def _wandb(config: DictConfig, task: str, recipe: Recipe) -> Iterator[LogCallback]:
     import wandb
 
     name = f"{config.model.name}-{config.finetuning_mode.name}-{task}"
     run = wandb.init(project=PROJECT, name=name, mode=config.wandb.mode, config=vars(recipe), reinit="finish_previous")
     try:
-        yield lambda line: run.log(asdict(line), step=line.step)
+        yield lambda entry: run.log(asdict(entry), step=entry.step)
     finally:
         run.finish()
 
 
 @contextlib.contextmanager
-def _on_board(config: DictConfig, task: str) -> Iterator[Watch]:
+def _tensorboard(config: DictConfig, paths: Paths, task: str) -> Iterator[LogCallback]:
     from torch.utils.tensorboard import SummaryWriter
 
-    mode = config.finetuning_mode.name
-    folder = Path(config.results_dir).expanduser() / "tensorboard" / config.model.name / mode / task
-    with SummaryWriter(str(folder)) as board:
+    folder = paths.results / "tensorboard" / config.model.name / config.finetuning_mode.name / task
+    with SummaryWriter(str(folder)) as writer:
 
-        def watch(line: Line) -> None:
+        def log(entry: LogEntry) -> None:
             for figure in ("loss", "lr", "images_per_second"):
-                board.add_scalar(figure, getattr(line, figure), line.step)
+                writer.add_scalar(figure, getattr(entry, figure), entry.step)
 
-        yield watch
+        yield log
 
 
-def report_online(config: DictConfig, found: Run, curve: Sequence[Point] = ()) -> None:
-    """Report what a run found to Weights & Biases if wandb.mode asks for it."""
+def report_run(config: DictConfig, result: Run, curve: Sequence[SearchPoint] = ()) -> None:
+    """Report a run's result, and the points of its search, to Weights & Biases if wandb.mode asks for it."""
     if config.wandb.mode == "disabled":
         return
     import wandb
 
-    run = wandb.init(project=PROJECT, name=found.name, mode=config.wandb.mode, config=found.config)
+    run = wandb.init(project=PROJECT, name=result.name, mode=config.wandb.mode, config=result.config)
     for point in curve:
         run.log({"coefficient": point.coefficient, "objective": point.objective})
-    run.summary.update({kind: figures["mean"] for kind, figures in found.means().items()})
+    run.summary.update({kind: figures["mean"] for kind, figures in result.means().items()})
     run.finish()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from src.state_dict import Lazy, StateDict, blank, outline
+from src.state_dict import Lazy, StateDict, outline, zeros_view
 
 MASK, LEFT, RIGHT, ENTRY = "mask/", "left/", "right/", "entry/"
 PART = 2**18  # entries rebuilt at a time: a multiple of 8
@@ -23,12 +23,15 @@ _COPIES, _BITS, _CARRY = 0x0101010101010101, 0x0102040810204080, 0x7F7F7F7F7F7F7
 
 
 def packed_size(count: int) -> int:
-    """Bytes that `count` bits take."""
+    """Return the bytes that `count` bits take."""
     return math.ceil(count / 8)
 
 
 def pack(mask: Tensor) -> Tensor:
-    """(..., n) bool -> (..., ceil(n / 8)) uint8, in the order of np.packbits: the first bit is a byte's highest."""
+    """Return a mask, (..., n) bool, packed, (..., ceil(n / 8)) uint8.
+
+    As np.packbits has it, the first bit is a byte's highest.
+    """
     short = -mask.shape[-1] % 8
     if short:
         mask = torch.nn.functional.pad(mask, (0, short))
@@ -38,18 +41,18 @@ def pack(mask: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, count: int) -> Tensor:
-    """(ceil(count / 8),) uint8 -> (count,) bool."""
+    """Return a packed mask, (ceil(count / 8),) uint8, as (count,) bool."""
     bits = packed.long().mul_(_COPIES).bitwise_and_(_BITS)
     return bits.add_(_CARRY).bitwise_right_shift_(7).bitwise_and_(_COPIES).view(torch.bool)[:count]
 
 
 def masked(values: Tensor, packed: Tensor) -> Tensor:
-    """A copy of `values` that is zero where the packed mask of its flattened form is off."""
+    """Return a copy of `values` that is zero where the packed mask of its flattened form is off."""
     out = torch.zeros_like(values, memory_format=torch.contiguous_format)
-    flat, given = out.view(-1), values.reshape(-1)
+    flat, source = out.view(-1), values.reshape(-1)
     packed = packed.to(values.device)
     for start in range(0, len(flat), PART):
-        part = given[start : start + PART]
+        part = source[start : start + PART]
         on = unpack(packed[start // 8 : packed_size(start + len(part))], len(part))
         torch.mul(part, on.view(torch.uint8), out=flat[start : start + PART])
     return out
@@ -57,9 +60,11 @@ def masked(values: Tensor, packed: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Compact:
-    """A vector for each task, rebuilt when it is asked for.
+    """A vector for each task, rebuilt an entry at a time.
 
-    outline: the shapes and dtypes of a vector's entries; shared: the vector that masks select from; parts: by task.
+    outline: shapes and dtypes of a vector's entries.
+    parts: masks or factors, by task (see the module).
+    shared: vector that masks select from.
     """
 
     outline: StateDict
@@ -67,7 +72,7 @@ class Compact:
     shared: StateDict = field(default_factory=dict)
 
     def vector(self, task: str) -> Lazy:
-        """The task's vector, an entry at a time."""
+        """Return the task's vector, rebuilt an entry at a time."""
         part = self.parts[task]
         names = outline(part)
 
@@ -76,25 +81,25 @@ class Compact:
                 return masked(self.shared[key], part[MASK + key])
             if LEFT + key in names:
                 return part[LEFT + key] @ part[RIGHT + key]
-            return part[ENTRY + key] if ENTRY + key in names else blank(self.outline[key], torch.device("cpu"))
+            return part[ENTRY + key] if ENTRY + key in names else zeros_view(self.outline[key], torch.device("cpu"))
 
         return Lazy(self.outline, entry)
 
     def masks(self) -> dict[str, StateDict]:
-        """The packed masks by task and key; empty where the parts are no masks."""
+        """Return the packed masks by task and key; {} where the parts are no masks."""
         if not any(name.startswith(MASK) for part in self.parts.values() for name in outline(part)):
             return {}
         return {task: _by_key(part) for task, part in self.parts.items()}
 
     def flattened(self) -> Lazy:
-        """All parts in one mapping, under `TASK/NAME`."""
+        """Return all parts in one mapping, under `TASK/NAME`."""
         names = {f"{task}/{name}": (task, name) for task, part in self.parts.items() for name in outline(part)}
         shapes = {whole: outline(self.parts[task])[name] for whole, (task, name) in names.items()}
         return Lazy(shapes, lambda whole: self.parts[names[whole][0]][names[whole][1]])
 
 
 def parts_of(flattened: StateDict, tasks: list[str]) -> dict[str, StateDict]:
-    """What `Compact.flattened` was made of."""
+    """Return the parts that `Compact.flattened` was made of."""
 
     def part(task: str) -> Lazy:
         start = f"{task}/"
@@ -105,7 +110,7 @@ def parts_of(flattened: StateDict, tasks: list[str]) -> dict[str, StateDict]:
 
 
 def masks_as_parts(masks: Mapping[str, StateDict]) -> dict[str, StateDict]:
-    """Packed masks by task and key, as the parts of a `Compact`."""
+    """Return packed masks by task and key as the parts of a `Compact`."""
 
     def part(packed: StateDict) -> Lazy:
         shapes = {MASK + key: leaf for key, leaf in outline(packed).items()}

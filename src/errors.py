@@ -1,11 +1,14 @@
 """The one exception that means "the user can mend this": scripts print its sentences and no traceback."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 
 class UserError(ValueError):
-    """One or more problems, each a sentence that says what, which, and what to do about it."""
+    """One or more problems, each a sentence that says what, which, and what to do about it.
+
+    problems: the sentences.
+    """
 
     def __init__(self, problems: str | Iterable[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -14,15 +17,21 @@ class UserError(ValueError):
 
 def raise_any(problems: Iterable[str]) -> None:
     """Raise all `problems` as one UserError; do nothing if there are none."""
-    found = list(problems)
-    if found:
-        raise UserError(found)
+    sentences = list(problems)
+    if sentences:
+        raise UserError(sentences)
 
 
 @contextlib.contextmanager
-def added_to(problems: list[str]) -> Iterator[None]:
-    """Leave the block at a UserError, whose problems go to `problems`."""
+def collect(problems: list[str]) -> Iterator[None]:
+    """Leave the block at a UserError, whose problems are appended to `problems`."""
     try:
         yield
-    except UserError as reason:
-        problems += reason.problems
+    except UserError as error:
+        problems += error.problems
+
+
+def shorten(things: Collection[object], most: int = 3) -> str:
+    """Return the first `most` of many things for a sentence: `a, b, c and 7 more`."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(str(thing) for thing, _ in zip(things, range(most))) + more

@@ -3,14 +3,28 @@
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from numbers import Number
 
 import torch
 from torch import Tensor, nn
 
-from src.checkpoints.reading import open_both, open_checkpoint, open_compact
+from src.checkpoints.bundles import open_bundle
+from src.checkpoints.opening import open_checkpoint
+from src.checkpoints.reading import open_tangent_pair
 from src.errors import UserError
-from src.state_dict import Lazy, StateDict, added, is_blank, model_differences, moves_of, outline, zip_with
+from src.state_dict import (
+    Lazy,
+    StateDict,
+    add_vector,
+    elementwise,
+    is_zeros_view,
+    model_differences,
+    outline,
+    vector_outline,
+    zeros_view,
+    zip_with,
+)
 
 Source = str | os.PathLike | StateDict | nn.Module
 
@@ -22,19 +36,22 @@ class TaskVector(Mapping[str, Tensor]):
     entries, in float32 (float64 for float64). `TaskVector.of(entries)` wraps tensors as they are.
 
     Vectors are lazy: an expression such as `0.5 * a + 0.7 * b` over files computes an entry when it is asked for and
-    keeps none; `.load()` keeps them all. Vectors of other names or shapes raise ValueError naming them.
+    keeps none; `.load()` keeps them all. An entry that is equal in both models takes no memory, and neither does what
+    sums, products and multiples make of it. Vectors of other names or shapes raise ValueError naming them.
     """
 
     def __init__(self, pretrained: Source, finetuned: Source):
         before, after = _read(pretrained), _read(finetuned)
-        found = model_differences("the pre-trained", before, "the fine-tuned", after)
-        if found:
-            raise UserError(found)
-        shapes = moves_of(before)
+        problems = model_differences("the pre-trained", before, "the fine-tuned", after)
+        if problems:
+            raise UserError(problems)
+        shapes = vector_outline(before)
 
         def difference(key: str) -> Tensor:
-            dtype = shapes[key].dtype
-            return after[key].detach().to(dtype) - before[key].detach().to(dtype)
+            start, end, dtype = before[key].detach(), after[key].detach(), shapes[key].dtype
+            if start.dtype == end.dtype and start.device == end.device and torch.equal(start, end):
+                return zeros_view(shapes[key], start.device)
+            return end.to(dtype) - start.to(dtype)
 
         entries: StateDict = Lazy(shapes, difference)
         on_disk = all(isinstance(source, str | os.PathLike) for source in (pretrained, finetuned))
@@ -43,15 +60,18 @@ class TaskVector(Mapping[str, Tensor]):
 
     @classmethod
     def of(cls, entries: StateDict) -> "TaskVector":
-        """A vector with these entries."""
+        """Return a vector with these entries."""
         vector = cls.__new__(cls)
         vector._entries = entries
         return vector
 
     @classmethod
     def from_bundle(cls, folder: str | os.PathLike, task: str) -> "TaskVector":
-        """The vector of one task of a bundle (`output_kind=bundle`), rebuilt an entry at a time."""
-        compact, _ = open_compact(folder)
+        """Return the vector of one task of a bundle (`output_kind=bundle`), rebuilt an entry at a time.
+
+        Raise UserError if the bundle has no such task.
+        """
+        compact, _ = open_bundle(folder)
         if task not in compact.parts:
             raise UserError(f"{folder} is a bundle of {', '.join(compact.parts)}, and has no {task}")
         return cls.of(compact.vector(task))
@@ -79,12 +99,12 @@ class TaskVector(Mapping[str, Tensor]):
     __hash__ = object.__hash__
 
     def load(self) -> "TaskVector":
-        """This vector with every entry computed and kept in memory."""
+        """Return this vector with every entry computed and kept in memory."""
         return self.of({key: self[key] for key in self})
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> "TaskVector":
-        """`change(key, entry)` of every entry; shapes and dtypes must stay."""
-        return self.of(Lazy(self.outline, lambda key: change(key, self[key])))
+        """Return the vector of `change(key, entry)`, elementwise functions that keep dtypes."""
+        return self.of(Lazy(self.outline, lambda key: elementwise(partial(change, key), self[key])))
 
     def _with(self, other: object, combine: Callable[[Tensor, object], Tensor]) -> "TaskVector":
         if isinstance(other, Number) or (isinstance(other, Tensor) and other.ndim == 0):
@@ -136,37 +156,38 @@ class TaskVector(Mapping[str, Tensor]):
         return self._with(other, lambda a, b: a <= b)
 
     def sum(self) -> float:
-        """The sum of all entries; of a mask, how many are on."""
+        """Return the sum of all entries; of a mask, the number that are on."""
         return sum(self[key].sum(dtype=torch.float64).item() for key in self)
 
     def norm(self, order: float = 2) -> float:
-        """The 1- or 2-norm over all entries, accumulated in float64."""
+        """Return the 1- or 2-norm over all entries, accumulated in float64."""
         if order not in (1, 2):
             raise ValueError(f"norm is of order 1 or 2; got {order}")
         total = 0.0
-        for leaf in (entry for entry in self.values() if not is_blank(entry)):
+        for leaf in (entry for entry in self.values() if not is_zeros_view(entry)):
             for part in leaf.reshape(-1).split(2**20):  # double precision of a part at a time
                 total += part.double().abs().pow(order).sum().item()
         return total ** (1 / order)
 
     def dot(self, other: "TaskVector") -> float:
-        """The inner product, accumulated in float64."""
+        """Return the inner product, accumulated in float64."""
         return (self * other).sum()
 
     def cosine(self, other: "TaskVector") -> float:
-        """The cosine of the angle to `other`; 0 if either is zero."""
+        """Return the cosine of the angle to `other`; 0 if either is zero."""
         norms = self.norm() * other.norm()
         return self.dot(other) / norms if norms else 0.0
 
     def apply_to(self, pretrained: Source, scaling_coef: float = 1.0) -> "dict[str, Tensor] | nn.Module":
-        """`pretrained` plus `scaling_coef` times this vector: a new state dict, or a new module if given a module.
+        """Return `pretrained` plus `scaling_coef` times this vector: a new state dict, or a new module for a module.
 
-        Every entry keeps the dtype it has in `pretrained`; entries that are not in this vector stay as they are.
-        Raises UserError if the vector has names or shapes that `pretrained` has not, or an entry overflows its dtype.
+        Every entry keeps the dtype it has in `pretrained`. Entries that this vector lacks or does not change share their
+        memory with `pretrained`, so that twenty merged models cost one copy of what they have in common; a module has
+        memory of its own.
+
+        Raise UserError if the vector has names or shapes that `pretrained` has not, or an entry overflows its dtype.
         """
-        before = _read(pretrained)
-        sums = added(before, self, scaling_coef)
-        edited = {key: leaf.clone() if leaf is before[key] else leaf for key, leaf in sums.items()}
+        edited = dict(add_vector(_read(pretrained), self, scaling_coef))
         if not isinstance(pretrained, nn.Module):
             return edited
         module = copy.deepcopy(pretrained)
@@ -175,8 +196,11 @@ class TaskVector(Mapping[str, Tensor]):
 
 
 class _OfKind(TaskVector):
-    """A vector that remembers by which kind of fine-tuning it came about. Both kinds go by the same parameter names, so they
-    add up as they are, the sum being of the first one's kind, and apply to models of both kinds."""
+    """A vector that remembers its kind of fine-tuning.
+
+    Both kinds go by the same parameter names, so they add up as they are, the sum being of the first one's kind, and
+    apply to models of both kinds.
+    """
 
     def apply_to_nonlinear(self, pretrained: Source, scaling_coef: float = 1.0) -> "dict[str, Tensor] | nn.Module":
         """`apply_to` on a model, or weights, that will be used as they are."""
@@ -200,11 +224,11 @@ class LinearizedTaskVector(_OfKind):
 
     @classmethod
     def of_checkpoint(cls, path: str | os.PathLike) -> "LinearizedTaskVector":
-        """Of a linearized checkpoint, which holds the model that it is linear around beside the fine-tuned one.
+        """Return the vector of a linearized checkpoint, which holds the model it is linear around beside the fine-tuned one.
 
-        Raises UserError if the file holds one model only.
+        Raise UserError if the file holds one model only.
         """
-        finetuned, reference = open_both(path)
+        finetuned, reference = open_tangent_pair(path)
         if reference is None:
             raise UserError(
                 f"{path} holds no model that it is linear around; give both: LinearizedTaskVector(pretrained, finetuned)"

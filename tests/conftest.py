@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from src.merging.engine.inputs import Ingredients
-from src.models.depth import depth_by_name
+from src.merging.engine.inputs import MergeInputs
+from src.models.layers import depth_by_name, is_layer_by_name
 from tests.helpers.processes import run_fresh
 
 # Tests run side by side, one a core, and so must the processes they start. Set after torch was imported here, this
@@ -35,9 +35,9 @@ def tiny_models(tasks: int = 3, blocks: int = 3, seed: int = 0) -> Models:
     return pretrained, finetuned
 
 
-def ingredients(models: Models, keep: bool = False) -> Ingredients:
+def merge_inputs(models: Models, keep: bool = False) -> MergeInputs:
     pretrained, finetuned = models
-    return Ingredients(pretrained, finetuned, depth_by_name(pretrained), torch.device("cpu"), keep)
+    return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, torch.device("cpu"), keep)
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def models() -> Models:
 
 
 @pytest.fixture
-def given(models: Models) -> Ingredients:
-    return ingredients(models)
+def inputs(models: Models) -> MergeInputs:
+    return merge_inputs(models)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-import command_line
-from src.checkpoints.reading import SHARED, STARTING, TASKS, open_all, open_checkpoint, open_compact
-from src.checkpoints.writing import bundle_size, save_bundle, size_of
+from command_line.build import build_method
+from command_line.config import compose_config
+from src.checkpoints.bundles import PRETRAINED, SHARED, TASKS, bundle_size, open_bundle, save_bundle
+from src.checkpoints.opening import open_all, open_checkpoint
 from src.compact import Compact, masked, masks_as_parts, pack, packed_size, parts_of, unpack
 from src.errors import UserError
 from src.experiments.storage import storage_of
-from src.state_dict import added
+from src.state_dict import add_vector, byte_size
 from src.task_vectors import TaskVector
-from tests.conftest import ingredients, tiny_models
+from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import run_script
 
 PER_TASK = ("tall_mask", "mag_masking", "TSVC")
@@ -46,10 +47,10 @@ def test_parts_come_back_from_one_mapping():
         assert torch.equal(again.masks()[task]["w"], masks[task]["w"])
 
 
-def built(name, given, *options):
-    config = command_line.composed([f"method={name}", *options])
-    method = command_line.build_method(config)
-    return method(given), dict.fromkeys(given.tasks, method.coefficients(len(given.tasks))[0])
+def built(name, inputs, *options):
+    config = compose_config([f"method={name}", *options])
+    method = build_method(config)
+    return method(inputs), dict.fromkeys(inputs.tasks, method.coefficients(len(inputs.tasks))[0])
 
 
 def wide_models(tasks=3):
@@ -65,18 +66,18 @@ def wide_models(tasks=3):
 @pytest.mark.parametrize("name", PER_TASK)
 def test_a_bundle_gives_back_every_tasks_model_exactly(name, tmp_path):
     models = wide_models()
-    given = ingredients(models)
-    family, choice = built(name, given)
+    inputs = merge_inputs(models)
+    family, choice = built(name, inputs)
     compact = family.compact(choice)
-    facts = {"finetuned": dict.fromkeys(given.tasks, "digest")}
-    written = save_bundle(compact, given.pretrained, tmp_path / "bundle", facts)
+    facts = {"finetuned": dict.fromkeys(inputs.tasks, "digest")}
+    written = save_bundle(compact, inputs.pretrained, tmp_path / "bundle", facts)
     assert written == sum(file.stat().st_size for file in (tmp_path / "bundle").iterdir())
-    again, told = open_compact(tmp_path / "bundle")
-    assert told == facts and list(again.parts) == list(given.tasks)
+    again, told = open_bundle(tmp_path / "bundle")
+    assert told == facts and list(again.parts) == list(inputs.tasks)
     for task, vector in family(choice["task0"]).items():
         kept = TaskVector.from_bundle(tmp_path / "bundle", task)
         assert set(kept) == set(vector) and all(torch.equal(kept[key], vector[key]) for key in vector)
-        model, expected = open_checkpoint(tmp_path / "bundle" / task), added(given.pretrained, vector)
+        model, expected = open_checkpoint(tmp_path / "bundle" / task), add_vector(inputs.pretrained, vector)
         assert set(model) == set(expected) and all(torch.equal(model[key], expected[key]) for key in expected)
         assert model.outline["blocks.0.w"].shape == (512, 301)
 
@@ -84,22 +85,22 @@ def test_a_bundle_gives_back_every_tasks_model_exactly(name, tmp_path):
 @pytest.mark.parametrize("name", PER_TASK)
 def test_a_bundle_takes_the_room_it_should(name, tmp_path):
     pretrained, _finetuned = models = wide_models(8)
-    given = ingredients(models)
-    family, choice = built(name, given)
+    inputs = merge_inputs(models)
+    family, choice = built(name, inputs)
     compact = family.compact(choice)
     written = save_bundle(compact, pretrained, tmp_path / "bundle", {"finetuned": {}})
-    count = given.size
+    count = inputs.size
     if name == "TSVC":
         rank = 301 // 8
         numbers = rank * (512 + 301) + sum(
-            leaf.numel() for key, leaf in given.outline.items() if given.changed(key) and key != "blocks.0.w"
+            leaf.numel() for key, leaf in inputs.outline.items() if inputs.changed(key) and key != "blocks.0.w"
         )
-        bound = size_of(pretrained) + 8 * 4 * numbers
+        bound = byte_size(pretrained) + 8 * 4 * numbers
     else:
-        bound = size_of(pretrained) + 4 * count + 8 * count / 8
+        bound = byte_size(pretrained) + 4 * count + 8 * count / 8
     assert written <= 1.02 * bound
     storage = storage_of(compact, pretrained, written)
-    assert storage.bytes == written and storage.separate == 8 * size_of(pretrained)
+    assert storage.bytes == written and storage.separate == 8 * byte_size(pretrained)
     assert storage.formula_bits / 8 == pytest.approx(written, rel=0.02)
     assert bundle_size(compact, pretrained) <= written
 
@@ -107,7 +108,7 @@ def test_a_bundle_takes_the_room_it_should(name, tmp_path):
 @pytest.mark.parametrize("fraction,exact", [(1, True), (0.9, False), (0.1, False)])
 def test_all_triplets_are_the_finetuned_model_itself(fraction, exact):
     pretrained, finetuned = models = wide_models()
-    family, _choice = built("TSVC", ingredients(models), f"method.rank_fraction={fraction}")
+    family, _choice = built("TSVC", merge_inputs(models), f"method.rank_fraction={fraction}")
     vector = family(1.0)["task1"]
     move = finetuned["task1"]["blocks.0.w"] - pretrained["blocks.0.w"]
     assert torch.equal(vector["blocks.0.w"], move) == exact
@@ -119,16 +120,16 @@ def test_all_triplets_are_the_finetuned_model_itself(fraction, exact):
 
 def test_one_stack_serves_all_lambdas_and_tasks(monkeypatch):
     """Masks of the whole grid are made in one pass over the models."""
-    given = ingredients(tiny_models())
-    family, _ = built("tall_mask", given)
+    inputs = merge_inputs(tiny_models())
+    family, _ = built("tall_mask", inputs)
     passes = []
-    real = type(given).each
-    monkeypatch.setattr(type(given), "each", lambda self, key, visit: passes.append(key) or real(self, key, visit))
+    real = type(inputs).each
+    monkeypatch.setattr(type(inputs), "each", lambda self, key, visit: passes.append(key) or real(self, key, visit))
     for coefficient in (0.2, 0.3, 0.4, 0.5, 0.6):
         for vector in family(coefficient).values():
             for key in vector:
                 vector[key]
-    changed = [key for key in given.outline if given.changed(key)]
+    changed = [key for key in inputs.outline if inputs.changed(key)]
     assert sorted(passes) == sorted(2 * changed)  # once for the sum, once for all masks
 
 
@@ -141,7 +142,7 @@ def test_a_bundle_is_written_and_merged_again_from_the_command_line(tmp_path):
     bundle = ("method=tall_mask", "specify_lambda=0.3", "output_kind=bundle", "output=bundle/")
     done = run_script("main.py", *files, *bundle, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "bundle").iterdir()} == {STARTING, SHARED, TASKS}
+    assert {path.name for path in (tmp_path / "bundle").iterdir()} == {PRETRAINED, SHARED, TASKS}
     again = ("model=files", "pretrained=bundle/pretrained.safetensors", "finetuned=[bundle/task0,bundle/task1]")
     done = run_script("main.py", *again, "method=average", "output=mean.safetensors", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -157,19 +158,19 @@ def test_a_bundle_is_written_and_merged_again_from_the_command_line(tmp_path):
     assert done.returncode == 1 and "task0, task1" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("lost", [STARTING, SHARED, TASKS])
-def test_a_bundle_that_lacks_a_file_is_refused_by_name(lost, tmp_path):
-    given = ingredients(tiny_models())
-    family, choice = built("tall_mask", given)
-    save_bundle(family.compact(choice), given.pretrained, tmp_path / "bundle", {"finetuned": dict.fromkeys(given.tasks, "")})
-    (tmp_path / "bundle" / lost).unlink()
-    with pytest.raises(UserError, match=lost if lost != TASKS else "no checkpoint"):
+@pytest.mark.parametrize("missing", [PRETRAINED, SHARED, TASKS])
+def test_a_bundle_that_lacks_a_file_is_refused_by_name(missing, tmp_path):
+    inputs = merge_inputs(tiny_models())
+    family, choice = built("tall_mask", inputs)
+    save_bundle(family.compact(choice), inputs.pretrained, tmp_path / "bundle", {"finetuned": dict.fromkeys(inputs.tasks, "")})
+    (tmp_path / "bundle" / missing).unlink()
+    with pytest.raises(UserError, match=missing if missing != TASKS else "no checkpoint"):
         open_checkpoint(tmp_path / "bundle" / "task0")
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
     with pytest.raises(UserError, match="no file of masks, and of no bundle"):
-        open_compact(tmp_path)
+        open_bundle(tmp_path)
     (tmp_path / TASKS).write_text(json.dumps({}))
     with pytest.raises(UserError):
         open_checkpoint(tmp_path / "cars")

@@ -11,11 +11,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import command_line
+from command_line.build import build_family, build_method
+from command_line.config import compose_config, merge_question, setting
+from command_line.paths import paths_of
+from command_line.preflight import selected_tasks
 from src.checkpoints.writing import save_file
 from src.data.demo import tasks as demo
 from src.data.registry import find_tasks
-from src.experiments.merge import Result
+from src.experiments.merge import MergeResult
 from src.models.clip import Clip
 from src.state_dict import digest
 from tests.helpers.processes import ROOT, run_script
@@ -50,20 +53,20 @@ def test_a_task_is_defined_by_the_same_digest(name):
 
 
 def test_the_demos_model_has_the_same_digests():
-    config = command_line.composed([])
-    family = command_line.build_family(config, torch.device("cpu"))
+    config = compose_config([])
+    family = build_family(config, paths_of(config), torch.device("cpu"))
     assert isinstance(family, Clip) and config.model.family._target_ == "src.models.clip.Clip"
     assert (family.identity, digest(family.pretrained.items())) == (IDENTITY, PRETRAINED)
 
 
 def test_drawn_examples_are_known_by_the_same_state():
     (task,) = find_tasks(["Digits"])
-    assert task.origin.state("train") == f"38b4344b900d150e63cd69319890eed1 {torch.__version__}"
+    assert task.source.fingerprint("train") == f"38b4344b900d150e63cd69319890eed1 {torch.__version__}"
 
 
 def test_a_folder_of_images_is_known_by_the_same_fingerprint(tmp_path):
-    for part in ("train", "test"):
-        for file in (tmp_path / part / name / f"{number}.png" for name in ("cat", "dog") for number in range(2)):
+    for subset in ("train", "test"):
+        for file in (tmp_path / subset / name / f"{number}.png" for name in ("cat", "dog") for number in range(2)):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(b"no image is opened")
             os.utime(file, (1_600_000_000, 1_600_000_000))
@@ -81,11 +84,11 @@ def test_a_folder_of_images_is_known_by_the_same_fingerprint(tmp_path):
                        (["method=consensus"], SUM), (["method=consensus", "method.use_ties=True"], TIES)],
 )  # fmt: skip
 def test_mask_files_name_their_base_by_the_same_words(overrides, base):
-    assert command_line.build_method(command_line.composed(overrides)).mask_base == base
+    assert build_method(compose_config(overrides)).mask_base == base
 
 
 def test_a_result_has_the_same_name():
-    question = {
+    expected = {
         "model": "ViT-demo",
         "finetuning_mode": {"_target_": "src.models.modes.Mode", "name": "standard", "files": "nonlinear", "trains": "all",
                             "linearized": "never", "lora": None},
@@ -97,11 +100,13 @@ def test_a_result_has_the_same_name():
         "n_eval_points": None,
         "search": "grid",
     }  # fmt: skip
-    config = command_line.composed(["num_tasks=2"])
-    assert command_line.question(config, command_line.selected_tasks(config)) == question
-    figures = {"coefficients": {}, "curve": [], "searched": 0, "rows": {}, "summary": {}, "bytes_stored": 0}
+    config = compose_config(["num_tasks=2"])
+    question = {**setting(config, [task.name for task in selected_tasks(config)]), **merge_question(config)}
+    assert question == expected and list(question) == list(expected)  # their order is part of the name, too
+    figures = {"coefficients": {}, "curve": [], "grid_size": 0, "rows": {}, "summary": {}, "bytes_stored": 0}
     about = {"config": {}, "lineage": {"pretrained": PRETRAINED}, "benchmark": "demo", "seconds": 0.0}
-    assert Result(title="ViT-demo, 2 tasks, sum", question=question, **about, **figures).name == "ViT-demo-2-tasks-sum-d866ecbd"
+    result = MergeResult(title="ViT-demo, 2 tasks, sum", question=question, **about, **figures)
+    assert result.name == "ViT-demo-2-tasks-sum-d866ecbd"
 
 
 def test_methods_and_modes_are_found_at_the_places_that_results_name():
@@ -118,7 +123,8 @@ def test_methods_and_modes_are_found_at_the_places_that_results_name():
 
 
 def test_weights_fine_tuned_by_an_earlier_version_are_accepted_and_called_the_demos(tmp_path):
-    family = command_line.build_family(command_line.composed([f"cache_dir={tmp_path / 'cache'}"]), torch.device("cpu"))
+    config = compose_config([f"cache_dir={tmp_path / 'cache'}"])
+    family = build_family(config, paths_of(config), torch.device("cpu"))
     weights = {key: leaf * 1.01 if key.startswith("model.visual") else leaf for key, leaf in family.pretrained.items()}
     path = tmp_path / "checkpoints" / "ViT-demo" / "ShapesVal" / "nonlinear_finetuned.safetensors"
     save_file(weights, path, {"task": "Shapes", "model": "ViT-demo", "made_from": MADE_FROM})

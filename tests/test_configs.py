@@ -4,7 +4,10 @@ import re
 
 import pytest
 
-import command_line
+from command_line.build import build_device, build_family, build_method, build_recipe
+from command_line.config import compose_config
+from command_line.paths import paths_of
+from command_line.preflight import selected_tasks
 from src.merging.method import Method
 from src.training.loop import Recipe
 from tests.helpers.processes import ROOT
@@ -14,39 +17,39 @@ GROUPS = {group: sorted(path.stem for path in (ROOT / "config" / group).glob("*.
 
 @pytest.mark.parametrize("name", GROUPS["method"])
 def test_every_method_is_built_from_its_yaml(name):
-    config = command_line.composed([f"method={name}"])
-    assert isinstance(command_line.build_method(config), Method)
+    config = compose_config([f"method={name}"])
+    assert isinstance(build_method(config), Method)
 
 
 @pytest.mark.parametrize("name", GROUPS["tasks"])
 def test_every_list_of_tasks_names_tasks_there_are(name):
-    config = command_line.composed([f"tasks={name}"])
-    assert [task.name for task in command_line.selected_tasks(config)] == list(config.tasks.names)
+    config = compose_config([f"tasks={name}"])
+    assert [task.name for task in selected_tasks(config)] == list(config.tasks.names)
 
 
 @pytest.mark.parametrize("name", GROUPS["model"])
 def test_every_model_is_built_from_its_yaml(name, tmp_path):
     tiny = ["model.name=RN50", "model.pretrained=null"] if name == "open_clip" else []
-    config = command_line.composed([f"model={name}", f"model_location={tmp_path}", *tiny])
+    config = compose_config([f"model={name}", f"model_location={tmp_path}", *tiny])
     if config.model.family is None:
         return
     for task in config.tasks.names:
-        assert isinstance(command_line.recipe_of(config, task), Recipe)
+        assert isinstance(build_recipe(config, task), Recipe)
     if name.startswith("ViT-") and name != "ViT-demo":
         return  # their weights need a network; ViT-B-32 with random ones is in test_clip
-    family = command_line.build_family(config, command_line.device_of(config))
+    family = build_family(config, paths_of(config), build_device(config))
     assert family.name == config.model.name and family.pretrained
 
 
 def test_num_tasks_takes_the_first_and_datasets_any():
-    first = command_line.selected_tasks(command_line.composed(["num_tasks=2"]))
+    first = selected_tasks(compose_config(["num_tasks=2"]))
     assert [task.name for task in first] == ["Shapes", "Colours"]
-    chosen = command_line.selected_tasks(command_line.composed(["DATASETS=[Arrows,Digits]"]))
+    chosen = selected_tasks(compose_config(["DATASETS=[Arrows,Digits]"]))
     assert [task.name for task in chosen] == ["Arrows", "Digits"]
 
 
 def test_n_eval_points_respaces_the_grid():
-    method = command_line.build_method(command_line.composed(["method=ties", "n_eval_points=4", "method.apply_lines=True"]))
+    method = build_method(compose_config(["method=ties", "n_eval_points=4", "method.apply_lines=True"]))
     assert method.coefficients(8) == (0.5, 1.0, 1.5)
 
 
@@ -56,6 +59,6 @@ def test_help_names_every_option():
     options = re.findall(r"^(\w+):", text[: text.index("hydra:\n  run")], re.M)
     for option in set(options) - {"defaults", "method", "wandb"}:
         assert option in explained, option
-    fields = {key for name in GROUPS["method"] for key in command_line.composed([f"method={name}"]).method}
+    fields = {key for name in GROUPS["method"] for key in compose_config([f"method={name}"]).method}
     for field in fields - {"_target_", "grid", "floors", "own_base", "ties_base", "tall_mask"}:
         assert f"method.{field}" in explained, field

@@ -10,7 +10,7 @@ from tests.helpers.processes import ROOT
 # Lowest first. A room imports rooms of lower floors and itself; rooms of one floor never import one another.
 FLOORS = [
     {"src.errors"},
-    {"src.runtime", "src.state_dict"},
+    {"src.runtime", "src.state_dict", "src.validation"},
     {"src.compact", "src.downloads", "src.pickles"},
     {"src.checkpoints"},
     {"src.task_vectors"},
@@ -79,6 +79,28 @@ def test_imports_point_down(path):
     for other in {room_of(name) for name in imports(path) if name.split(".")[0] in {"src", "command_line", *FLOORS[-1]}}:
         below = other != "src" and FLOOR_OF[other] < FLOOR_OF[room]
         assert other == room or below, f"{module} imports {other}, which is not below it"
+
+
+def test_no_imports_go_round():
+    """Of modules, those in one room included, and wherever in a module an import stands."""
+    graph = {module_of(path): imports(path) & NAMES for path in SOURCES}
+    state: dict[str, str] = {}
+
+    def visit(module: str, way: list[str]) -> None:
+        if state.get(module) == "open":
+            raise AssertionError(" imports ".join([*way[way.index(module) :], module]))
+        if module not in state:
+            state[module] = "open"
+            for other in sorted(graph[module] - {module}):
+                visit(other, [*way, module])
+            state[module] = "done"
+
+    for module in sorted(graph):
+        visit(module, [])
+
+
+def test_src_is_a_table_of_contents():
+    assert len([path for path in (ROOT / "src").glob("*.py") if path.name != "__init__.py"]) <= 6
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)

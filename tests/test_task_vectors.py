@@ -85,13 +85,44 @@ def test_loading_keeps_the_entries(models):
     assert kept["head.bias"] is kept["head.bias"] and torch.equal(kept["head.bias"], move["head.bias"])
 
 
-def test_the_result_of_apply_to_shares_nothing_with_the_pretrained_weights(models):
+EXPRESSIONS = {
+    "a": lambda a, b: a,
+    "0.3 * (a + b)": lambda a, b: 0.3 * (a + b),
+    "-(a - b) / 2": lambda a, b: -(a - b) / 2,
+    "sum": lambda a, b: sum([a, b]),
+    "masked": lambda a, b: (a + b) * (a.abs() > (a + b - a).abs() * 0.4),
+    "loaded": lambda a, b: 0.5 * (a + b).load(),
+    "mapped": lambda a, b: (a + b).map(lambda key, entry: entry * len(key)),
+}
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_what_no_model_changed_takes_no_memory_and_is_shared_with_the_pretrained_weights(models, expression, on_disk, tmp_path):
     pretrained, finetuned = models
-    edited = TaskVector(pretrained, finetuned["task0"]).apply_to(pretrained)
-    before = pretrained["positions"].clone()
-    edited["positions"].zero_()
-    edited["frozen.weight"].zero_()
-    assert torch.equal(pretrained["positions"], before) and pretrained["frozen.weight"].any()
+    sources = [pretrained, *finetuned.values()]
+    if on_disk:
+        for number, model in enumerate(sources):
+            save_file(model, tmp_path / f"{number}.safetensors")
+        sources = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    a, b = (TaskVector(sources[0], source) for source in sources[1:3])
+    vector = EXPRESSIONS[expression](a, b)
+    assert vector["frozen.weight"].untyped_storage().nbytes() <= 8 and not vector["frozen.weight"].any()
+    edited = vector.apply_to(pretrained)
+    shared = {key for key, leaf in edited.items() if leaf.data_ptr() == pretrained[key].data_ptr()}
+    assert shared == {"frozen.weight", "positions"}
+
+
+def test_an_entry_that_is_equal_and_not_finite_is_unchanged():
+    model = {"mask": torch.tensor([0.0, float("-inf")]), "w": torch.ones(2)}
+    edited = (2 * TaskVector(model, {**model, "mask": model["mask"].clone()})).apply_to(model)
+    assert torch.equal(edited["mask"], model["mask"])
+
+
+def test_a_module_shares_nothing_with_the_one_it_was_made_of():
+    before = nn.Linear(2, 2)
+    edited = TaskVector(before, nn.Linear(2, 2)).apply_to(before, scaling_coef=0.0)
+    assert edited.weight.data_ptr() != before.weight.data_ptr()
 
 
 def test_sums_that_overflow_the_pretrained_dtype_are_refused_by_name():

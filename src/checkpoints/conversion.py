@@ -4,15 +4,17 @@ from pathlib import Path
 
 import xxhash
 
-from src.checkpoints.reading import PICKLED, Checkpoint, metadata_of, open_both, open_checkpoint
+from src.checkpoints.opening import open_checkpoint
+from src.checkpoints.reading import Checkpoint, metadata_of, open_tangent_pair
+from src.checkpoints.shards import PICKLED
 from src.checkpoints.writing import save_file
 from src.errors import UserError
+from src.runtime.files import hash_file
 from src.state_dict import digest
 
 SOURCE = "converted_from"  # its name and digest
 STATE = "converted_at"  # its name, size and time of change
 BESIDE = "converted_beside"  # the name of the other file it became, or nothing
-PIECE = 2**22
 
 
 def pickled_files(folder: Path) -> list[Path]:
@@ -55,7 +57,7 @@ def is_same(source: Path, target: Path) -> bool:
 
 def _parts(source: Path, target: Path) -> dict[Path, Checkpoint]:
     """The files that a pickled one becomes, `target` last: where it is, the other is."""
-    finetuned, reference = open_both(source)
+    finetuned, reference = open_tangent_pair(source)
     zeroshot = target.with_name(target.name.replace("finetuned", "zeroshot"))
     published = any(source.with_name(f"{zeroshot.stem}{suffix}").exists() for suffix in PICKLED)
     wanted = reference is not None and zeroshot != target and not published
@@ -69,9 +71,5 @@ def _state(source: Path) -> str:
 
 
 def _mark(source: Path) -> str:
-    """What a conversion remembers of its source."""
-    contents = xxhash.xxh3_128()
-    with source.open("rb") as file:
-        while piece := file.read(PIECE):
-            contents.update(piece)
-    return f"{source.name} {contents.hexdigest()}"
+    """Return what a conversion remembers of its source."""
+    return f"{source.name} {hash_file(source, xxhash.xxh3_128())}"

@@ -11,46 +11,62 @@ import torch
 import xxhash
 from torch import Tensor
 
-from src.checkpoints.published import Published
-from src.checkpoints.reading import TASKS, facts_in, open_checkpoint
+from src.checkpoints.bundles import TASKS, facts_of_file
+from src.checkpoints.published import PublishedFiles
+from src.checkpoints.reading import open_files
 from src.checkpoints.writing import save_file
 from src.compact import Compact, pack, packed_size, parts_of, unpack
 from src.errors import UserError
 from src.pickles.mask_arrays import read_arrays
 from src.state_dict import Lazy, StateDict, digest
 
-KIND = MASKS = "masks"  # what such a file is, and the folder beside a model's checkpoints where they are
+FOLDER = "masks"  # beside a model's checkpoints
+KIND = "masks"  # what a file of masks says it is
 PUBLISHED = (".npy", ".pt")
 SUM, TIES = {"method": "Sum", "k": 100}, {"method": "Ties", "k": 20, "agg": "sum"}  # the bases of published masks
 
 
 @dataclass(frozen=True)
-class MadeOf:
-    """What masks depend on. base: of the multi-task vector; pretrained, finetuned: digests of the checkpoints."""
+class MaskProvenance:
+    """What masks follow from.
+
+    base: description of the method whose multi-task vector they select from.
+    pretrained: digest of the pre-trained weights.
+    finetuned: digests of the fine-tuned weights, by task.
+    """
 
     base: dict
     pretrained: str
     finetuned: Mapping[str, str]
 
     def differences(self, saved: dict) -> list[str]:
-        """Why masks that were made of `saved` do not fit."""
+        """Return why masks with the facts `saved` do not fit, a sentence each."""
         if set(saved["finetuned"]) != set(self.finetuned):
             return [f"they are of the tasks {', '.join(sorted(saved['finetuned']))}"]
-        found = []
+        problems = []
         if saved["base"] != self.base:
-            found.append(f"they are for the base {json.dumps(saved['base'])}, not {json.dumps(self.base)}")
+            problems.append(f"they are for the base {json.dumps(saved['base'])}, not {json.dumps(self.base)}")
         if saved["pretrained"] != self.pretrained:
-            found.append("they were made with other pre-trained weights")
-        other = [task for task, digest in self.finetuned.items() if saved["finetuned"][task] != digest]
-        if other:
-            found.append(f"they were made with other fine-tuned weights of {', '.join(other)}")
-        return found
+            problems.append("they were made with other pre-trained weights")
+        others = [task for task, digest in self.finetuned.items() if saved["finetuned"][task] != digest]
+        if others:
+            problems.append(f"they were made with other fine-tuned weights of {', '.join(others)}")
+        return problems
+
+    def facts(self, lambdas: Mapping[str, float | None], grid: Sequence[float] | None) -> dict:
+        """Return what is written beside masks with these lambdas; grid: what they were chosen from on validation data."""
+        known = None if None in lambdas.values() else dict(lambdas)
+        return {**vars(self), "lambdas": known, "chosen_from": None if grid is None else list(grid)}
 
 
 @dataclass(frozen=True)
 class SavedMasks:
-    """Packed masks by task and key. lambdas: by task, None where the file does not say; chosen_from: the grid they were
-    chosen from on validation data, None if they were not."""
+    """Masks as a file has them.
+
+    masks: packed, by task and key.
+    lambdas: by task; None where the file does not say.
+    chosen_from: grid that the lambdas were chosen from on validation data; None if they were not.
+    """
 
     path: Path
     masks: Mapping[str, StateDict]
@@ -59,79 +75,86 @@ class SavedMasks:
 
     @cached_property
     def digest(self) -> str:
-        """Of all masks."""
+        """The digest of all masks."""
         return digest((f"{task}/{key}", leaf) for task, packed in self.masks.items() for key, leaf in packed.items())
+
+    def __str__(self) -> str:
+        if self.lambdas is None:
+            return f"{self.path} (lambda unknown)"
+        return f"{self.path} (lambda {', '.join(f'{number:.4g} {task}' for task, number in self.lambdas.items())})"
+
+
+def mask_path(folder: Path, provenance: MaskProvenance, lambdas: Mapping[str, float], grid: Sequence[float] | None) -> Path:
+    """Return the path of a file of masks, named by what they follow from."""
+    key = xxhash.xxh3_64_hexdigest(json.dumps([vars(provenance), grid or dict(lambdas)], sort_keys=True).encode())
+    return folder / f"tall_mask_{len(lambdas)}task_{key[:8]}.safetensors"
 
 
 def save_masks(
-    compact: Compact, folder: Path, made_of: MadeOf, lambdas: Mapping[str, float], chosen_from: Sequence[float] | None
+    compact: Compact, folder: Path, provenance: MaskProvenance, lambdas: Mapping[str, float], grid: Sequence[float] | None
 ) -> Path:
-    """Write the masks of a compact form as one file, named by what they are of; returns its path."""
-    facts = facts_of(made_of, lambdas, chosen_from)
-    key = xxhash.xxh3_64_hexdigest(json.dumps([vars(made_of), chosen_from or dict(lambdas)], sort_keys=True).encode())
-    path = folder / f"tall_mask_{len(lambdas)}task_{key[:8]}.safetensors"
-    save_file(compact.flattened(), path, {"kind": KIND, "facts": json.dumps(facts)})
+    """Write the masks of a compact form as one file; return its path."""
+    path = mask_path(folder, provenance, lambdas, grid)
+    save_file(compact.flattened(), path, {"kind": KIND, "facts": json.dumps(provenance.facts(lambdas, grid))})
     return path
 
 
-def facts_of(made_of: MadeOf, coefficients: Mapping[str, float], chosen_from: Sequence[float] | None) -> dict:
-    """What is written beside masks."""
-    known = None if None in coefficients.values() else dict(coefficients)
-    return {**vars(made_of), "lambdas": known, "chosen_from": None if chosen_from is None else list(chosen_from)}
+def open_masks(path: Path, provenance: MaskProvenance, shapes: StateDict) -> SavedMasks:
+    """Return the masks in one of our files, in a bundle, or in a published file, for vectors of these shapes.
 
+    A published file says nothing of the checkpoints it was made with: of it, only the task names and the number of
+    entries can be checked.
 
-def open_masks(path: Path, made_of: MadeOf, shapes: StateDict) -> SavedMasks:
-    """The masks in one of our files, in a bundle, or in a published file, for vectors of these shapes.
-
-    Raises UserError with the reason if they do not fit. A published file says nothing of the checkpoints it was made
-    with: of it, only the task names and the number of entries can be checked.
+    Raise UserError with the reason if they do not fit.
     """
     if not path.exists():
         raise UserError(f"there are no masks at {path}; check method.load_mask, or leave it out to make them")
     if path.suffix in PUBLISHED:
-        return SavedMasks(path, _published(path, list(made_of.finetuned), shapes))
+        return SavedMasks(path, _published(path, list(provenance.finetuned), shapes))
     file = path / TASKS if path.is_dir() else path
-    opened, facts = open_checkpoint(file), facts_in(file)
-    unsaid = [name for name in ("base", "pretrained", "lambdas", "chosen_from") if name not in facts]
-    if unsaid:
-        raise UserError(f"{path} does not say its {', '.join(unsaid)}, so its masks cannot be told to fit; make new ones")
-    found = made_of.differences(facts)
-    masks = Compact(shapes, parts_of(opened, list(facts["finetuned"]))).masks()
-    if not masks and opened:
-        found.append("it holds factors and no masks")
-    if found:
-        raise UserError(f"the masks in {path} do not fit: {'; '.join(found)}. Leave method.load_mask out to make new ones")
-    return SavedMasks(path, {task: masks[task] for task in made_of.finetuned}, facts["lambdas"], facts["chosen_from"])
+    entries, facts = open_files(file), facts_of_file(file)
+    missing = [name for name in ("base", "pretrained", "lambdas", "chosen_from") if name not in facts]
+    if missing:
+        raise UserError(f"{path} does not say its {', '.join(missing)}, so its masks cannot be told to fit; make new ones")
+    problems = provenance.differences(facts)
+    masks = Compact(shapes, parts_of(entries, list(facts["finetuned"]))).masks()
+    if not masks and entries:
+        problems.append("it holds factors and no masks")
+    if problems:
+        raise UserError(f"the masks in {path} do not fit: {'; '.join(problems)}. Leave method.load_mask out to make new ones")
+    return SavedMasks(path, {task: masks[task] for task in provenance.finetuned}, facts["lambdas"], facts["chosen_from"])
 
 
-def find_masks(folder: Path, made_of: MadeOf, shapes: StateDict, chosen_from: Sequence[float]) -> SavedMasks:
-    """The masks of a model that fit: those chosen from this grid, else any of ours, else published ones.
+def find_masks(folder: Path, provenance: MaskProvenance, shapes: StateDict, grid: Sequence[float]) -> SavedMasks:
+    """Return the masks of a model that fit: those chosen from this grid, else any of ours, else published ones.
 
     folder: the model's own; published masks are found below it, and below other folders of its name beside it (see
-    `Published`). Raises UserError with a reason for each file if none does.
+        `PublishedFiles`).
+
+    Raise UserError with a reason for each file if none fits.
     """
-    published = [path for path in Published(folder.parent, folder.name).masks()
-                 if made_of.base == (TIES if "use_ties" in path.name else SUM)]  # fmt: skip
+    published = [path for path in PublishedFiles(folder.parent, folder.name).masks()
+                 if provenance.base == (TIES if "use_ties" in path.name else SUM)]  # fmt: skip
     problems: list[str] = []
-    for paths in (sorted((folder / MASKS).glob("*.safetensors")), published):
+    for paths in (sorted((folder / FOLDER).glob("*.safetensors")), published):
         fitting = []
         for path in paths:
             try:
-                fitting.append(open_masks(path, made_of, shapes))
-            except UserError as reason:
-                problems += reason.problems
-        for saved in sorted(fitting, key=lambda saved: saved.chosen_from != list(chosen_from)):
-            return saved
+                fitting.append(open_masks(path, provenance, shapes))
+            except UserError as error:
+                problems += error.problems
+        if fitting:
+            return min(fitting, key=lambda saved: saved.chosen_from != list(grid))  # the first of equals
     raise UserError(
         problems or f"there are no masks of {folder.name} under {folder.parent}; leave method.load_mask out to make them"
     )
 
 
 def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, StateDict]:
-    """Masks by task of a published file: a dict of arrays, each over all entries of a model."""
-    held = read_arrays(path)
-    arrays = {task if task in tasks or task.removesuffix("Val") in held else task.removesuffix("Val"): array
-              for task, array in held.items()}  # fmt: skip
+    """Return the masks by task of a published file: a dict of arrays, each over all entries of a model."""
+    by_name = read_arrays(path)
+    arrays = {task if task in tasks or task.removesuffix("Val") in by_name else task.removesuffix("Val"): array
+              for task, array in by_name.items()}  # fmt: skip
     if set(arrays) != set(tasks):
         raise UserError(f"the masks in {path} are of the tasks {', '.join(sorted(arrays))}, not {', '.join(sorted(tasks))}")
     count = sum(leaf.numel() for leaf in shapes.values())
@@ -144,7 +167,7 @@ def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, Sta
 
 
 def _cut(bits: Tensor, shapes: StateDict) -> Lazy:
-    """One mask over all entries, packed, keys in alphabetical order, as a packed mask for each key."""
+    """Return one mask over all entries, packed, keys in alphabetical order, as a packed mask for each key."""
     starts, end = {}, 0
     for key in sorted(shapes):
         starts[key] = end
@@ -168,7 +191,7 @@ def _fits(array: np.ndarray, count: int) -> bool:
 
 
 def _bytes(array: np.ndarray, count: int) -> Tensor:
-    """The mask packed, whichever way it was saved."""
+    """Return the mask packed, whichever way it was saved."""
     if array.dtype == np.bool_ or array.size != packed_size(count):
         array = np.packbits(array[:count].astype(bool))
     return torch.from_numpy(np.array(array))

@@ -15,10 +15,14 @@ SUFFIXES = (".safetensors", ".pt")
 ENDINGS = {"lora": (f"/{ADAPTER}", *SUFFIXES)}  # of files, in the order they are preferred in, where not SUFFIXES
 MODES = ("nonlinear", "linear", "linear-2", "lora")  # how models were fine-tuned: the prefix of their files
 MASKS = "TALL_mask*.npy"
-SERVED = {"ViT-B-32": "*32*", "ViT-B-16": "*16*", "ViT-L-14": "*14*"}  # the models whose files are published, and their names
+SERVED_MODELS = {
+    "ViT-B-32": "*32*",
+    "ViT-B-16": "*16*",
+    "ViT-L-14": "*14*",
+}  # the models whose files are published, and their names
 
 
-class Published:
+class PublishedFiles:
     """The files of one model below a models folder (model_location), which is looked through once, and late."""
 
     def __init__(self, models: Path, model: str):
@@ -26,11 +30,11 @@ class Published:
 
     def finetuned(self, task: str, mode: str = MODES[0]) -> Path | None:
         """The fine-tuned checkpoint of a task."""
-        return self._first(f"{folder}/{name}" for folder in (f"{task}Val", task) for name in names_of(mode, "finetuned"))
+        return self._first(f"{folder}/{name}" for folder in (f"{task}Val", task) for name in file_names(mode, "finetuned"))
 
     def all_finetuned(self, mode: str) -> list[Path]:
         """The fine-tuned checkpoints of all tasks, in whatever folders."""
-        names = [name for name in names_of(mode, "finetuned") if "/" not in name]
+        names = [name for name in file_names(mode, "finetuned") if "/" not in name]
         return [path for path in self._files if path.name in names]
 
     def zeroshot(self, mode: str = MODES[0]) -> Path | None:
@@ -39,7 +43,7 @@ class Published:
 
     def zeroshots(self, mode: str = MODES[0]) -> list[Path]:
         """All such checkpoints, the preferred one first."""
-        names = names_of(mode, "zeroshot")
+        names = file_names(mode, "zeroshot")
         first = self._first(names)
         return list(dict.fromkeys([first, *(path for path in self._files if path.name in names)])) if first else []
 
@@ -80,12 +84,12 @@ class Published:
         return sorted(found, key=lambda path: (len(path.parts), path))
 
 
-def own_place(models: Path, model: str, task: str, mode: str = MODES[0]) -> Path:
+def finetuned_path(models: Path, model: str, task: str, mode: str = MODES[0]) -> Path:
     """Where this program writes the fine-tuned checkpoint of a task."""
-    return models / model / f"{task}Val" / names_of(mode, "finetuned")[0]
+    return models / model / f"{task}Val" / file_names(mode, "finetuned")[0]
 
 
-def names_of(mode: str, what: str = "finetuned") -> list[str]:
+def file_names(mode: str, what: str = "finetuned") -> list[str]:
     """File names in the order they are preferred in; the first mode's may lack its name."""
     stems = [f"{mode}_{what}"] + [what] * (mode == MODES[0])
     return [f"{stem}{ending}" for stem in stems for ending in ENDINGS.get(mode, SUFFIXES)]

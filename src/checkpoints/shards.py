@@ -1,67 +1,70 @@
 """Which files a model's weights are in: one, or the shards that an index names key by key."""
 
 import json
+from collections.abc import Container, Mapping
 from pathlib import Path
 
-from src.errors import UserError, raise_any
+from src.errors import UserError, raise_any, shorten
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 INDEX = ".index.json"
 ADAPTER = "adapter_model.safetensors"  # of a LoRA adapter, in a folder of its own
-KINDS = (((".safetensors",), "model.safetensors"), (PICKLED, "pytorch_model.bin"))  # endings, and the name the Hub uses
-NAMED = 3  # of many keys, as many as a sentence holds
+FORMATS = (((".safetensors",), "model.safetensors"), (PICKLED, "pytorch_model.bin"))  # endings, and the Hub's name
 
 
-def in_folder(folder: Path) -> Path:
-    """The file or index that is a folder's model: the one with the usual name, else the only one.
+def model_file(folder: Path) -> Path:
+    """Return the file or index that is a folder's model: the one with the usual name, else the only one.
 
-    Raises UserError if there is none, and if several could be meant, as with `model.fp16.*` beside `model.ema.*`.
+    Raise UserError if there is none, and if several could be meant, as with `model.fp16.*` beside `model.ema.*`.
     """
     files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    for endings, usual in KINDS:
+    for endings, usual in FORMATS:
         indices = [file for file in files if file.name.endswith(tuple(f"{suffix}{INDEX}" for suffix in endings))]
         weights = [file for file in files if file.suffix in endings]
-        for found, name in ((indices, f"{usual}{INDEX}"), (weights, usual)):
-            if folder / name in found:
+        for candidates, name in ((indices, f"{usual}{INDEX}"), (weights, usual)):
+            if folder / name in candidates:
                 return folder / name
-        for found, what in ((indices, "indices of shards"), (weights, f"weight files and no *{INDEX}")):
-            if len(found) == 1:
-                return found[0]
-            if found:
-                names = ", ".join(file.name for file in found[:4])
+        for candidates, what in ((indices, "indices of shards"), (weights, f"weight files and no *{INDEX}")):
+            if len(candidates) == 1:
+                return candidates[0]
+            if candidates:
+                names = ", ".join(file.name for file in candidates[:4])
                 raise UserError(f"{folder} holds several {what} ({names}) and no {usual}; name the file you mean")
     raise UserError(f"{folder} holds no .safetensors or {'/'.join(PICKLED)} file and no *{INDEX}")
 
 
-def shard_of(index: Path) -> dict[str, Path]:
-    """The shard that holds each key, as an index says; UserError if it names files that are not beside it."""
+def index_of(file: Path) -> dict[str, Path]:
+    """Return the shard that holds each key, as an index json says.
+
+    Raise UserError if it is no such index, or names files that are not beside it.
+    """
     try:
-        table = dict(json.loads(index.read_text())["weight_map"])
-        if not all(isinstance(name, str) for name in table.values()):
+        weight_map = dict(json.loads(file.read_text())["weight_map"])
+        if not all(isinstance(name, str) for name in weight_map.values()):
             raise TypeError("a shard's name is no text")
-    except (ValueError, KeyError, AttributeError, TypeError) as reason:
-        raise UserError(f"{index} is not an index of shards (a json object with a weight_map): {reason!r}") from reason
-    names = dict.fromkeys(table.values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{file} is not an index of shards (a json object with a weight_map): {error!r}") from error
+    names = dict.fromkeys(weight_map.values())
     outside = [name for name in names if Path(name).name != name]
     if outside:
         raise UserError(
-            f"{index} names files of other folders ({', '.join(outside[:NAMED])}), and shards lie beside their index; nothing "
+            f"{file} names files of other folders ({shorten(outside)}), and shards lie beside their index; nothing "
             "was read. Do not use an index from someone you do not trust"
         )
-    missing = [name for name in names if not (index.parent / name).is_file()]
+    missing = [name for name in names if not (file.parent / name).is_file()]
     if missing:
-        raise UserError(f"{index} names shards that are not beside it: {', '.join(missing)}; fetch them and try again")
-    return {key: index.parent / name for key, name in table.items()}
+        raise UserError(f"{file} names shards that are not beside it: {', '.join(missing)}; fetch them and try again")
+    return {key: file.parent / name for key, name in weight_map.items()}
 
 
-def require_keys(index: Path, shards: dict[Path, object], places: dict[str, Path]) -> None:
+def require_keys(index_file: Path, shards: Mapping[Path, Container[str]], index: Mapping[str, Path]) -> None:
     """Raise UserError with a sentence for each shard that lacks keys which the index says it holds."""
-    lacking: dict[Path, list[str]] = {}
-    for key, file in places.items():
-        if key not in shards[file]:
-            lacking.setdefault(file, []).append(key)
+    missing: dict[Path, list[str]] = {}
+    for key, shard in index.items():
+        if key not in shards[shard]:
+            missing.setdefault(shard, []).append(key)
     raise_any(
-        f"{file} lacks {len(keys)} entries that {index.name} says it holds ({', '.join(keys[:NAMED])}): one of the two is of "
+        f"{shard} lacks {len(keys)} entries that {index_file.name} says it holds ({', '.join(keys[:3])}): one of the two is of "
         "another model; fetch both again"
-        for file, keys in lacking.items()
+        for shard, keys in missing.items()
     )

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from src.checkpoints.reading import SHARED, STARTING, TASKS, Checkpoint, metadata_of
+from src.checkpoints.reading import Checkpoint, metadata_of
 from src.checkpoints.shards import INDEX, PICKLED
-from src.compact import Compact
-from src.errors import UserError, raise_any
-from src.runtime.files import folder_beside, require_room, written_beside
-from src.state_dict import Lazy, StateDict, outline
+from src.errors import UserError, raise_any, shorten
+from src.runtime.files import folder_beside, require_space, written_beside
+from src.state_dict import Lazy, StateDict, byte_size, outline
 
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -24,45 +23,17 @@ MARK = {"format": "pt", "made_by": "merging"}
 COMPANIONS = (".json", ".txt", ".model", ".jinja", ".md", ".tiktoken")  # configuration and tokenizers, never weights
 
 
-def size_of(entries: StateDict) -> int:
-    """Bytes of all entries."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in outline(entries).values())
-
-
-def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int) -> None:
-    """Raise UserError, before any work, if writing `size` bytes to `path` would fail or destroy what is not ours.
-
-    An input is never overwritten; a folder is replaced only if it holds nothing but an earlier result.
-    """
-    here, problems, inputs = path.expanduser().resolve(), [], list(inputs)
-    for source in {file.expanduser().resolve() for file in inputs}:
-        if source == here or (as_folder and (here in source.parents or source in here.parents)):
-            problems.append(f"output={path} would overwrite an input, {source}; choose another path")
-    if path.suffix in PICKLED:
-        problems.append(f"output={path}: models are written as safetensors; end it in .safetensors, or name a folder")
-    elif here.is_dir() and not as_folder:
-        problems.append(f"output={path} is a folder, and its name asks for one file; choose another name")
-    elif here.is_dir():
-        strangers = [file.name for file in sorted(here.iterdir()) if not _replaceable(file, inputs)]
-        if strangers or (any(here.iterdir()) and not any(file.suffix == ".safetensors" for file in here.iterdir())):
-            named = ", ".join(strangers[:3]) or "no earlier result"
-            problems.append(f"output={path} holds other files ({named}); choose an output folder of its own")
-    elif here.exists() and as_folder:
-        problems.append(f"output={path} is a file, and a folder is to be written; choose another name")
-    raise_any(problems)
-    require_room(here.parent, size)
-
-
 def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write one safetensors file and only then give it its name; a failure leaves `path` as it was.
 
     The safetensors library writes dicts that are wholly in memory; this holds one entry at a time.
-    Raises UserError for a dtype the format has not, and if the disk has no room.
+
+    Raise UserError for a dtype the format has not, and if the disk has no room.
     """
     shapes = outline(entries)
-    strange = [f"{key} is {leaf.dtype}" for key, leaf in shapes.items() if leaf.dtype not in _NAMES]
-    if strange:
-        raise UserError(f"{path} cannot be written: safetensors has no such dtype ({', '.join(strange[:3])})")
+    unknown = [f"{key} is {leaf.dtype}" for key, leaf in shapes.items() if leaf.dtype not in _NAMES]
+    if unknown:
+        raise UserError(f"{path} cannot be written: safetensors has no such dtype ({shorten(unknown)})")
     header: dict[str, object] = {"__metadata__": {**MARK, **(metadata or {})}}
     offset = 0
     for key, leaf in shapes.items():
@@ -71,7 +42,7 @@ def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    require_room(path.parent, offset + len(encoded) + 8)
+    require_space(path.parent, offset + len(encoded) + 8)
     with written_beside(path) as draft, draft.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for key, leaf in shapes.items():
@@ -84,59 +55,63 @@ def save_folder(entries: StateDict, folder: Path, like: StateDict, metadata: Map
 
     Small files beside the original weights (configuration, tokenizer) come along, so that a model stays loadable.
     """
-    sharded = isinstance(like, Checkpoint) and len(set(like.shard_of.values())) > 1
+    is_sharded = isinstance(like, Checkpoint) and len(set(like.shard_of.values())) > 1
     shards: dict[str, dict] = {}
     for key, leaf in outline(entries).items():
-        name = f"{Path(like.shard_of[key]).stem}.safetensors" if sharded else "model.safetensors"
+        name = f"{Path(like.shard_of[key]).stem}.safetensors" if is_sharded else "model.safetensors"
         shards.setdefault(name, {})[key] = leaf
-    beside = _companions(like.path) if isinstance(like, Checkpoint) and like.path.is_dir() else []
-    require_room(folder.parent, size_of(entries) + sum(file.stat().st_size for file in beside))
+    companions = _companions(like.path) if isinstance(like, Checkpoint) and like.path.is_dir() else []
+    require_space(folder.parent, byte_size(entries) + sum(file.stat().st_size for file in companions))
     with folder_beside(folder) as draft:
-        for name, part in shards.items():
-            save_file(Lazy(part, entries.__getitem__), draft / name, metadata)
-        for file in beside:
+        for name, shard in shards.items():
+            save_file(Lazy(shard, entries.__getitem__), draft / name, metadata)
+        for file in companions:
             shutil.copyfile(file, draft / file.name)
-        if sharded:
-            weight_map = {key: name for name, part in shards.items() for key in part}
-            table = {"metadata": {"total_size": size_of(entries)}, "weight_map": weight_map}
-            (draft / f"model.safetensors{INDEX}").write_text(json.dumps(table, indent=2))
+        if is_sharded:
+            weight_map = {key: name for name, shard in shards.items() for key in shard}
+            index = {"metadata": {"total_size": byte_size(entries)}, "weight_map": weight_map}
+            (draft / f"model.safetensors{INDEX}").write_text(json.dumps(index, indent=2))
 
 
 def save_by_task(models: Mapping[str, StateDict], folder: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write each task's model as `<folder>/<task>.safetensors`; all of them appear together."""
-    require_room(folder.parent, sum(map(size_of, models.values())))
+    require_space(folder.parent, sum(map(byte_size, models.values())))
     with folder_beside(folder) as draft:
         for task, entries in models.items():
             save_file(entries, draft / f"{task}.safetensors", metadata)
 
 
-def save_bundle(compact: Compact, pretrained: StateDict, folder: Path, facts: Mapping[str, object]) -> int:
-    """Write all that the tasks' models are rebuilt from as one folder; returns the bytes it takes on disk.
+def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int) -> None:
+    """Raise UserError, before any work, if writing `size` bytes to `path` would fail or destroy what is not ours.
 
-    `pretrained.safetensors` is the model they start from, `shared.safetensors` the vector that masks select from (if
-    there is one), and `tasks.safetensors` holds each task's masks or factors, with `facts` in its header.
+    An input is never overwritten; a folder is replaced only if it holds nothing but an earlier result.
     """
-    require_room(folder.parent, bundle_size(compact, pretrained))
-    with folder_beside(folder) as draft:
-        save_file(pretrained, draft / STARTING)
-        if compact.shared:
-            save_file(compact.shared, draft / SHARED)
-        save_file(compact.flattened(), draft / TASKS, {"kind": "bundle", "facts": json.dumps(facts)})
-    return sum(file.stat().st_size for file in folder.iterdir())
+    target, problems, inputs = path.expanduser().resolve(), [], list(inputs)
+    for source in {file.expanduser().resolve() for file in inputs}:
+        if source == target or (as_folder and (target in source.parents or source in target.parents)):
+            problems.append(f"output={path} would overwrite an input, {source}; choose another path")
+    if path.suffix in PICKLED:
+        problems.append(f"output={path}: models are written as safetensors; end it in .safetensors, or name a folder")
+    elif target.is_dir() and not as_folder:
+        problems.append(f"output={path} is a folder, and its name asks for one file; choose another name")
+    elif target.is_dir():
+        others = [file.name for file in sorted(target.iterdir()) if not _is_replaceable(file, inputs)]
+        if others or (any(target.iterdir()) and not any(file.suffix == ".safetensors" for file in target.iterdir())):
+            named = ", ".join(others[:3]) or "no earlier result"
+            problems.append(f"output={path} holds other files ({named}); choose an output folder of its own")
+    elif target.exists() and as_folder:
+        problems.append(f"output={path} is a file, and a folder is to be written; choose another name")
+    raise_any(problems)
+    require_space(target.parent, size)
 
 
-def bundle_size(compact: Compact, pretrained: StateDict) -> int:
-    """Bytes of a bundle's entries; on disk it takes some thousand more for names and shapes."""
-    return sum(map(size_of, (pretrained, compact.shared, compact.flattened())))
-
-
-def _replaceable(file: Path, inputs: list[Path]) -> bool:
+def _is_replaceable(file: Path, inputs: list[Path]) -> bool:
     """Whether a file in an output folder is one of ours: written by us, or the copy of a small file of an input."""
     if file.suffix == ".safetensors":
         return metadata_of(file).get("made_by") == MARK["made_by"]
     originals = (source / file.name for source in inputs if source.is_dir())
-    copied = any(original.is_file() and original.read_bytes() == file.read_bytes() for original in originals)
-    return file.is_file() and (copied or file.name == f"model.safetensors{INDEX}")
+    is_copy = any(original.is_file() and original.read_bytes() == file.read_bytes() for original in originals)
+    return file.is_file() and (is_copy or file.name == f"model.safetensors{INDEX}")
 
 
 def _companions(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from src.data.task import Name
+from src.errors import shorten
 
 
 def synonyms(name: Name) -> tuple[str, ...]:
@@ -32,15 +33,9 @@ def difference(found: Sequence[str], known: Sequence[tuple[str, ...]]) -> str:
     ours, theirs = {plain(name) for names in known for name in names}, {plain(name) for name in found}
     strange = [name for name in found if plain(name) not in ours]
     absent = [names[0] for names in known if not {plain(name) for name in names} & theirs]
-    said = [f"{few(strange)} unknown"] if strange else []
-    said += [f"{few(absent)} not there"] if absent else []
+    said = [f"{shorten(strange)} unknown"] if strange else []
+    said += [f"{shorten(absent)} not there"] if absent else []
     return "; ".join(said) or "some name stands twice"
-
-
-def few(things: Sequence[object], most: int = 3) -> str:
-    """The first of many things, for a sentence."""
-    more = [f"{len(things) - most} more"] if len(things) > most else []
-    return ", ".join([*map(str, things[:most]), *more])
 
 
 def words(name: str) -> str:

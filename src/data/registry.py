@@ -1,28 +1,31 @@
 """Every task the program knows, by name, and those that a user names."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from src.data.demo import tasks as demo
 from src.data.task import Name, Task
 from src.data.vision import tasks as vision
-from src.data.vision.dataset import Collection
-from src.data.vision.locate import Whereabouts
-from src.data.vision.spec import Row
+from src.data.vision.dataset import ImageDataset
+from src.data.vision.locate import DatasetLocation
+from src.data.vision.spec import DatasetSpec
 from src.errors import UserError, raise_any
+from src.runtime.progress import SILENT, Progress
 
 Options = Mapping[str, Mapping]
 KEYS = ("source", "templates", "classes", "patterns", "columns", "epochs")
 
 
 def find_tasks(names: Sequence[str], data: Path = Path("data"), options: Options | None = None) -> list[Task]:
-    """The tasks of these names, in this order, with their data below `data`. No data is touched.
+    """Return the tasks of these names, in this order. No data is touched.
 
-    options, by task name: `source` (a folder, or owner/name on the Hub), `templates`, `classes` (in label order) and
-    `patterns`, `columns` (of parquet files: which, and what their image and label columns are called). A source makes
-    a task of any name.
-    Raises UserError for all that is unknown, repeated or malformed at once.
+    data: the folder that their data is below.
+    options: by task, `source` (a folder, or owner/name on the Hub), `templates`, `classes` (in label order) and
+        `patterns`, `columns` (of parquet files: which, and what their image and label columns are called). A source
+        makes a task of any name.
+
+    Raise UserError for all that is unknown, repeated or malformed at once.
     """
     options = {name: chosen or {} for name, chosen in (options or {}).items()}
     drawn, known = demo.tasks(), [*demo.tasks(), *vision.ROWS]
@@ -45,13 +48,15 @@ def find_tasks(names: Sequence[str], data: Path = Path("data"), options: Options
 def require_data(
     tasks: Sequence[Task],
     download: bool,
-    plan: Callable[[int], None] | None = None,
-    report: Callable[[str, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> None:
-    """Fetch what is missing, if `download`. Raises UserError with all that is missing then.
+    """Fetch what is missing, if `download`.
 
-    Nothing is fetched while something is missing that only the user can bring. plan, report: told how many bytes are to
-    come; and what is being fetched, and how many bytes of it have come.
+    Nothing is fetched while something is missing that only the user can bring.
+
+    progress: listener, told in bytes.
+
+    Raise UserError with all that is missing then.
     """
     problems = {task.name: task.problems() for task in tasks}
     missing = [task for task in tasks if problems[task.name]]
@@ -60,7 +65,7 @@ def require_data(
     failures = []
     for task in missing:
         try:
-            task.fetch(plan, report)
+            task.fetch(progress)
         except UserError as reason:
             failures += reason.problems
         else:
@@ -71,12 +76,12 @@ def require_data(
 def _task(name: str, drawn: Mapping[str, Task], data: Path, options: Mapping) -> Task:
     if name in drawn:
         return replace(drawn[name], templates=tuple(options["templates"])) if options.get("templates") else drawn[name]
-    row = vision.ROWS.get(name) or Row(name, ())
+    spec = vision.ROWS.get(name) or DatasetSpec(name, ())
     given, source = options.get("classes"), options.get("source")
     classes = given and tuple(_name(each) for each in given)
-    where = Whereabouts(row, data, source and str(source), options.get("patterns"), options.get("columns"))
-    origin = Collection(row, where, classes)
-    return Task(name, tuple(options.get("templates") or row.templates), origin)
+    where = DatasetLocation(spec, data, source and str(source), options.get("patterns"), options.get("columns"))
+    example_source = ImageDataset(spec, where, classes)
+    return Task(name, tuple(options.get("templates") or spec.templates), example_source)
 
 
 def _name(given: object) -> Name:

@@ -5,7 +5,7 @@ import inspect
 from pathlib import Path
 
 from src.errors import UserError
-from src.runtime.files import FULL
+from src.runtime.files import NO_SPACE
 
 FOLDERS = {
     ("checkpoints", "ViT-B-32"): "16xmoeMqNf1JlICqjMUEgHiH6mHn0G1f0",
@@ -16,32 +16,34 @@ FOLDERS = {
     ("tall_masks", "ViT-L-14"): "16GVDMhpScmM3zeyfubjmNRFLiFKkBE7p",
 }
 RETRIES = 3
-PATIENCE = {"timeout": (30, 120)}  # seconds to connect, and between bytes; gdown itself waits for ever
+TIMEOUT = {"timeout": (30, 120)}  # seconds to connect, and between bytes; gdown itself waits for ever
 
 
 def fetch_folder(identity: str, folder: Path) -> None:
     """Have the files of a folder on Google Drive in `folder`; complete ones are skipped, an interrupted one goes on.
 
-    Drive gives no digests: whoever calls checks what has come. Raises UserError with the way by hand if Drive refuses.
+    Drive gives no digests: the caller checks what has come.
+
+    Raise UserError with the way by hand if Drive refuses.
     """
     by_hand = f"https://drive.google.com/drive/folders/{identity} in a browser, and put what is in it into {folder}"
     try:
         gdown = importlib.import_module("gdown")
-    except ImportError as reason:
+    except ImportError as error:
         raise UserError(
             f"--source=drive needs gdown: pip install 'gdown>=6.5'; or leave --source out for Hugging Face; or open {by_hand}"
-        ) from reason
+        ) from error
     try:
-        patience = PATIENCE if "timeout" in inspect.signature(gdown.download_folder).parameters else {}
-        gdown.download_folder(id=identity, output=str(folder), resume=True, retries=RETRIES, **patience)
-    except Exception as reason:  # requests' errors, gdown's, and those of parsing a page that Drive changed
-        if isinstance(reason, OSError) and reason.errno in FULL:
-            raise UserError(f"no room left in {folder}; free some and run this again: it goes on where it stopped") from reason
-        refused = type(reason).__module__.split(".")[0] != "requests"
+        timeout = TIMEOUT if "timeout" in inspect.signature(gdown.download_folder).parameters else {}
+        gdown.download_folder(id=identity, output=str(folder), resume=True, retries=RETRIES, **timeout)
+    except Exception as error:  # requests' errors, gdown's, and those of parsing a page that Drive changed
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise UserError(f"no room left in {folder}; free some and run this again: it goes on where it stopped") from error
+        refused = type(error).__module__.split(".")[0] != "requests"
         what = "did not give all files" if refused else "cannot be reached"
         limits = "it limits how often a file may be downloaded in a day, so " if refused else ""
-        said = " ".join(str(reason).split())[:160]
+        said = " ".join(str(error).split())[:160]
         raise UserError(
-            f"Google Drive {what} ({type(reason).__name__}: {said}): {limits}run this again later, and it goes on where it "
+            f"Google Drive {what} ({type(error).__name__}: {said}): {limits}run this again later, and it goes on where it "
             f"stopped; or open {by_hand}"
-        ) from reason
+        ) from error

@@ -1,4 +1,4 @@
-"""What goes wrong between us and a Hub, in sentences."""
+"""The errors of a Hub's client, as sentences."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,13 @@ from huggingface_hub.errors import (
 )
 
 from src.errors import UserError
-from src.runtime.files import FULL
+from src.runtime.files import NO_SPACE
 
 CARRIERS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # as the client's version has it
 
 
 @contextlib.contextmanager
-def as_sentences(repository: str, kind: str, patterns: Sequence[str], folder: Path, endpoint: str) -> Iterator[None]:
+def hub_errors(repository: str, kind: str, patterns: Sequence[str], folder: Path, endpoint: str) -> Iterator[None]:
     """Raise what the client raises as a UserError that says what to do."""
     page = f"{endpoint}/{'datasets/' * (kind == 'dataset')}{repository}"
     files = " and ".join(patterns)
@@ -30,32 +30,32 @@ def as_sentences(repository: str, kind: str, patterns: Sequence[str], folder: Pa
         yield
     except UserError:
         raise
-    except GatedRepoError as reason:
-        raise UserError(f"{what} asks who uses it: accept its terms at {page}, run `hf auth login`, and this again") from reason
-    except RepositoryNotFoundError as reason:
-        raise UserError(f"there is no {kind} {repository} at {endpoint}, or it is private: check its name at {page}") from reason
-    except RevisionNotFoundError as reason:
-        raise UserError(f"{what} has no such revision; {page}/commits/main shows those it has") from reason
-    except HFValidationError as reason:
-        raise UserError(f"{repository!r} is no name of a repository, which is owner/name ({reason})") from reason
-    except OfflineModeIsEnabled as reason:
-        raise UserError(f"HF_HUB_OFFLINE is set, and {what} is not wholly in {folder}; unset it, {by_hand}") from reason
-    except HfHubHTTPError as reason:
-        status = reason.response.status_code if reason.response is not None else "an error"
+    except GatedRepoError as error:
+        raise UserError(f"{what} asks who uses it: accept its terms at {page}, run `hf auth login`, and this again") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"there is no {kind} {repository} at {endpoint}, or it is private: check its name at {page}") from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{what} has no such revision; {page}/commits/main shows those it has") from error
+    except HFValidationError as error:
+        raise UserError(f"{repository!r} is no name of a repository, which is owner/name ({error})") from error
+    except OfflineModeIsEnabled as error:
+        raise UserError(f"HF_HUB_OFFLINE is set, and {what} is not wholly in {folder}; unset it, {by_hand}") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "an error"
         advice = "try again later: it goes on where it stopped" if status in (408, 429, 500, 502, 503, 504) else f"check {page}"
-        raise UserError(f"{endpoint} answered {status} when asked for {what}; {advice}, {by_hand}") from reason
-    except Exception as reason:
-        if isinstance(reason, OSError) and reason.errno in FULL:
-            raise UserError(f"no room left in {folder} ({reason.strerror}); free some: it goes on where it stopped") from reason
-        if not is_interruption(reason):
+        raise UserError(f"{endpoint} answered {status} when asked for {what}; {advice}, {by_hand}") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise UserError(f"no room left in {folder} ({error.strerror}); free some: it goes on where it stopped") from error
+        if not is_interruption(error):
             raise
-        said = (str(reason).splitlines() or [type(reason).__name__])[0]
+        said = (str(error).splitlines() or [type(error).__name__])[0]
         what = f"{endpoint} cannot be reached, or stopped half-way ({said})"
-        raise UserError(f"{what}; try again: it goes on where it stopped; {by_hand}") from reason
+        raise UserError(f"{what}; try again: it goes on where it stopped; {by_hand}") from error
 
 
-def is_interruption(reason: Exception) -> bool:
+def is_interruption(error: Exception) -> bool:
     """Whether the network failed, which may be better in a moment."""
-    carried = type(reason).__module__.split(".")[0] in CARRIERS or isinstance(reason, ConnectionError | TimeoutError)
-    cut_short = type(reason) is OSError and reason.errno is None  # the client's own, of a size; the system's have a number
-    return cut_short or (carried and not isinstance(reason, HfHubHTTPError | OfflineModeIsEnabled))
+    is_carrier = type(error).__module__.split(".")[0] in CARRIERS or isinstance(error, ConnectionError | TimeoutError)
+    is_cut_short = type(error) is OSError and error.errno is None  # the client's own, of a size; the system's have a number
+    return is_cut_short or (is_carrier and not isinstance(error, HfHubHTTPError | OfflineModeIsEnabled))

@@ -1,7 +1,7 @@
 """Fetch files of a Hugging Face repository into a folder: resumed where they stopped, verified, pinned to one commit."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -9,15 +9,17 @@ from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 
-from src.downloads.errors import as_sentences
-from src.downloads.record import Record
+from src.downloads.errors import hub_errors
+from src.downloads.record import DownloadRecord
 from src.downloads.transfer import download, draft_size
-from src.downloads.verification import Expected, is_file
+from src.downloads.verification import ExpectedFile, is_file
 from src.errors import UserError, raise_any
-from src.runtime.files import require_room
+from src.runtime.files import require_space
+from src.runtime.progress import SILENT, Progress
 
 LOCK = ".fetching.lock"
-SILENCE, PATIENCE = 3.0, 600.0  # seconds of waiting for another program: before it is said; where nobody is told
+LOCK_NOTICE = 3.0  # seconds of waiting for another program before it is said
+LOCK_TIMEOUT = 600.0  # seconds of waiting where nobody is told
 
 
 def fetch(
@@ -27,77 +29,78 @@ def fetch(
     folder: Path,
     revision: str | None = None,
     endpoint: str | None = None,
-    plan: Callable[[int], None] | None = None,
-    report: Callable[[str, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> str:
-    """Have the files of a repository that match in `folder`, under the paths they have there; returns the commit's sha.
+    """Have the files of a repository that match in `folder`, under the paths they have there; return the commit's sha.
 
-    kind: dataset or model; patterns: as `*.parquet`, where `*` crosses folders too; revision: a branch, tag or commit;
-    without one, the commit that this folder was first fetched at, else that of main. endpoint: default HF_ENDPOINT, else
-    the Hub. plan, report: told how many bytes are to come, and the file and the number of those that have come; report is
-    told, too, that another program is at work in this folder, for which this waits.
+    What is there and verified is not asked for again; if that is all, no connection is made. Files in hidden folders or
+    with hidden names (`.gitattributes`) are left out: under such names are what belongs to git and to us, the record of
+    this folder among them.
 
-    Files in hidden folders or with hidden names (`.gitattributes`) are left out: under such names are what belongs to git
-    and to us, the record of this folder among them.
+    kind: dataset or model.
+    patterns: as `*.parquet`, where `*` crosses folders, too.
+    revision: a branch, tag or commit; without one, the commit that this folder was first fetched at, else that of main.
+    endpoint: default HF_ENDPOINT, else the Hub.
+    progress: listener, told in bytes, and that another program is at work in this folder, for which this waits.
 
-    What is there and verified is not asked for again; if that is all, no connection is made. Raises UserError.
+    Raise UserError with what went wrong and the way by hand.
     """
     if kind not in ("dataset", "model"):
         raise ValueError(f"kind is dataset or model; got {kind}")
     folder.mkdir(parents=True, exist_ok=True)
     api = HfApi(endpoint=endpoint)
-    with _alone(folder, report), as_sentences(repository, kind, patterns, folder, api.endpoint):
-        record = Record(folder, f"{kind} {repository}")
+    with _locked(folder, progress), hub_errors(repository, kind, patterns, folder, api.endpoint):
+        record = DownloadRecord(folder, f"{kind} {repository}")
         if not record.is_of(revision):
-            record.start(*_listed(api, repository, kind, revision))
-        seen = {path: file for path, file in record.files.items() if not any(part[0] == "." for part in path.split("/"))}
-        wanted = {path: file for path, file in seen.items() if any(fnmatchcase(path, pattern) for pattern in patterns)}
+            record.start(*_listing(api, repository, kind, revision))
+        visible = {path: file for path, file in record.files.items() if not any(part[0] == "." for part in path.split("/"))}
+        wanted = {path: file for path, file in visible.items() if any(fnmatchcase(path, pattern) for pattern in patterns)}
         if not wanted:
             raise UserError(
                 f"the {kind} {repository} has no file like {' or '.join(patterns)} at {record.commit}; "
-                f"it has {', '.join(list(seen)[:5]) or 'none at all'}"
+                f"it has {', '.join(list(visible)[:5]) or 'none at all'}"
             )
-        with record.kept():
+        with record.written():
             missing = _missing(folder, wanted, record)
-            require_room(folder, sum(file.size - draft_size(folder / path, file) for path, file in missing.items()))
-            (plan or _ignore)(sum(file.size for file in missing.values()))
+            require_space(folder, sum(file.size - draft_size(folder / path, file) for path, file in missing.items()))
+            progress.plan(sum(file.size for file in missing.values()))
             for path, file in missing.items():
                 url = hf_hub_url(repository, path, repo_type=kind, revision=record.commit, endpoint=api.endpoint)
-                download(url, folder / path, path, file, report or _ignore)
-                record.note(path)
+                download(url, folder / path, path, file, progress)
+                record.verify(path)
     return record.commit
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, report: Callable[[str, int], None] | None) -> Iterator[None]:
+def _locked(folder: Path, progress: Progress) -> Iterator[None]:
     """Hold the folder's lock: a second program would write to the same drafts.
 
     The system lets go of it when its holder ends, however it ends, so that who waits waits for a program that runs.
     """
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=SILENCE)
+        lock.acquire(timeout=LOCK_NOTICE)
     except Timeout:
-        (report or _ignore)(f"waiting for another program that fetches into {folder}", 0)
+        progress.report(f"waiting for another program that fetches into {folder}", 0)
         try:
-            lock.acquire(timeout=PATIENCE if report is None else -1)
-        except Timeout as reason:
+            lock.acquire(timeout=LOCK_TIMEOUT if progress is SILENT else -1)
+        except Timeout as error:
             raise UserError(
-                f"another program holds {folder / LOCK}, and has for {PATIENCE / 60:.0f} minutes: wait until it has fetched "
+                f"another program holds {folder / LOCK}, and has for {LOCK_TIMEOUT / 60:.0f} minutes: wait until it has fetched "
                 "what it fetches, or end it, and run this again; what has come is kept"
-            ) from reason
+            ) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _listed(api: HfApi, repository: str, kind: str, revision: str | None) -> tuple[str, dict[str, Expected]]:
-    """The commit of a revision, and its files."""
+def _listing(api: HfApi, repository: str, kind: str, revision: str | None) -> tuple[str, dict[str, ExpectedFile]]:
+    """Return the commit of a revision, and its files. Raise UserError if one would lie outside the folder."""
     commit = api.repo_info(repository, repo_type=kind, revision=revision).sha
     tree = api.list_repo_tree(repository, recursive=True, revision=commit, repo_type=kind)
     files = {
-        entry.path: Expected(entry.size, f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}")
+        entry.path: ExpectedFile(entry.size, f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}")
         for entry in tree
         if isinstance(entry, RepoFile)
     }
@@ -106,21 +109,17 @@ def _listed(api: HfApi, repository: str, kind: str, revision: str | None) -> tup
     return commit, files
 
 
-def _missing(folder: Path, wanted: dict[str, Expected], record: Record) -> dict[str, Expected]:
-    """The files to download. Raises UserError for all that are there, are others, and were not fetched by us."""
-    missing, strangers = {}, []
+def _missing(folder: Path, wanted: dict[str, ExpectedFile], record: DownloadRecord) -> dict[str, ExpectedFile]:
+    """Return the files to download. Raise UserError for all that are there, are others, and were not fetched by us."""
+    missing, problems = {}, []
     for path, file in wanted.items():
         if record.is_verified(path):
             continue
         if (folder / path).is_file() and is_file(folder / path, file):
-            record.note(path)
+            record.verify(path)
         else:
             missing[path] = file
             if (folder / path).exists() and path not in record.verified:
-                strangers.append(f"{folder / path} is there and is not what is to be fetched to this place; move it away")
-    raise_any(strangers)
+                problems.append(f"{folder / path} is there and is not what is to be fetched to this place; move it away")
+    raise_any(problems)
     return missing
-
-
-def _ignore(*_: object) -> None:
-    pass

@@ -6,44 +6,54 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.downloads.verification import Expected, unchanged
+from src.downloads.verification import ExpectedFile, is_unchanged
 from src.runtime.files import write_json
 
 RECORD = ".fetched.json"
 PAUSE = 5.0  # seconds between two writings, which take long where a repository has many files
 
 
-class Record:
-    """Of one repository: its commit, the files that has, and those that were verified here."""
+class DownloadRecord:
+    """The record of one repository.
+
+    commit: that was fetched; None before.
+    files: those that it has, by path.
+    verified: state and digest of the files that were verified here, by path.
+    """
 
     def __init__(self, folder: Path, name: str):
         self._folder, self._name, self._written = folder, name, time.monotonic()
         try:
             self._all = json.loads((folder / RECORD).read_text())
             own = self._all.get(name, {})
-            self.files = {path: Expected(*facts) for path, facts in own.get("files", {}).items()}
+            self.files = {path: ExpectedFile(*facts) for path, facts in own.get("files", {}).items()}
             self.verified = dict(own.get("verified", {}))
             self.commit = own.get("commit")
         except (OSError, ValueError, TypeError, AttributeError):  # none yet, or spoiled: everything is verified again
             self._all, self.files, self.verified, self.commit = {}, {}, {}, None
 
     def is_of(self, revision: str | None) -> bool:
+        """Whether the record is of a revision, a commit or None for whichever was fetched."""
         return self.commit is not None and revision in (None, self.commit)
 
-    def start(self, commit: str, files: dict[str, Expected]) -> None:
+    def start(self, commit: str, files: dict[str, ExpectedFile]) -> None:
+        """Begin the record of a commit."""
         self.commit, self.files = commit, files
 
     def is_verified(self, path: str) -> bool:
-        return unchanged(self._folder / path, self.files[path], self.verified.get(path))
+        """Whether a file is as it was when it was verified."""
+        return is_unchanged(self._folder / path, self.files[path], self.verified.get(path))
 
-    def note(self, path: str) -> None:
+    def verify(self, path: str) -> None:
+        """Note that a file has the contents that the repository says it has."""
         state = (self._folder / path).stat()
         self.verified[path] = [state.st_size, state.st_mtime_ns, self.files[path].digest]
         if time.monotonic() > self._written + PAUSE:
             self._write()
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
+    def written(self) -> Iterator[None]:
+        """A context in which files are verified: the record is on disk before the first, and after the last."""
         self._write()  # before any file, so that a killed run has its commit
         try:
             yield

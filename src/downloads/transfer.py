@@ -5,7 +5,6 @@ here: an L/14 encoder is more than a gigabyte, and a folder of twenty is more th
 """
 
 import glob
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,31 +12,35 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import are_progress_bars_disabled, build_hf_headers, disable_progress_bars, enable_progress_bars
 
 from src.downloads.errors import is_interruption
-from src.downloads.verification import Expected, is_file
+from src.downloads.verification import ExpectedFile, is_file
 from src.errors import UserError
+from src.runtime.progress import Progress
 
 DRAFT = ".incomplete"
 SHORT = 12  # letters of a digest in a draft's name
 BAR = "huggingface_hub.http_get"
 
 
-def download(url: str, target: Path, path: str, file: Expected, report: Callable[[str, int], None]) -> None:
-    """Have the file at `target`, under which name it appears when it is whole and verified; a draft goes on where it stopped.
+def download(url: str, target: Path, path: str, file: ExpectedFile, progress: Progress) -> None:
+    """Have the file at `target`, which appears when it is whole and verified; a draft goes on where it stopped.
 
-    path: what it is called in its repository; report: told it, and how many bytes have come, those of the draft at once.
+    path: what it is called in its repository.
+    progress: listener, told in bytes, those of the draft at once.
+
+    Raise UserError if other contents came than expected.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft(target, file)
     for other in target.parent.glob(f".{glob.escape(target.name)}.{'?' * SHORT}{DRAFT}"):
         if other != draft:
             other.unlink()  # of another commit, which nothing would go on with
-    report(path, _size(draft))
+    progress.report(path, _size(draft))
     while not draft.exists() or _size(draft) < file.size:
         before = _size(draft)
         try:
-            _continue(url, draft, path, file.size, report)
-        except Exception as reason:
-            if not is_interruption(reason) or _size(draft) == before:
+            _continue(url, draft, path, file.size, progress)
+        except Exception as error:
+            if not is_interruption(error) or _size(draft) == before:
                 raise
     if not is_file(draft, file):
         draft.unlink()
@@ -48,42 +51,42 @@ def download(url: str, target: Path, path: str, file: Expected, report: Callable
     draft.replace(target)
 
 
-def draft_size(target: Path, file: Expected) -> int:
-    """Bytes of a file that came earlier."""
+def draft_size(target: Path, file: ExpectedFile) -> int:
+    """Return the bytes of a file that came earlier."""
     return _size(_draft(target, file))
 
 
-def _continue(url: str, draft: Path, path: str, size: int, report: Callable[[str, int], None]) -> None:
-    quiet = are_progress_bars_disabled(BAR)
+def _continue(url: str, draft: Path, path: str, size: int, progress: Progress) -> None:
+    is_quiet = are_progress_bars_disabled(BAR)
     disable_progress_bars(BAR)  # the caller draws one of all files
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a range of compressed bytes would not fit on
     try:
-        with draft.open("ab") as handle:
-            http_get(url, _Counted(handle, path, report), resume_size=_size(draft), headers=headers, expected_size=size)
+        with draft.open("ab") as file:
+            http_get(url, _ReportingFile(file, path, progress), resume_size=_size(draft), headers=headers, expected_size=size)
     finally:
-        if not quiet:
+        if not is_quiet:
             enable_progress_bars(BAR)
 
 
-class _Counted:
+class _ReportingFile:
     """A file that reports what is written to it."""
 
-    def __init__(self, file: BinaryIO, path: str, report: Callable[[str, int], None]):
-        self._file, self._path, self._report = file, path, report
+    def __init__(self, file: BinaryIO, path: str, progress: Progress):
+        self._file, self._path, self._progress = file, path, progress
 
     def write(self, content: bytes) -> int:
-        self._report(self._path, len(content))
+        self._progress.report(self._path, len(content))
         return self._file.write(content)
 
     def truncate(self) -> int:
-        self._report(self._path, self._file.tell() - self._file.seek(0, 2))
+        self._progress.report(self._path, self._file.tell() - self._file.seek(0, 2))
         return self._file.truncate(0)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._file, name)
 
 
-def _draft(target: Path, file: Expected) -> Path:
+def _draft(target: Path, file: ExpectedFile) -> Path:
     return target.with_name(f".{target.name}.{file.digest[-SHORT:]}{DRAFT}")
 
 

@@ -4,30 +4,31 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-PIECE = 2**22
+from src.runtime.files import hash_file
 
 
 @dataclass(frozen=True)
-class Expected:
-    """size: in bytes; digest: `sha256:...` of large files, `git:...` (the sha1 that git names contents by) of others."""
+class ExpectedFile:
+    """A file as its repository describes it.
+
+    size: bytes.
+    digest: `sha256:...` of large files, `git:...` (the sha1 that git names contents by) of others.
+    """
 
     size: int
     digest: str
 
 
-def is_file(path: Path, expected: Expected) -> bool:
-    """Reads the whole file, unless its size is another."""
+def is_file(path: Path, expected: ExpectedFile) -> bool:
+    """Whether the file has the expected contents. Reads all of it, unless its size is another."""
     if path.stat().st_size != expected.size:
         return False
     kind, _, digest = expected.digest.partition(":")
-    found = hashlib.sha256() if kind == "sha256" else hashlib.sha1(f"blob {expected.size}\0".encode(), usedforsecurity=False)
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            found.update(piece)
-    return found.hexdigest() == digest
+    hasher = hashlib.sha256() if kind == "sha256" else hashlib.sha1(f"blob {expected.size}\0".encode(), usedforsecurity=False)
+    return hash_file(path, hasher) == digest
 
 
-def unchanged(path: Path, expected: Expected, verified: list | None) -> bool:
+def is_unchanged(path: Path, expected: ExpectedFile, verified: list | None) -> bool:
     """Whether a file is as it was when it was verified: [size, time of change, digest]. Reads nothing of it."""
     if verified is None or not path.is_file():
         return False

@@ -12,18 +12,18 @@ Accuracies = Mapping[str, float]
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-class Asked(Mapping[str, float]):
-    """Accuracies by task that are measured, once, when a method's objective asks for one."""
+class LazyAccuracies(Mapping[str, float]):
+    """Accuracies by task that are measured, once, when a method's objective reads one."""
 
     def __init__(self, tasks: Sequence[str], measure: Callable[[], Accuracies]):
         self._tasks, self._measure = tuple(tasks), measure
 
     @cached_property
-    def _found(self) -> Accuracies:
+    def _accuracies(self) -> Accuracies:
         return self._measure()
 
     def __getitem__(self, task: str) -> float:
-        return self._found[task]
+        return self._accuracies[task]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tasks)
@@ -33,8 +33,12 @@ class Asked(Mapping[str, float]):
 
 
 @dataclass(frozen=True)
-class Point:
-    """One coefficient of a search: validation accuracy by task, and the method's objective."""
+class SearchPoint:
+    """One coefficient of a search.
+
+    accuracy: on validation data, by task.
+    objective: the method's, of these.
+    """
 
     coefficient: float
     accuracy: Accuracies
@@ -42,9 +46,10 @@ class Point:
 
 
 class Strategy(Protocol):
-    """Finds where a function of 0..count-1 is largest; `values(places)` gives it at several places, and is remembered."""
+    """Looks for the largest of `count` values."""
 
-    def __call__(self, count: int, values: Callable[[Sequence[int]], Sequence[float]]) -> None: ...
+    def __call__(self, count: int, values: Callable[[Sequence[int]], Sequence[float]]) -> None:
+        """Call `values(indices)`, whose results the caller remembers, for as many of 0..count-1 as it takes."""
 
 
 def whole_grid(count: int, values: Callable[[Sequence[int]], Sequence[float]]) -> None:
@@ -53,23 +58,23 @@ def whole_grid(count: int, values: Callable[[Sequence[int]], Sequence[float]]) -
 
 
 def golden_section(count: int, values: Callable[[Sequence[int]], Sequence[float]]) -> None:
-    """Look at fewer places of the same grid: about six of ten, eleven of thirty.
+    """Look at fewer indices of the same grid: about seven of ten, eleven of thirty.
 
-    Places evenly apart, about the square root of `count`, are looked at first, so that a curve with several peaks or a
+    Indices evenly apart, about the square root of `count`, are looked at first, so that a curve with several peaks or a
     flat start misleads less; then the interval around the best of them is cut at its golden sections, the side of the
     smaller value dropped (Kiefer, 1953); then the best is climbed from, two steps to each side. A curve that is not
-    one peak between those places, or noise in it, can hide a better place: the whole grid is the papers' way.
+    one peak between those indices, or noise in it, can hide a better one: the whole grid is the papers' way.
     """
     step = max(round(math.sqrt(count)), 1)
-    found: dict[int, float] = {}
+    known: dict[int, float] = {}
 
-    def look(places: Iterable[int]) -> list[float]:
-        asked = [place for place in places if 0 <= place < count]
-        found.update(zip(asked, values(asked), strict=True))
-        return [found[place] for place in asked]
+    def look(indices: Iterable[int]) -> list[float]:
+        inside = [index for index in indices if 0 <= index < count]
+        known.update(zip(inside, values(inside), strict=True))
+        return [known[index] for index in inside]
 
     def best() -> int:
-        return max(sorted(found), key=found.__getitem__)  # the first of equals
+        return max(sorted(known), key=known.__getitem__)  # the first of equals
 
     look(sorted({*range(0, count, step), count - 1}))
     low, high = max(best() - step, 0), min(best() + step, count - 1)
@@ -77,7 +82,7 @@ def golden_section(count: int, values: Callable[[Sequence[int]], Sequence[float]
         first = round(high - GOLDEN * (high - low))
         left, right = look((first, max(round(low + GOLDEN * (high - low)), first + 1)))
         low, high = (low, max(round(low + GOLDEN * (high - low)), first + 1)) if left >= right else (first, high)
-    while beside := [place for place in range(best() - 2, best() + 3) if 0 <= place < count and place not in found]:
+    while beside := [index for index in range(best() - 2, best() + 3) if 0 <= index < count and index not in known]:
         look(beside)
 
 
@@ -86,32 +91,34 @@ STRATEGIES: dict[str, Strategy] = {"grid": whole_grid, "golden": golden_section}
 
 def search(
     method: Method,
-    coefficients: Sequence[float],
+    grid: Sequence[float],
     strategy: Strategy,
     measure: Callable[[Sequence[float]], Sequence[Accuracies]],
     finetuned: Accuracies,
     zeroshot: Accuracies,
-) -> tuple[dict[str, float], list[Point]]:
-    """Each task's coefficient, and the points that were looked at, in the order of the grid.
+) -> tuple[dict[str, float], list[SearchPoint]]:
+    """Return each task's coefficient, and the points that were looked at, in the order of the grid.
 
     It is the coefficient with the best objective, or, where a method gives each task its own vector, the one with the
-    task's best accuracy; the first of equals. `measure` gives validation accuracies at several coefficients;
-    `finetuned` and `zeroshot` those of the reference models on the same data.
+    task's best accuracy; the first of equals.
+
+    measure: returns validation accuracies at several coefficients.
+    finetuned, zeroshot: validation accuracies of the reference models.
     """
-    found: dict[int, Point] = {}
+    points: dict[int, SearchPoint] = {}
 
-    def points(places: Sequence[int]) -> list[Point]:
-        new = [place for place in places if place not in found]
-        for place, accuracy in zip(new, measure([coefficients[place] for place in new]) if new else (), strict=True):
-            found[place] = Point(coefficients[place], accuracy, method.objective(accuracy, finetuned, zeroshot))
-        return [found[place] for place in places]
+    def look(indices: Sequence[int]) -> list[SearchPoint]:
+        new = [index for index in indices if index not in points]
+        for index, accuracy in zip(new, measure([grid[index] for index in new]) if new else (), strict=True):
+            points[index] = SearchPoint(grid[index], accuracy, method.objective(accuracy, finetuned, zeroshot))
+        return [points[index] for index in indices]
 
-    def best(value: Callable[[Point], float]) -> float:
-        strategy(len(coefficients), lambda places: [value(point) for point in points(places)])
-        return max((found[place] for place in sorted(found)), key=value).coefficient  # max keeps the first of equals
+    def best(value: Callable[[SearchPoint], float]) -> float:
+        strategy(len(grid), lambda indices: [value(point) for point in look(indices)])
+        return max((points[index] for index in sorted(points)), key=value).coefficient  # max keeps the first of equals
 
     if method.per_task:
-        chosen = {task: best(lambda point, task=task: point.accuracy[task]) for task in finetuned}
+        coefficients = {task: best(lambda point, task=task: point.accuracy[task]) for task in finetuned}
     else:
-        chosen = dict.fromkeys(finetuned, best(lambda point: point.objective))
-    return chosen, [found[place] for place in sorted(found)]
+        coefficients = dict.fromkeys(finetuned, best(lambda point: point.objective))
+    return coefficients, [points[index] for index in sorted(points)]

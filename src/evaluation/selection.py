@@ -1,151 +1,159 @@
-"""What a run settles on validation data before it scores: coefficients, and the masks that a method is made of."""
+"""What a run selects on validation data before it looks at test data: coefficients, and the masks a method is made of."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from src.checkpoints.mask_files import MASKS, MadeOf, SavedMasks, find_masks, open_masks, save_masks
+from src.checkpoints.mask_files import FOLDER, MaskProvenance, SavedMasks, find_masks, open_masks, save_masks
 from src.errors import UserError
-from src.evaluation.evaluator import Measurement, accuracies
-from src.evaluation.search import Asked, Point, Strategy, search
-from src.merging.engine.inputs import Ingredients
-from src.merging.method import Family, Method
+from src.evaluation.evaluator import Evaluator, accuracies
+from src.evaluation.search import LazyAccuracies, SearchPoint, Strategy, search
+from src.merging.engine.inputs import MergeInputs
+from src.merging.method import MergeFamily, Method
 from src.task_vectors import TaskVector
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A method with the masks it needs; masks: those that were saved earlier or made for it; notes: what was done."""
+class Selection:
+    """A method with its coefficients, and how they were found.
+
+    merges: the method's merged vectors, by coefficient.
+    coefficients: by task; None where they are not known (masks that do not say).
+    curve: the points that were looked at.
+    grid_size: number of coefficients that the curve was chosen from, 0 without a search.
+    provenance: what masks would be made of.
+    masks: those loaded, or made before the search.
+    notes: sentences for the record.
+    """
 
     method: Method
-    masks: SavedMasks | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Settled:
-    """All that is known before test data is looked at. searched: how many coefficients the curve was chosen from;
-    made_of: what masks would be made of; masks: those loaded or made before the search, if there are any."""
-
-    method: Method
-    candidates: Family
+    merges: MergeFamily
     coefficients: dict[str, float | None]
-    curve: list[Point]
-    searched: int
-    made_of: MadeOf
+    curve: list[SearchPoint]
+    grid_size: int
+    provenance: MaskProvenance
     masks: SavedMasks | None
     notes: list[str]
 
     @property
     def vectors(self) -> dict[str, TaskVector]:
         """Each task's vector."""
-        return self.candidates.chosen(self.coefficients)
+        return self.merges.at(self.coefficients)
 
 
-def settle(
+def select(
     method: Method,
     specified: float | None,
     load: bool | str | None,
     folder: Path,
-    measured: Measurement,
+    evaluator: Evaluator,
     strategy: Strategy,
-    plan: Callable[[int], None],
-) -> Settled:
-    """Find or make the masks that `method` needs, and choose the coefficients that are not specified.
+) -> Selection:
+    """Load or make the masks that `method` needs, and choose the coefficients that are not specified.
 
-    load: method.load_mask; folder: of the model's checkpoints and masks; strategy: how grids are searched; plan: is told
-    how many images will be scored.
     Masks whose lambda is chosen or specified here are saved.
+
+    specified: the one coefficient to use; None to search the method's grid.
+    load: method.load_mask.
+    folder: of the model's checkpoints and masks.
+    strategy: how grids are searched.
     """
-    given, tasks = measured.given, measured.tasks
-    made_of = MadeOf(method.mask_base, *measured.made_of)
-    prepared = with_saved_masks(method, load, folder, given, made_of)
-    loaded = bool(prepared.masks and method.per_task)
+    inputs, tasks, maker = evaluator.inputs, evaluator.tasks, method.mask_method
+    provenance = MaskProvenance(method.mask_base, evaluator.family.pretrained_digest, evaluator.finetuned_digests)
+    masks = load_masks(method, load, folder, inputs, provenance)
+    is_given = bool(masks and method.per_task)  # then the masks are all there is to choose
     grid = (specified,) if specified is not None else method.coefficients(len(tasks))
-    grids = [] if loaded else [grid]
-    if prepared.method.mask_method:
-        grids.append(prepared.method.mask_method.coefficients(len(tasks)))
-    sizes = [len(tried) for tried in grids if len(tried) > 1]
-    if sizes:
-        plan(sum(sizes) * sum(measured.scorer.family.count(task, "val") for task in tasks.values()))
-    if not prepared.masks:
-        prepared = with_new_masks(method, folder / MASKS, measured, made_of, strategy)
-    candidates, notes = prepared.method(given), list(prepared.notes)
-    if loaded:
-        known = prepared.masks.lambdas or dict.fromkeys(tasks)
-        return Settled(prepared.method, candidates, {task: known[task] for task in tasks}, [], 0, made_of, prepared.masks, notes)
-    coefficients, curve = choose(prepared.method, candidates, grid, measured, strategy)
+    _plan(evaluator, [*([] if is_given else [grid]), *([maker.coefficients(len(tasks))] if maker and not masks else [])])
+    notes = []
+    if masks:
+        is_checked = masks.chosen_from or masks.lambdas
+        notes.append(f"masks: {masks}{'' if is_checked else '; the file does not say of which checkpoints they are'}")
+    elif maker:
+        masks = _make_masks(maker, folder, evaluator, provenance, strategy)
+        notes.append(f"masks: none were there that fit, so they were made: {masks}")
+    if masks:
+        method = method.with_masks(masks.masks)
+    merges = method(inputs)
+    if is_given:
+        lambdas = masks.lambdas or dict.fromkeys(tasks)
+        return Selection(method, merges, {task: lambdas[task] for task in tasks}, [], 0, provenance, masks, notes)
+    coefficients, curve = choose(method, merges, grid, evaluator, strategy)
     if method.makes_masks:
         chosen_from = grid if len(grid) > 1 else None
-        path = save_masks(candidates.compact(coefficients), folder / MASKS, made_of, coefficients, chosen_from)
-        notes.append(f"masks: {path}")
-    searched = len(grid) if curve else 0
-    return Settled(prepared.method, candidates, coefficients, curve, searched, made_of, prepared.masks, notes)
+        notes.append(f"masks: {_save_masks(merges, folder, evaluator, provenance, coefficients, chosen_from)}")
+    return Selection(method, merges, coefficients, curve, len(grid) if curve else 0, provenance, masks, notes)
 
 
 def choose(
-    method: Method, candidates: Family, coefficients: Sequence[float], measured: Measurement, strategy: Strategy
-) -> tuple[dict[str, float], list[Point]]:
-    """Each task's best coefficient on validation data and the curve; nothing is measured where there is no choice."""
-    if len(coefficients) == 1:
-        return dict.fromkeys(measured.tasks, coefficients[0]), []
+    method: Method, merges: MergeFamily, grid: Sequence[float], evaluator: Evaluator, strategy: Strategy
+) -> tuple[dict[str, float], list[SearchPoint]]:
+    """Return each task's best coefficient on validation data and the curve; score nothing where there is no choice."""
+    if len(grid) == 1:
+        return dict.fromkeys(evaluator.tasks, grid[0]), []
 
-    def measure(tried: Sequence[float]) -> list[dict[str, float]]:
+    def measure(coefficients: Sequence[float]) -> list[dict[str, float]]:
         found: list[dict[str, float]] = []
-        for start in range(0, len(tried), measured.at_once):  # no more families at a time than models
-            part = tried[start : start + measured.at_once]
+        for start in range(0, len(coefficients), evaluator.candidates_per_pass):  # no more vectors at a time than models
+            part = coefficients[start : start + evaluator.candidates_per_pass]
             names = [f"coefficient {coefficient:.4g}" for coefficient in part]
-            found += map(accuracies, measured.merged([candidates(coefficient) for coefficient in part], "val", names))
+            found += map(accuracies, evaluator.merged([merges(coefficient) for coefficient in part], "val", names))
         return found
 
-    finetuned = Asked(tuple(measured.tasks), lambda: accuracies(measured.finetuned("val")))
-    zeroshot = Asked(tuple(measured.tasks), lambda: accuracies(measured.zeroshot("val")))
-    return search(method, coefficients, strategy, measure, finetuned, zeroshot)
+    finetuned = LazyAccuracies(tuple(evaluator.tasks), lambda: accuracies(evaluator.finetuned("val")))
+    zeroshot = LazyAccuracies(tuple(evaluator.tasks), lambda: accuracies(evaluator.zeroshot("val")))
+    return search(method, grid, strategy, measure, finetuned, zeroshot)
 
 
-def with_saved_masks(
-    method: Method, load: bool | str | None, folder: Path | None, given: Ingredients, made_of: MadeOf
-) -> Prepared:
-    """`method` with masks saved earlier, as method.load_mask asks: true for any under `folder` that fit, a path for its
-    own, null for those of the same choice if there are any.
+def load_masks(
+    method: Method, load: bool | str | None, folder: Path | None, inputs: MergeInputs, provenance: MaskProvenance
+) -> SavedMasks | None:
+    """Return the masks saved earlier that `method` is to use; None where it is to make them.
 
-    Raises UserError with the reason where the masks asked for do not fit.
+    load: True for any under `folder` that fit, a path for its own, None for those of the same grid if there are any.
+
+    Raise UserError with the reason where the masks asked for do not fit.
     """
     if load is False or (load is None and (method.mask_method is None or folder is None)):
-        return Prepared(method)
-    grid = (method.mask_method or method).coefficients(len(given.tasks))
+        return None
     if isinstance(load, str):
-        saved = open_masks(Path(load).expanduser(), made_of, given.outline)
-    elif folder is None:
+        return open_masks(Path(load).expanduser(), provenance, inputs.outline)
+    if folder is None:
         raise UserError("method.load_mask=True looks beside a model's checkpoints; with model=files give the masks' path")
-    else:
-        try:
-            saved = find_masks(folder, made_of, given.outline, grid)
-        except UserError:
-            if load:
-                raise
-            return Prepared(method)
-        if load is None and saved.chosen_from != list(grid):
-            return Prepared(method)
-    checked = "" if saved.chosen_from or saved.lambdas else "; the file does not say of which checkpoints they are"
-    return Prepared(method.with_masks(saved.masks), saved, [f"masks: {saved.path} ({_told(saved)}){checked}"])
+    grid = (method.mask_method or method).coefficients(len(inputs.tasks))
+    try:
+        masks = find_masks(folder, provenance, inputs.outline, grid)
+    except UserError:
+        if load:
+            raise
+        return None
+    return masks if load or masks.chosen_from == list(grid) else None
 
 
-def with_new_masks(method: Method, folder: Path, measured: Measurement, made_of: MadeOf, strategy: Strategy) -> Prepared:
-    """`method` with masks made for it, lambda chosen on validation data, which are saved; as it is if it lacks none."""
-    maker = method.mask_method
-    if maker is None:
-        return Prepared(method)
-    candidates, grid = maker(measured.given), maker.coefficients(len(measured.tasks))
-    chosen, _ = choose(maker, candidates, grid, measured, strategy)
-    path = save_masks(candidates.compact(chosen), folder, made_of, chosen, grid)
-    saved = open_masks(path, made_of, measured.given.outline)
-    return Prepared(
-        method.with_masks(saved.masks), saved, [f"masks: none were there that fit, so they were made: {path} ({_told(saved)})"]
-    )
+def _make_masks(maker: Method, folder: Path, evaluator: Evaluator, provenance: MaskProvenance, strategy: Strategy) -> SavedMasks:
+    """Make masks whose lambda is chosen on validation data, save them, and return them as they are read back."""
+    merges, grid = maker(evaluator.inputs), maker.coefficients(len(evaluator.tasks))
+    lambdas, _ = choose(maker, merges, grid, evaluator, strategy)
+    path = _save_masks(merges, folder, evaluator, provenance, lambdas, grid)
+    return open_masks(path, provenance, evaluator.inputs.outline)
 
 
-def _told(saved: SavedMasks) -> str:
-    if saved.lambdas is None:
-        return "lambda unknown"
-    return "lambda " + ", ".join(f"{number:.4g} {task}" for task, number in saved.lambdas.items())
+def _save_masks(
+    merges: MergeFamily,
+    folder: Path,
+    evaluator: Evaluator,
+    provenance: MaskProvenance,
+    lambdas: dict[str, float],
+    grid: Sequence[float] | None,
+) -> Path:
+    """Save masks in the main process, for which all others wait; return the path."""
+    group = evaluator.scorer.group
+    path = save_masks(merges.compact(lambdas), folder / FOLDER, provenance, lambdas, grid) if group.is_main else None
+    return group.all_gather(path)[0]
+
+
+def _plan(evaluator: Evaluator, grids: Sequence[Sequence[float]]) -> None:
+    """Announce the images that searches of these grids will score."""
+    models = sum(len(grid) for grid in grids if len(grid) > 1)
+    if models:
+        images = sum(evaluator.family.count(task, "val") for task in evaluator.tasks.values())
+        evaluator.scorer.progress.plan(models * images // evaluator.scorer.group.size)

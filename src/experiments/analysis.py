@@ -1,4 +1,4 @@
-"""What fine-tuned models of one pre-trained model share: the numbers behind the pictures that these papers draw."""
+"""What fine-tuned models of one pre-trained model share: masks, cosines, singular values, subspaces."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,18 +7,21 @@ import torch
 from torch import Tensor
 
 from src.compact import unpack
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import leading_triplets_of_each, singular_values
-from src.merging.engine.threads import side_by_side
+from src.merging.engine.threads import parallel_map
 from src.state_dict import StateDict
 
 
 @dataclass(frozen=True)
 class LayerSpectrum:
-    """One layer's matrix. depth: 0 to 1, None outside the blocks.
+    """Singular values and subspaces of one layer's matrix.
 
-    values: by task, the singular values, largest first; overlap: (tasks, tasks), how much of one task's `rank` leading
-    left singular directions lies in another's: |U_i^T U_j|^2 / rank, 1 for the same space.
+    depth: 0 to 1, None outside the blocks.
+    values: singular values by task, largest first.
+    rank: number of leading directions that `overlap` compares.
+    overlap: (tasks, tasks), the share of one task's leading left singular directions that lies in another's:
+        |U_i^T U_j|^2 / rank, 1 for the same space.
     """
 
     name: str
@@ -30,9 +33,13 @@ class LayerSpectrum:
 
 @dataclass(frozen=True)
 class MaskUse:
-    """share: by number of tasks 0..T, the share of the changed weights that so many masks select (0: catastrophic,
-    1: selfish, more: shared); kept: by task, the share its mask selects; overlap: (tasks, tasks), the weights that two
-    masks both select over those that either does."""
+    """How tasks share the changed weights.
+
+    share: by number of tasks 0..T, the share of weights that so many masks select (0: catastrophic, 1: selfish, more:
+        shared).
+    kept: by task, the share that its mask selects.
+    overlap: (tasks, tasks), the weights that two masks both select over those that either does.
+    """
 
     share: list[float]
     kept: list[float]
@@ -41,7 +48,13 @@ class MaskUse:
 
 @dataclass(frozen=True)
 class Analysis:
-    """cosine: (tasks, tasks), between task vectors; norm: their 2-norms; masks: where the method has them."""
+    """All figures.
+
+    cosine: (tasks, tasks), between task vectors.
+    norm: their 2-norms.
+    layers: of each layer's matrix.
+    masks: where the method has them.
+    """
 
     tasks: list[str]
     cosine: list[list[float]]
@@ -50,27 +63,27 @@ class Analysis:
     masks: MaskUse | None = None
 
 
-def analyse(given: Ingredients, masks: Mapping[str, StateDict] | None) -> Analysis:
-    """All of it, streaming: one pass for the cosines, one decomposition for each layer's matrix of each task."""
-    tasks = list(given.tasks)
-    gram = sum(given.scan(lambda stack: _inner_products(stack)), start=torch.zeros(len(tasks), len(tasks), dtype=torch.float64))
+def analyse(inputs: MergeInputs, masks: Mapping[str, StateDict] | None) -> Analysis:
+    """Return all figures, streaming: one pass for the cosines, one decomposition for each layer's matrix of each task."""
+    tasks = list(inputs.tasks)
+    gram = sum(inputs.scan(lambda stack: _inner_products(stack)), start=torch.zeros(len(tasks), len(tasks), dtype=torch.float64))
     norm = gram.diagonal().sqrt()
     scale = norm.outer(norm)
     cosine = torch.where(scale > 0, gram / scale, 0.0)
-    layers = [_spectrum(given, key) for key in given.outline if given.is_matrix(key) and given.changed(key)]
-    changed = any(given.changed(key) for key in given.outline)
-    use = mask_use(given, [masks[task] for task in tasks]) if masks and changed else None
+    layers = [_spectrum(inputs, key) for key in inputs.outline if inputs.is_matrix(key) and inputs.changed(key)]
+    changed = any(inputs.changed(key) for key in inputs.outline)
+    use = mask_use(inputs, [masks[task] for task in tasks]) if masks and changed else None
     return Analysis(tasks, cosine.tolist(), norm.tolist(), layers, use)
 
 
-def mask_use(given: Ingredients, masks: Sequence[StateDict]) -> MaskUse:
-    """How tasks share the weights that any of them changed; masks are packed, by key, in the order of the tasks."""
+def mask_use(inputs: MergeInputs, masks: Sequence[StateDict]) -> MaskUse:
+    """Return how tasks share the weights that any of them changed; masks are packed, by key, in the order of the tasks."""
     count = len(masks)
     votes = torch.zeros(count + 1, dtype=torch.int64)
     both = torch.zeros(count, count, dtype=torch.float64)
     total = 0
-    for key, leaf in given.outline.items():
-        if not given.changed(key):
+    for key, leaf in inputs.outline.items():
+        if not inputs.changed(key):
             continue
         total += leaf.numel()
         packed = [mask[key].cpu() for mask in masks]
@@ -91,10 +104,10 @@ def _inner_products(stack: Tensor) -> Tensor:
     return (wide @ wide.T).cpu()
 
 
-def _spectrum(given: Ingredients, key: str) -> LayerSpectrum:
-    with given.stacked(key) as stack:
+def _spectrum(inputs: MergeInputs, key: str) -> LayerSpectrum:
+    with inputs.stacked(key) as stack:
         rank = max(int(min(stack.shape[1:]) / len(stack)), 1)
-        values = list(side_by_side(singular_values, stack, given.device))
+        values = list(parallel_map(singular_values, stack, inputs.device))
         bases = torch.stack([found.left for found in leading_triplets_of_each(stack, rank)])
     overlap = torch.einsum("imr,jms->ijrs", bases, bases).square().sum((2, 3)) / rank
-    return LayerSpectrum(key, given.depth(key), [found.tolist() for found in values], rank, overlap.tolist())
+    return LayerSpectrum(key, inputs.depth(key), [found.tolist() for found in values], rank, overlap.tolist())

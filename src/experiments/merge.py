@@ -1,20 +1,27 @@
-"""The result of a merge: what is measured, what follows from it, the table a person reads and the record a program reads."""
+"""The result of a merge: test scores beside those of the pre-trained and fine-tuned models, as a table and a record."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
 
 from src.evaluation.scorer import Score
-from src.evaluation.search import Point
-from src.experiments.record import Run, half_width, told
-from src.experiments.storage import Storage
+from src.evaluation.search import SearchPoint
+from src.evaluation.selection import Selection
+from src.experiments.record import Run, format_coefficient, half_width
+from src.experiments.storage import Storage, storage_of
+from src.merging.engine.inputs import MergeInputs
+from src.state_dict import byte_size
+
+MODELS = ("merged", "finetuned", "zeroshot")
 
 
 @dataclass(frozen=True)
-class Row:
-    """Test scores of one task."""
+class TaskScores:
+    """Test scores on one task."""
 
     zeroshot: Score
     finetuned: Score
@@ -22,12 +29,12 @@ class Row:
 
     @property
     def normalised(self) -> float:
-        """Merged accuracy over fine-tuned accuracy, both measured here, on the same data."""
+        """Merged over fine-tuned accuracy, both measured here, on the same data."""
         return self.merged.accuracy / self.finetuned.accuracy if self.finetuned.right else 0.0
 
     @property
     def normalised_variance(self) -> float:
-        """To first order, the two scores taken as independent: on the same data the truth is a little smaller."""
+        """The variance of `normalised` to first order, both scores taken as independent: the truth is a little smaller."""
         if not self.finetuned.right:
             return 0.0
         relative = self.finetuned.variance / self.finetuned.accuracy**2
@@ -35,44 +42,76 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result(Run):
-    """What a merged model is worth.
+class MergeResult(Run):
+    """The result of a merge.
 
-    searched: the size of the grid that the curve's points are of; coefficients: by task, None where it is not known (masks
-    that do not say).
+    coefficients: by task; None where it is not known (masks that do not say).
+    curve: the points that the search looked at.
+    grid_size: number of coefficients that it chose from.
+    rows: test scores, by task.
+    summary: further figures, by name.
+    bytes_stored: of the merged model, or of what all tasks' models are rebuilt from.
+    scale_by_depth: LiNeS' factor of each block.
+    storage: where each task has a model of its own.
     """
 
+    kind: ClassVar[str] = "merge"
+
     coefficients: dict[str, float | None]
-    curve: list[Point]
-    searched: int
-    rows: dict[str, Row]
+    curve: list[SearchPoint]
+    grid_size: int
+    rows: dict[str, TaskScores]
     summary: dict[str, float]
     bytes_stored: int
     scale_by_depth: list[tuple[str, float]] = field(default_factory=list)
     storage: Storage | None = None
 
+    @classmethod
+    def of(
+        cls, selection: Selection, scores: Mapping[str, TaskScores], inputs: MergeInputs, written: int | None, **about: Any
+    ) -> "MergeResult":
+        """Return the result of what was selected.
+
+        written: bytes of the bundle on disk; None if none was written.
+        about: the fields of every `Run`.
+        """
+        merges, coefficients = selection.merges, selection.coefficients
+        storage = storage_of(merges.compact(coefficients), inputs.pretrained, written) if merges.compact else None
+        accuracies = ({task: getattr(each, kind).accuracy for task, each in scores.items()} for kind in MODELS)
+        return cls(
+            coefficients=coefficients,
+            curve=selection.curve,
+            grid_size=selection.grid_size,
+            rows=dict(scores),
+            summary=selection.method.summary(*accuracies),
+            scale_by_depth=merges.depth_profile(coefficients, inputs),
+            bytes_stored=storage.bytes if storage else byte_size(inputs.pretrained),
+            storage=storage,
+            **about,
+        )
+
     @property
     def coefficient(self) -> float | None:
         """The one that all tasks have; None if they differ or are not known."""
-        different = set(self.coefficients.values())
-        return different.pop() if len(different) == 1 else None
+        values = set(self.coefficients.values())
+        return values.pop() if len(values) == 1 else None
 
     @property
     def heading(self) -> str:
         """The title with the coefficient."""
         unknown = "by task" if any(self.coefficients.values()) else "unknown"
-        return f"{self.title}, coefficient {told(self.coefficient, unknown)}"
+        return f"{self.title}, coefficient {format_coefficient(self.coefficient, unknown)}"
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Mean accuracies over tasks with the half width of their 95 % confidence interval."""
+        """Return mean accuracies over tasks with the half width of their 95 % confidence interval."""
         rows = self.rows.values()
-        found = {}
+        means = {}
         for kind in ("zeroshot", "finetuned", "merged"):
             scores = [getattr(row, kind) for row in rows]
-            found[kind] = (fmean(s.accuracy for s in scores), half_width([s.variance for s in scores]))
+            means[kind] = (fmean(s.accuracy for s in scores), half_width([s.variance for s in scores]))
         normalised = fmean(row.normalised for row in rows), half_width([row.normalised_variance for row in rows])
         return {kind: {"mean": mean, "half_width_95": width}
-                for kind, (mean, width) in {**found, "normalised": normalised}.items()}  # fmt: skip
+                for kind, (mean, width) in {**means, "normalised": normalised}.items()}  # fmt: skip
 
     def figures(self) -> dict:
         return {
@@ -87,7 +126,7 @@ class Result(Run):
                 for task, row in self.rows.items()
             },
             "means": self.means(),
-            "evaluations": {"made": len(self.curve), "grid": self.searched},
+            "evaluations": {"made": len(self.curve), "grid": self.grid_size},
             "summary": self.summary,
             "bytes_stored": self.bytes_stored,
             "storage": self.storage and {**vars(self.storage), "bits_per_task": self.storage.bits_per_task},
@@ -106,7 +145,7 @@ class Result(Run):
             table.add_column(heading, justify="right")
         for task, row in self.rows.items():
             figures = (row.zeroshot.accuracy, row.finetuned.accuracy, row.merged.accuracy, row.normalised)
-            own = [told(self.coefficients[task], "-")] if by_task else []
+            own = [format_coefficient(self.coefficients[task], "-")] if by_task else []
             table.add_row(task, *own, *(f"{100 * figure:.1f}" for figure in figures))
         table.add_section()
         means = self.means()
@@ -116,6 +155,6 @@ class Result(Run):
         console.print(table)
         for name, figure in self.summary.items():
             console.print(f"{name}: {figure:.4f}", highlight=False)
-        if len(self.curve) < self.searched:
-            console.print(f"validation looked at {len(self.curve)} of {self.searched} coefficients", highlight=False)
+        if len(self.curve) < self.grid_size:
+            console.print(f"validation looked at {len(self.curve)} of {self.grid_size} coefficients", highlight=False)
         self.show_notes(console, self.storage.sentences() if self.storage else [])

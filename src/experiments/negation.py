@@ -2,108 +2,119 @@
 task and keep another, the control task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
+from typing import ClassVar
 
 from rich.console import Console
 from rich.table import Table
 
 from src.data.task import Task
-from src.evaluation.evaluator import Measurement, accuracies
+from src.evaluation.evaluator import Evaluator, accuracies
 from src.evaluation.scorer import Score
-from src.evaluation.search import Point
+from src.evaluation.search import SearchPoint
 from src.experiments.record import Run, half_width
 from src.task_vectors import TaskVector
 
 
 @dataclass(frozen=True)
-class Negated:
-    """What negating one task's vector does. curve: validation accuracies on the target and the control task, by coefficient;
-    target, control: test scores of the pre-trained and of the negated model."""
+class TaskNegation:
+    """What negating one task's vector does.
+
+    coefficient: the one chosen.
+    curve: validation accuracies on the target and the control task, by coefficient.
+    target, control: test scores of the pre-trained and of the negated model.
+    """
 
     coefficient: float
-    curve: list[Point]
+    curve: list[SearchPoint]
     target: tuple[Score, Score]
     control: tuple[Score, Score]
 
 
-def all_negated(
-    measured: Measurement, targets: Sequence[Task], control: Task, grid: Sequence[float], threshold: float
-) -> dict[str, Negated]:
-    """What negating each target's vector does; the team shares the targets, for each needs the control's data again."""
-    team, count = measured.scorer.team, measured.scorer.family.count
-    mine = team.share([count(task, "val") + count(control, "val") for task in targets])
-    done = {targets[number].name: negated(measured.alone(), targets[number], control, grid, threshold) for number in mine}
-    everyone = {name: found for part in team.gathered(done) for name, found in part.items()}
-    return {task.name: everyone[task.name] for task in targets}
+def negate_all(
+    evaluator: Evaluator, targets: Sequence[Task], control: Task, grid: Sequence[float], threshold: float
+) -> dict[str, TaskNegation]:
+    """Return what negating each target's vector does; processes share the targets, for each needs the control's data again."""
+    group, count, single = evaluator.scorer.group, evaluator.family.count, evaluator.single_process()
+    assigned = [targets[number] for number in group.assign([count(task, "val") + count(control, "val") for task in targets])]
+    own = {task.name: negate(single, task, control, grid, threshold) for task in assigned}
+    by_task = {name: negation for part in group.all_gather(own) for name, negation in part.items()}
+    return {task.name: by_task[task.name] for task in targets}
 
 
-def lost(found: Mapping[str, Negated], control: str, threshold: float) -> list[str]:
-    """A note on each negation that keeps less of the control on test data than was asked of it on validation data."""
-    kept = {task: each.control[1].accuracy / each.control[0].accuracy for task, each in found.items() if each.control[0].right}
+def control_losses(negations: Mapping[str, TaskNegation], control: str, threshold: float) -> list[str]:
+    """Return a note on each negation that keeps less of the control on test data than was asked of it on validation data."""
+    shares = {task: negation.control[1].accuracy / negation.control[0].accuracy
+              for task, negation in negations.items() if negation.control[0].right}  # fmt: skip
     return [
         f"without {task}, {control} keeps {100 * share:.0f} % of its accuracy on test data, where {100 * threshold:.0f} % "
         "was kept on validation data"
-        for task, share in kept.items()
+        for task, share in shares.items()
         if share < threshold
     ]
 
 
-def negated(measured: Measurement, target: Task, control: Task, grid: Sequence[float], threshold: float) -> Negated:
-    """Of the coefficients of `grid` at which control accuracy is at least `threshold` times the pre-trained model's, the one
-    with the lowest target accuracy, the first of equals, on validation data; and what it does to test data.
+def negate(evaluator: Evaluator, target: Task, control: Task, grid: Sequence[float], threshold: float) -> TaskNegation:
+    """Return what subtracting the target's vector does, with the coefficient chosen on validation data (see `best_negation`).
 
     The coefficient 0, the pre-trained model, is always among those looked at.
     """
-    pair, given = measured.on([target, control]), measured.given
-    alone = replace(given, finetuned={target.name: given.finetuned[target.name]}, shared={})  # one vector in memory
-    move = alone.vectors[target.name]
+    pair = evaluator.on([target, control])
+    vector = evaluator.inputs.only(target.name).vectors[target.name]  # one vector in memory
     coefficients = sorted({0.0, *grid})
 
-    def models(tried: Sequence[float]) -> list[dict[str, TaskVector]]:
-        return [dict.fromkeys(pair.tasks, move * -coefficient) for coefficient in tried]
+    def merges(chosen: Sequence[float]) -> list[dict[str, TaskVector]]:
+        return [dict.fromkeys(pair.tasks, vector * -coefficient) for coefficient in chosen]
 
-    found = []
-    for start in range(0, len(coefficients), measured.at_once):
-        part = coefficients[start : start + measured.at_once]
-        names = [f"-{coefficient:.4g} x {target.name}" for coefficient in part]
-        found += pair.merged(models(part), "val", names)
-    curve = [Point(coefficient, accuracies(scores), -scores[target.name].accuracy)
-             for coefficient, scores in zip(coefficients, found, strict=True)]  # fmt: skip
-    coefficient = chosen(curve, target.name, control.name, threshold)
-    before, after = pair.merged(models((0.0, coefficient)), "test", ("the pre-trained model", "the negated model"))
-    return Negated(coefficient, curve, *((before[name], after[name]) for name in (target.name, control.name)))
+    scores = []
+    for start in range(0, len(coefficients), evaluator.candidates_per_pass):
+        part = coefficients[start : start + evaluator.candidates_per_pass]
+        scores += pair.merged(merges(part), "val", [f"-{coefficient:.4g} x {target.name}" for coefficient in part])
+    curve = [SearchPoint(coefficient, accuracies(score), -score[target.name].accuracy)
+             for coefficient, score in zip(coefficients, scores, strict=True)]  # fmt: skip
+    coefficient = best_negation(curve, target.name, control.name, threshold)
+    before, after = pair.merged(merges((0.0, coefficient)), "test", ("the pre-trained model", "the negated model"))
+    return TaskNegation(coefficient, curve, *((before[name], after[name]) for name in (target.name, control.name)))
 
 
-def chosen(curve: Sequence[Point], target: str, control: str, threshold: float) -> float:
-    """The coefficient of the lowest target accuracy among those that keep the control accuracy; the curve starts at 0."""
+def best_negation(curve: Sequence[SearchPoint], target: str, control: str, threshold: float) -> float:
+    """Return the coefficient of the lowest target accuracy among those that keep the control accuracy; the first of equals.
+
+    curve: starts at 0, the pre-trained model, `threshold` times whose control accuracy is to be kept.
+    """
     least = threshold * curve[0].accuracy[control]
-    return min(
-        (point for point in curve if point.accuracy[control] >= least), key=lambda point: point.accuracy[target]
-    ).coefficient
+    kept = (point for point in curve if point.accuracy[control] >= least)
+    return min(kept, key=lambda point: point.accuracy[target]).coefficient
 
 
 @dataclass(frozen=True, kw_only=True)
-class Negation(Run):
-    """tasks: what negating each task's vector does; control: the task that was to be kept."""
+class NegationResult(Run):
+    """The result of negating each of several task vectors.
 
-    tasks: Mapping[str, Negated]
+    tasks: what each does, by task.
+    control: the task that was to be kept.
+    """
+
+    kind: ClassVar[str] = "negation"
+
+    tasks: Mapping[str, TaskNegation]
     control: str
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Mean test accuracies over tasks with the half width of their 95 % confidence interval.
+        """Return mean test accuracies over tasks with the half width of their 95 % confidence interval.
 
         Targets are scored on data of their own, and their errors are independent. The control's are of the same data each
         time: its mean is no surer than one of them.
         """
-        found = {}
+        means = {}
         for kind in ("target", "control"):
-            for place, model in enumerate(("pretrained", "negated")):
-                scores = [getattr(each, kind)[place] for each in self.tasks.values()]
+            for column, model in enumerate(("pretrained", "negated")):
+                scores = [getattr(negation, kind)[column] for negation in self.tasks.values()]
                 one_by_one = [half_width([score.variance]) for score in scores]
                 width = fmean(one_by_one) if kind == "control" else half_width([score.variance for score in scores])
-                found[f"{kind}_{model}"] = {"mean": fmean(score.accuracy for score in scores), "half_width_95": width}
-        return found
+                means[f"{kind}_{model}"] = {"mean": fmean(score.accuracy for score in scores), "half_width_95": width}
+        return means
 
     def figures(self) -> dict:
         rows = {

@@ -1,4 +1,4 @@
-"""What the record of every run tells, whatever was asked; runs differ in their figures."""
+"""The record of a run: what every one holds; experiments differ in their figures."""
 
 import math
 import platform
@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import xxhash
@@ -15,16 +16,25 @@ from rich.console import Console
 
 from src.runtime.files import write_json
 
+FORMAT = 1  # of records: raise it when what a key means changes
 Z95 = 1.959964
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run(ABC):
-    """Everything one run found out.
+    """The result of one run.
 
-    config: all options; question: those of them that decide the numbers; lineage: digests of all that went in;
-    benchmark: what they add up to; notes: sentences to print and to keep.
+    kind: the experiment, as its records name it.
+    title: of its table.
+    config: all options.
+    question: those of them that decide the figures.
+    lineage: digests of all that went in.
+    benchmark: the name of what they add up to.
+    seconds: duration.
+    notes: sentences to print and to keep.
     """
+
+    kind: ClassVar[str]
 
     title: str
     config: dict
@@ -36,11 +46,11 @@ class Run(ABC):
 
     @abstractmethod
     def figures(self) -> dict:
-        """What was measured and what follows from it, as plain json values."""
+        """Return what was measured and what follows from it, as JSON values."""
 
     @abstractmethod
     def means(self) -> dict[str, dict[str, float]]:
-        """The figures that sum it up, each with the half width of its 95 % confidence interval where it has one."""
+        """Return the figures that sum it up, each with the half width of its 95 % confidence interval where it has one."""
 
     @abstractmethod
     def show(self, console: Console) -> None:
@@ -48,15 +58,17 @@ class Run(ABC):
 
     @property
     def name(self) -> str:
-        """The same for the same question asked of the same models and data, so that a rerun replaces its own result."""
-        asked = xxhash.xxh3_64_hexdigest(repr((self.question, self.lineage)).encode())
-        return f"{re.sub('[^A-Za-z0-9]+', '-', self.title).strip('-')}-{asked[:8]}"
+        """The title and a digest of question and lineage, so that a rerun replaces its own result."""
+        key = xxhash.xxh3_64_hexdigest(repr((self.question, self.lineage)).encode())
+        return f"{re.sub('[^A-Za-z0-9]+', '-', self.title).strip('-')}-{key[:8]}"
 
     def record(self) -> dict:
-        """As plain json values."""
+        """Return everything as JSON values."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
         cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         return {
+            "kind": self.kind,
+            "format": FORMAT,
             "name": self.name,
             "question": self.question,
             "config": self.config,
@@ -70,23 +82,23 @@ class Run(ABC):
         }
 
     def save(self, folder: Path) -> Path:
-        """Write `<folder>/<name>.json`; returns its path."""
+        """Write `<folder>/<name>.json`; return its path."""
         path = folder / f"{self.name}.json"
         write_json(path, self.record())
         return path
 
     def show_notes(self, console: Console, first: Sequence[str] = ()) -> None:
-        """Print what stands below a table."""
+        """Print the lines below a table: the benchmark, `first`, then the notes."""
         console.print(f"benchmark: {self.benchmark}", highlight=False)
         for line in (*first, *self.notes):
             console.print(line, highlight=False, soft_wrap=True)
 
 
 def half_width(variances: Sequence[float]) -> float:
-    """Half the 95 % confidence interval of the mean of independent figures with these sampling variances."""
+    """Return half the 95 % confidence interval of the mean of independent figures with these sampling variances."""
     return Z95 * math.sqrt(sum(variances)) / len(variances)
 
 
-def told(coefficient: float | None, unknown: str) -> str:
-    """A coefficient as tables have it."""
+def format_coefficient(coefficient: float | None, unknown: str) -> str:
+    """Return a coefficient as tables have it; `unknown` for None."""
     return unknown if coefficient is None else f"{coefficient:.4g}"

@@ -1,8 +1,9 @@
-"""How good each task's own model is, or the pre-trained one: what merges are measured against."""
+"""The accuracy of each task's own model, or of the pre-trained one: what merges are measured against."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import ClassVar
 
 from rich.console import Console
 from rich.table import Table
@@ -14,13 +15,18 @@ SPLITS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleTasks(Run):
-    """scores: by task and split, of the model on its own task."""
+class SingleTaskResult(Run):
+    """The result of scoring models on their own tasks.
+
+    scores: by task and split.
+    """
+
+    kind: ClassVar[str] = "single_task"
 
     scores: Mapping[str, Mapping[str, Score]]
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Mean accuracies over tasks with the half width of their 95 % confidence interval."""
+        """Return mean accuracies over tasks with the half width of their 95 % confidence interval."""
         columns = {split: [scores[split] for scores in self.scores.values()] for split in SPLITS}
         return {split: {"mean": fmean(s.accuracy for s in column), "half_width_95": half_width([s.variance for s in column])}
                 for split, column in columns.items()}  # fmt: skip

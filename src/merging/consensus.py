@@ -11,14 +11,14 @@ from torch import Tensor
 
 from src.compact import packed_size, unpack
 from src.errors import UserError
-from src.merging.engine.inputs import Ingredients
-from src.merging.engine.masks import check_base, multi_task_vector
-from src.merging.engine.threads import side_by_side
+from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.threads import parallel_map
 from src.merging.engine.trimming import check_percentage, trimmed
-from src.merging.method import Family, Method, Searched, is_number
+from src.merging.method import MergeFamily, Method, Searched, multi_task_vector, require_shared
 from src.merging.tall_mask import TallMask
-from src.state_dict import Kept, Lazy, StateDict, blank
+from src.state_dict import Lazy, Memoized, StateDict, zeros_view
 from src.task_vectors import TaskVector
+from src.validation import is_number, is_whole
 
 PART = 2**16  # entries counted at a time: a multiple of 8
 
@@ -27,9 +27,12 @@ PART = 2**16  # entries counted at a time: a multiple of 8
 class Consensus(Searched):
     """The entries of the base method's vector that at least `prun_thre_k` tasks' masks select.
 
-    k: percentage kept of each task vector before the base method (the masks are made of whole ones);
-    tall_mask: what makes the masks; masks: packed, by task and key, if they were made earlier; else mask_lambda: the
-    lambda to make them with, one number, one a task in their order, or by task.
+    base: makes the multi-task vector.
+    tall_mask: makes the masks.
+    k: percentage kept of each task vector before the base method (the masks are made of whole ones).
+    prun_thre_k: number of masks that must select an entry.
+    mask_lambda: lambda of the masks: one number, one a task in their order, or by task; None to choose it.
+    masks: packed, by task and key, if they were made earlier.
     """
 
     base: Method
@@ -42,24 +45,24 @@ class Consensus(Searched):
     def __post_init__(self):
         super().__post_init__()
         check_percentage(self.k, "consensus")
-        check_base(self.base)
-        if type(self.prun_thre_k) is not int or self.prun_thre_k < 0:
+        require_shared(self.base)
+        if not is_whole(self.prun_thre_k):
             raise UserError(f"method.prun_thre_k counts tasks, from 0; got {self.prun_thre_k}")
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         self._lambdas(tasks)
 
-    def __call__(self, given: Ingredients) -> Family:
-        masks = self.masks or self._made(given)
-        shared = next(iter(self.base(self.used(given))(1.0).values()))
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        masks = self.masks or self._make_masks(inputs)
+        shared = next(iter(self.base(self.summed_inputs(inputs))(1.0).values()))
 
         def entry(key: str) -> Tensor:
-            if not given.changed(key):
-                return blank(given.outline[key], given.device)
-            return _agreed(shared[key], [masks[task][key] for task in given.tasks], self.prun_thre_k)
+            if not inputs.changed(key):
+                return zeros_view(inputs.outline[key], inputs.device)
+            return _masked_by_vote(shared[key], [masks[task][key] for task in inputs.tasks], self.prun_thre_k)
 
-        vector = TaskVector.of((Kept if given.keep else Lazy)(given.outline, entry))
-        return Family.shared(given.tasks, vector, masks)
+        vector = TaskVector.of((Memoized if inputs.keep else Lazy)(inputs.outline, entry))
+        return MergeFamily.shared(inputs.tasks, vector, masks)
 
     @property
     def mask_base(self) -> dict:
@@ -72,50 +75,51 @@ class Consensus(Searched):
     def with_masks(self, masks: Mapping[str, StateDict]) -> Method:
         return replace(self, masks=masks)
 
-    def used(self, given: Ingredients) -> Ingredients:
-        return self.base.used(trimmed(given, self.k))
+    def summed_inputs(self, inputs: MergeInputs) -> MergeInputs:
+        return self.base.summed_inputs(trimmed(inputs, self.k))
 
-    def _made(self, given: Ingredients) -> Mapping[str, StateDict]:
-        lambdas = self._lambdas(given.tasks)
+    def _make_masks(self, inputs: MergeInputs) -> Mapping[str, StateDict]:
+        lambdas = self._lambdas(inputs.tasks)
         if lambdas is None:
             raise UserError(
                 "method=consensus needs masks: give their lambda, such as method.mask_lambda=0.4, or a file of saved ones, "
                 "method.load_mask=PATH"
             )
         maker = replace(self.tall_mask, grid=sorted(set(lambdas.values())))
-        return maker.chosen_masks(given, multi_task_vector(maker.base, given))(lambdas)
+        return maker.masks_by_lambda(inputs, multi_task_vector(maker.base, inputs))(lambdas)
 
     def _lambdas(self, tasks: Sequence[str]) -> dict[str, float] | None:
-        given = self.mask_lambda
-        if given is None:
+        """Return mask_lambda by task. Raise UserError unless it is a number for each."""
+        value = self.mask_lambda
+        if value is None:
             return None
-        if is_number(given):
-            return dict.fromkeys(tasks, given)
-        if isinstance(given, Mapping):
-            found = {str(task): number for task, number in given.items()}
+        if is_number(value):
+            return dict.fromkeys(tasks, value)
+        if isinstance(value, Mapping):
+            lambdas = {str(task): number for task, number in value.items()}
         else:
-            found = dict(zip(tasks, given)) if isinstance(given, list | tuple) and len(given) == len(tasks) else {}
-        if set(found) != set(tasks) or not all(map(is_number, found.values())):
+            lambdas = dict(zip(tasks, value)) if isinstance(value, list | tuple) and len(value) == len(tasks) else {}
+        if set(lambdas) != set(tasks) or not all(map(is_number, lambdas.values())):
             raise UserError(
-                f"method.mask_lambda is one number, or one for each of the {len(tasks)} tasks ({', '.join(tasks)}); got {given}"
+                f"method.mask_lambda is one number, or one for each of the {len(tasks)} tasks ({', '.join(tasks)}); got {value}"
             )
-        return found
+        return lambdas
 
 
-def _agreed(values: Tensor, masks: Sequence[Tensor], least: int) -> Tensor:
-    """A copy of `values` that is zero where fewer than `least` of the packed masks are on."""
+def _masked_by_vote(values: Tensor, masks: Sequence[Tensor], least: int) -> Tensor:
+    """Return a copy of `values` that is zero where fewer than `least` of the packed masks are on."""
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
-    flat, given = out.view(-1), values.reshape(-1)
+    flat, source = out.view(-1), values.reshape(-1)
     masks = [mask.to(values.device) for mask in masks]
     least = min(least, len(masks) + 1)  # a count that votes can hold
 
-    def count(start: int) -> None:
-        part = given[start : start + PART]
+    def vote(start: int) -> None:
+        part = source[start : start + PART]
         votes = torch.zeros(len(part), dtype=torch.int16, device=values.device)
         for mask in masks:
             votes += unpack(mask[start // 8 : packed_size(start + len(part))], len(part)).view(torch.uint8)
         torch.mul(part, (votes >= least).view(torch.uint8), out=flat[start : start + PART])
 
-    for _ in side_by_side(count, range(0, len(flat), PART), values.device):
+    for _ in parallel_map(vote, range(0, len(flat), PART), values.device):
         pass
     return out

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import polar_factor, weights_floor
-from src.merging.method import Family, Searched
+from src.merging.method import MergeFamily, Searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,9 @@ class IsoC(Searched):
 
     decomposes = True
 
-    def __call__(self, given: Ingredients) -> Family:
-        vector = given.matrixwise(_flattened, lambda stack: stack.mean(0))
-        return Family.shared(given.tasks, vector)
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        vector = inputs.matrixwise(_flattened, lambda stack: stack.mean(0))
+        return MergeFamily.shared(inputs.tasks, vector)
 
 
 def _flattened(stack: Tensor) -> Tensor:

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from src.errors import UserError
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import concatenated, leading_triplets, leading_triplets_of_each, orthogonalised
-from src.merging.method import Family, Searched, is_number
+from src.merging.method import MergeFamily, Searched
+from src.validation import is_number
 
 
 @dataclass(frozen=True, kw_only=True)
 class IsoCTS(Searched):
-    """Of each layer's matrix of rank r: about `common_space_fraction` of r leading directions of the sum, the others
-    shared out among the tasks, whose directions lie outside the common ones; other entries are averaged."""
+    """Leading directions of the sum of each layer's matrices, and of each task outside these; other entries are averaged.
+
+    common_space_fraction: share of a matrix's rank that is common; what is left is shared out among the tasks.
+    """
 
     common_space_fraction: float
 
@@ -25,7 +28,7 @@ class IsoCTS(Searched):
         if not is_number(self.common_space_fraction) or not 0 < self.common_space_fraction <= 1:
             raise UserError(f"method.common_space_fraction is in (0, 1]; got {self.common_space_fraction}")
 
-    def __call__(self, given: Ingredients) -> Family:
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
         def merge(stack: Tensor) -> Tensor:
             total = stack.sum(0)
             rank = min(total.shape)
@@ -37,5 +40,5 @@ class IsoCTS(Searched):
             left, _, right = orthogonalised(parts)
             return mean * (left @ right.T)
 
-        vector = given.matrixwise(merge, lambda stack: stack.mean(0))
-        return Family.shared(given.tasks, vector)
+        vector = inputs.matrixwise(merge, lambda stack: stack.mean(0))
+        return MergeFamily.shared(inputs.tasks, vector)

@@ -4,15 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from src.compact import Compact
-from src.merging.engine.inputs import Ingredients, smallest_kept
-from src.merging.engine.masks import MaskStack, Select, check_base, masked_compact, multi_task_vector
-from src.merging.engine.trimming import check_percentage, magnitude_floors
-from src.merging.method import Family, Method, Unscaled
+from src.merging.engine.inputs import MergeInputs, smallest_kept
+from src.merging.engine.masks import MaskStack, Select, masked_compact
+from src.merging.engine.trimming import check_percentage, magnitude_thresholds
+from src.merging.method import MergeFamily, Method, Unscaled, multi_task_vector, require_shared
 
 
 @dataclass(frozen=True, kw_only=True)
 class MagMasking(Unscaled):
-    """The base method's vector under masks of the `k` percent largest entries of each task vector."""
+    """The base method's vector under masks of the largest entries of each task vector.
+
+    k: percentage that a mask selects.
+    base: makes the multi-task vector.
+    """
 
     k: float
     base: Method
@@ -21,19 +25,19 @@ class MagMasking(Unscaled):
 
     def __post_init__(self):
         check_percentage(self.k, "mag_masking")
-        check_base(self.base)
+        require_shared(self.base)
 
-    def __call__(self, given: Ingredients) -> Family:
-        shared = multi_task_vector(self.base, given)
-        floors = magnitude_floors(given, self.k)
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        shared = multi_task_vector(self.base, inputs)
+        thresholds = magnitude_thresholds(inputs, self.k)
 
         def prepare(key: str) -> Select:
-            kept = [smallest_kept(floor, given.outline[key].dtype).item() for floor in floors]
-            return lambda part, stack: [[row >= floor for row, floor in zip(stack.abs_(), kept)]]
+            kept = [smallest_kept(threshold, inputs.outline[key].dtype).item() for threshold in thresholds]
+            return lambda part, stack: [[row >= least for row, least in zip(stack.abs_(), kept)]]
 
-        stack = MaskStack(given, 1, prepare)
+        stack = MaskStack(inputs, 1, prepare)
 
         def compact(coefficients: Mapping[str, float]) -> Compact:
-            return masked_compact(given, shared, stack.chosen(dict.fromkeys(given.tasks, 0)))
+            return masked_compact(inputs, shared, stack.at(dict.fromkeys(inputs.tasks, 0)))
 
-        return Family.of_compact(given.tasks, compact)
+        return MergeFamily.of_compact(inputs.tasks, compact)

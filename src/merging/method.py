@@ -1,4 +1,4 @@
-"""What a merging method is: called once with its ingredients, it returns a family, `coefficient -> {task: vector}`.
+"""What a merging method is: called once with its inputs, it returns a merge family, `coefficient -> {task: vector}`.
 
 A method that merges into one model maps every task to the same vector; one that gives each task its own maps each to
 its own, rebuilt from a compact form (one bit a parameter, or low-rank factors). A new method is one file with a frozen
@@ -14,19 +14,21 @@ from typing import ClassVar
 
 from src.compact import Compact
 from src.errors import UserError
-from src.merging.engine.inputs import Ingredients
-from src.state_dict import StateDict
+from src.merging.engine.inputs import MergeInputs
+from src.state_dict import Memoized, StateDict
 from src.task_vectors import TaskVector
+from src.validation import is_number
 
 Accuracies = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Family:
+class MergeFamily:
     """All merges that differ in one coefficient: `family(coefficient)` is `{task: vector to add}`.
 
-    scale: under LiNeS, what a coefficient multiplies an entry of a given depth by.
-    compact: where each task has a vector of its own, what all are rebuilt from, for a coefficient by task.
+    vectors: returns these, for a coefficient.
+    scale: under LiNeS, returns what an entry of a given depth is multiplied by, for a coefficient.
+    compact: where each task has a vector of its own, returns what all are rebuilt from, for a coefficient by task.
     masks: packed, by task and key, where the vectors were made with them.
     """
 
@@ -39,35 +41,45 @@ class Family:
         return self.vectors(coefficient)
 
     @classmethod
-    def shared(cls, tasks: Sequence[str], vector: TaskVector, masks: Mapping[str, StateDict] | None = None) -> "Family":
-        """The family that gives every task `vector`, times the coefficient."""
+    def shared(cls, tasks: Sequence[str], vector: TaskVector, masks: Mapping[str, StateDict] | None = None) -> "MergeFamily":
+        """Return the family that gives every task `vector`, times the coefficient."""
         return cls(lambda coefficient: dict.fromkeys(tasks, coefficient * vector), masks=masks)
 
     @classmethod
-    def of_compact(cls, tasks: Sequence[str], compact: Callable[[Mapping[str, float]], Compact]) -> "Family":
-        """The family whose vectors are those of `compact`."""
+    def of_compact(cls, tasks: Sequence[str], compact: Callable[[Mapping[str, float]], Compact]) -> "MergeFamily":
+        """Return the family whose vectors are those of `compact`."""
 
         def vectors(coefficient: float) -> dict[str, TaskVector]:
-            held = compact(dict.fromkeys(tasks, coefficient))
-            return {task: TaskVector.of(held.vector(task)) for task in tasks}
+            form = compact(dict.fromkeys(tasks, coefficient))
+            return {task: TaskVector.of(form.vector(task)) for task in tasks}
 
         return cls(vectors, compact=compact)
 
-    def masks_for(self, coefficients: Mapping[str, float]) -> Mapping[str, StateDict] | None:
-        """The masks that each task's vector at its own coefficient is made with, if it is."""
+    def at(self, coefficients: Mapping[str, float]) -> dict[str, TaskVector]:
+        """Return each task's vector at its own coefficient."""
+        by_coefficient = {coefficient: self(coefficient) for coefficient in dict.fromkeys(coefficients.values())}
+        return {task: by_coefficient[coefficient][task] for task, coefficient in coefficients.items()}
+
+    def masks_at(self, coefficients: Mapping[str, float]) -> Mapping[str, StateDict] | None:
+        """Return the masks that each task's vector at its own coefficient is made with, if it is."""
         return self.compact(coefficients).masks() or None if self.compact else self.masks
 
-    def chosen(self, coefficients: Mapping[str, float]) -> dict[str, TaskVector]:
-        """Each task's vector at its own coefficient."""
-        found = {coefficient: self(coefficient) for coefficient in dict.fromkeys(coefficients.values())}
-        return {task: found[coefficient][task] for task, coefficient in coefficients.items()}
+    def depth_profile(self, coefficients: Mapping[str, float], inputs: MergeInputs) -> list[tuple[str, float]]:
+        """Return what LiNeS multiplies the entries outside all blocks, and those of each block, by; [] without LiNeS."""
+        if self.scale is None:
+            return []
+        coefficient = next(iter(coefficients.values()))
+        depths = sorted({depth for depth in map(inputs.depth, inputs.outline) if depth is not None})
+        blocks = [(str(number), self.scale(coefficient, depth)) for number, depth in enumerate(depths)]
+        return [("outside", self.scale(coefficient, None)), *blocks]
 
 
 class Method(ABC):
     """Prepare once (`__call__`), vary cheaply (the family it returns).
 
-    per_task: whether each task gets a vector of its own; makes_masks: whether from masks that are worth saving;
-    decomposes: whether by singular vectors, which takes so long that LiNeS, which needs a vector twice, keeps it.
+    per_task: whether each task gets a vector of its own.
+    makes_masks: whether these are made with masks that are worth saving.
+    decomposes: whether into singular vectors, which takes so long that LiNeS, which needs a vector twice, keeps it.
     """
 
     per_task: ClassVar[bool] = False
@@ -75,20 +87,32 @@ class Method(ABC):
     decomposes: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, given: Ingredients) -> Family:
-        """The family of merged vectors; what the coefficient does not change is computed here or on first use."""
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        """Return the merged vectors; what the coefficient does not change is computed here or on first use."""
 
     @abstractmethod
     def coefficients(self, tasks: int) -> tuple[float, ...]:
-        """The coefficients to try for so many tasks, in the order in which the first of equals wins."""
+        """Return the coefficients to try for so many tasks, in the order in which the first of equals wins."""
 
     @abstractmethod
     def respaced(self, points: int) -> "Method":
-        """This method with its grid cut anew: `points` numbers from 0, which is left out, to the grid's largest."""
+        """Return this method with a grid of `points` numbers from 0, which is left out, to the grid's largest."""
+
+    @property
+    def description(self) -> dict:
+        """The method and the fields that decide its vectors (not the coefficients tried), as JSON values.
+
+        The names of classes stand in files of masks, so they stay.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "grid"}
+        return {
+            "method": type(self).__name__,
+            **{name: value.description if isinstance(value, Method) else value for name, value in values.items()},
+        }
 
     @property
     def mask_base(self) -> dict:
-        """The description of the method whose vector this one's masks are made for; empty without masks."""
+        """The description of the method whose vector this one's masks are made for; {} without masks."""
         return {}
 
     @property
@@ -97,25 +121,19 @@ class Method(ABC):
         return None
 
     def with_masks(self, masks: Mapping[str, StateDict]) -> "Method":
-        """This method with packed masks by task and key that were made earlier."""
+        """Return this method with packed masks by task and key that were made earlier."""
         raise UserError(f"method.load_mask: {type(self).__name__} uses no masks; leave it out")
 
-    @property
-    def description(self) -> dict:
-        """Which method this is, with the fields that decide its vectors (not the coefficients tried), as json values."""
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "grid"}
-        told = {name: value.description if isinstance(value, Method) else value for name, value in own.items()}
-        return {"method": type(self).__name__, **told}
+    def summed_inputs(self, inputs: MergeInputs) -> MergeInputs:
+        """Return the inputs as this method sums them (trimmed, say): what LiNeS takes the norm of."""
+        return inputs
 
-    def used(self, given: Ingredients) -> Ingredients:
-        """The ingredients as this method sums them (trimmed, say): what LiNeS takes the norm of."""
-        return given
+    def own_lines(self) -> "Method | None":
+        """Return this method's own form under LiNeS; None where it is the general one (see `lines.under_lines`).
 
-    def by_depth(self) -> "Method":
-        """This method under LiNeS. Raises UserError where the papers have none, with the reason."""
-        from src.merging.lines import LiNeS
-
-        return LiNeS(self)
+        Raise UserError where the papers have none, with the reason.
+        """
+        return None
 
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
         """Raise UserError if the user may not ask for this coefficient."""
@@ -126,12 +144,73 @@ class Method(ABC):
         """Raise UserError if this method cannot be used on these tasks."""
 
     def objective(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
-        """What the search maximises, of validation accuracies by task: their mean over the fine-tuned models'."""
-        return fmean(over(merged[task], finetuned[task]) for task in merged)
+        """Return what the search maximises, of validation accuracies by task: their mean over the fine-tuned models'."""
+        return fmean(normalised(merged[task], finetuned[task]) for task in merged)
 
     def summary(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> dict[str, float]:
-        """Further figures to report, of test accuracies by task, by what they are called."""
+        """Return further figures to report, of test accuracies by task, by their names."""
         return {}
+
+
+@dataclass(frozen=True)
+class Wrapper(Method):
+    """A method around another: all that it does not define itself is the other's.
+
+    Every member of `Method` stands here (a test compares them), so that a new one is never lost under a wrapper.
+    """
+
+    base: Method
+
+    @property
+    def per_task(self) -> bool:
+        return self.base.per_task
+
+    @property
+    def makes_masks(self) -> bool:
+        return self.base.makes_masks
+
+    @property
+    def decomposes(self) -> bool:
+        return self.base.decomposes
+
+    def coefficients(self, tasks: int) -> tuple[float, ...]:
+        return self.base.coefficients(tasks)
+
+    def respaced(self, points: int) -> Method:
+        return replace(self, base=self.base.respaced(points))
+
+    @property
+    def description(self) -> dict:
+        return {"method": type(self).__name__, "base": self.base.description}
+
+    @property
+    def mask_base(self) -> dict:
+        return self.base.mask_base
+
+    @property
+    def mask_method(self) -> Method | None:
+        return self.base.mask_method
+
+    def with_masks(self, masks: Mapping[str, StateDict]) -> Method:
+        return replace(self, base=self.base.with_masks(masks))
+
+    def summed_inputs(self, inputs: MergeInputs) -> MergeInputs:
+        return self.base.summed_inputs(inputs)
+
+    def own_lines(self) -> Method | None:
+        raise UserError(f"{type(self).__name__} scales by depth already; leave method.apply_lines out")
+
+    def check_coefficient(self, coefficient: float, tasks: int) -> None:
+        self.base.check_coefficient(coefficient, tasks)
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        self.base.check_tasks(tasks)
+
+    def objective(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
+        return self.base.objective(merged, finetuned, zeroshot)
+
+    def summary(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> dict[str, float]:
+        return self.base.summary(merged, finetuned, zeroshot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +226,7 @@ class Searched(Method):
         return tuple(self.grid)
 
     def respaced(self, points: int) -> Method:
-        return replace(self, grid=spaced(self.grid, points))
+        return replace(self, grid=respace(self.grid, points))
 
 
 class Fixed(Method):
@@ -155,7 +234,7 @@ class Fixed(Method):
 
     @abstractmethod
     def coefficient(self, tasks: int) -> float:
-        """The coefficient, for so many tasks."""
+        """Return the coefficient, for so many tasks."""
 
     def coefficients(self, tasks: int) -> tuple[float, ...]:
         return (self.coefficient(tasks),)
@@ -175,8 +254,16 @@ class Unscaled(Fixed):
             raise UserError(f"{type(self).__name__} has the fixed coefficient 1; leave specify_lambda={coefficient} out")
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def require_shared(base: Method) -> None:
+    """Raise UserError unless a base method makes one vector that all tasks share."""
+    if base.per_task:
+        raise UserError("method.base gives each task its own vector, and masks select from one that all share; choose another")
+
+
+def multi_task_vector(base: Method, inputs: MergeInputs) -> StateDict:
+    """Return the vector of a base method that all tasks share, coefficient 1, changed entries only, each computed once."""
+    vector = next(iter(base(inputs)(1.0).values()))
+    return Memoized({key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)}, vector.__getitem__)
 
 
 def check_grid(name: str, grid: object) -> None:
@@ -185,8 +272,8 @@ def check_grid(name: str, grid: object) -> None:
         raise UserError(f"{name} is a list of numbers such as [0.1,0.2,0.3]; got {grid}")
 
 
-def spaced(grid: Sequence[float], points: int) -> tuple[float, ...]:
-    """`points` numbers from 0 to the grid's largest, both counted, 0 then left out; in the direction of `grid`."""
+def respace(grid: Sequence[float], points: int) -> tuple[float, ...]:
+    """Return `points` numbers from 0 to the grid's largest, both counted, 0 then left out; in the direction of `grid`."""
     if points < 2:
         raise UserError(f"n_eval_points counts coefficients from 0 to the largest, so it is at least 2; got {points}")
     top = max(grid)
@@ -194,6 +281,6 @@ def spaced(grid: Sequence[float], points: int) -> tuple[float, ...]:
     return tuple(numbers if grid[0] <= grid[-1] else reversed(numbers))
 
 
-def over(accuracy: float, reference: float) -> float:
-    """`accuracy` normalised by `reference`; 0 where the reference gets nothing right."""
+def normalised(accuracy: float, reference: float) -> float:
+    """Return `accuracy` over `reference`; 0 where the reference gets nothing right."""
     return accuracy / reference if reference else 0.0

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.trimming import check_percentage, trimmed
-from src.merging.method import Family, Searched
+from src.merging.method import MergeFamily, Searched
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sum(Searched):
-    """The sum of the `k` percent largest entries of each task vector (100: of all)."""
+    """The sum of the `k` percent largest entries of each task vector.
+
+    k: percentage kept; 100 keeps all.
+    """
 
     k: float
 
@@ -17,9 +20,9 @@ class Sum(Searched):
         super().__post_init__()
         check_percentage(self.k, "sum")
 
-    def __call__(self, given: Ingredients) -> Family:
-        total = self.used(given).slicewise(lambda stack: stack.sum(0))
-        return Family.shared(given.tasks, total)
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        total = self.summed_inputs(inputs).slicewise(lambda stack: stack.sum(0))
+        return MergeFamily.shared(inputs.tasks, total)
 
-    def used(self, given: Ingredients) -> Ingredients:
-        return trimmed(given, self.k)
+    def summed_inputs(self, inputs: MergeInputs) -> MergeInputs:
+        return trimmed(inputs, self.k)

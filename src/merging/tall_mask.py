@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from src.merging.engine.inputs import Ingredients
-from src.merging.engine.masks import Masks, MaskStack, Select, check_base, masked_compact, multi_task_vector
-from src.merging.method import Family, Method, Searched
+from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.masks import Masks, MaskStack, Select, masked_compact
+from src.merging.method import MergeFamily, Method, Searched, multi_task_vector, require_shared
 from src.state_dict import StateDict
 
 
@@ -20,7 +20,8 @@ from src.state_dict import StateDict
 class TallMask(Searched):
     """The base method's vector under each task's own mask; lambda is searched for each task.
 
-    base: what makes the multi-task vector; masks: packed, by task and key, if they were made earlier.
+    base: makes the multi-task vector.
+    masks: packed, by task and key, if they were made earlier.
     """
 
     base: Method
@@ -31,15 +32,17 @@ class TallMask(Searched):
 
     def __post_init__(self):
         super().__post_init__()
-        check_base(self.base)
+        require_shared(self.base)
 
-    def __call__(self, given: Ingredients) -> Family:
-        shared = multi_task_vector(self.base, given)
-        masks = self.chosen_masks(given, shared)
-        return Family.of_compact(given.tasks, lambda lambdas: masked_compact(given, shared, masks(lambdas)))
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        shared = multi_task_vector(self.base, inputs)
+        masks = self.masks_by_lambda(inputs, shared)
+        return MergeFamily.of_compact(inputs.tasks, lambda lambdas: masked_compact(inputs, shared, masks(lambdas)))
 
-    def chosen_masks(self, given: Ingredients, shared: StateDict) -> Callable[[Mapping[str, float]], Mapping[str, StateDict]]:
-        """Packed masks by task and key for a lambda by task; the masks of all lambdas of the grid are made in one pass.
+    def masks_by_lambda(self, inputs: MergeInputs, shared: StateDict) -> Callable[[Mapping[str, float]], Mapping[str, StateDict]]:
+        """Return what gives packed masks by task and key for a lambda by task.
+
+        The masks of all lambdas of the grid are made in one pass.
 
         shared: the base method's vector, which they are made for.
         """
@@ -47,14 +50,14 @@ class TallMask(Searched):
             return lambda lambdas: self.masks
         stacks: dict[tuple[float, ...], MaskStack] = {}
 
-        def chosen(lambdas: Mapping[str, float]) -> Mapping[str, StateDict]:
-            asked = set(lambdas.values())
-            numbers = tuple(self.grid) if asked <= set(self.grid) else tuple(sorted(asked))
+        def masks(lambdas: Mapping[str, float]) -> Mapping[str, StateDict]:
+            wanted = set(lambdas.values())
+            numbers = tuple(self.grid) if wanted <= set(self.grid) else tuple(sorted(wanted))
             if numbers not in stacks:
-                stacks[numbers] = _mask_stack(given, shared, numbers)
-            return stacks[numbers].chosen({task: numbers.index(number) for task, number in lambdas.items()})
+                stacks[numbers] = _mask_stack(inputs, shared, numbers)
+            return stacks[numbers].at({task: numbers.index(number) for task, number in lambdas.items()})
 
-        return chosen
+        return masks
 
     @property
     def mask_base(self) -> dict:
@@ -64,11 +67,11 @@ class TallMask(Searched):
         return replace(self, masks=masks)
 
 
-def _mask_stack(given: Ingredients, shared: StateDict, lambdas: Sequence[float]) -> MaskStack:
-    """The masks of all lambdas in one pass. In the papers' order of operations, so that they are equal to the bit."""
+def _mask_stack(inputs: MergeInputs, shared: StateDict, lambdas: Sequence[float]) -> MaskStack:
+    """Return the masks of all lambdas, made in one pass, in the papers' order of operations: they are equal to the bit."""
 
     def prepare(key: str) -> Select:
-        before, models = given.weights(key)
+        before, models = inputs.weights(key)
         vector = shared[key].view(-1)
 
         def select(part: slice, stack: Tensor) -> Masks:
@@ -81,4 +84,4 @@ def _mask_stack(given: Ingredients, shared: StateDict, lambdas: Sequence[float])
 
         return select
 
-    return MaskStack(given, len(lambdas), prepare)
+    return MaskStack(inputs, len(lambdas), prepare)

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.trimming import check_percentage, trimmed
-from src.merging.method import Family, Searched
+from src.merging.method import MergeFamily, Searched
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ties(Searched):
     """The `k` percent largest entries of each vector (threshold over the whole vector) that agree with the elected sign.
 
+    k: percentage kept of each vector.
     agg: `mean` of the agreeing non-zero entries, their `sum`, or the `max` in magnitude, with the elected sign.
     """
 
@@ -27,8 +28,8 @@ class Ties(Searched):
         if self.agg not in COMBINE:
             raise UserError(f"ties.agg is one of {', '.join(COMBINE)}; got {self.agg}")
 
-    def __call__(self, given: Ingredients) -> Family:
-        kept = trimmed(given, self.k)
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        kept = trimmed(inputs, self.k)
 
         # The sign that most columns of the whole vector elect decides the columns whose entries cancel exactly;
         # a hung vote keeps their negative entries, as the released code does.
@@ -43,7 +44,7 @@ class Ties(Searched):
             return COMBINE[self.agg](agreeing).mul_(sign)
 
         vector = kept.slicewise(merge)
-        return Family.shared(given.tasks, vector)
+        return MergeFamily.shared(inputs.tasks, vector)
 
 
 def _mean(agreeing: Tensor) -> Tensor:

@@ -8,17 +8,20 @@ from torch import Tensor
 
 from src.compact import ENTRY, LEFT, RIGHT, Compact
 from src.errors import UserError
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import leading_triplets
-from src.merging.method import Family, Unscaled, is_number
+from src.merging.method import MergeFamily, Unscaled
 from src.state_dict import Lazy
+from src.validation import is_number
 
 
 @dataclass(frozen=True, kw_only=True)
 class TSVC(Unscaled):
-    """Of every matrix (text projection included) each task keeps `rank_fraction` of its singular triplets; null: 1/T.
+    """Of every matrix (text projection included) each task keeps the leading singular triplets.
 
     Entries that are no matrices are kept as they are, and so are matrices of which all triplets are kept.
+
+    rank_fraction: share of a matrix's triplets that a task keeps; None for 1/T.
     """
 
     rank_fraction: float | None
@@ -30,30 +33,30 @@ class TSVC(Unscaled):
         if self.rank_fraction is not None and (not is_number(self.rank_fraction) or not 0 < self.rank_fraction <= 1):
             raise UserError(f"method.rank_fraction is in (0, 1], or null for 1/T; got {self.rank_fraction}")
 
-    def __call__(self, given: Ingredients) -> Family:
-        share = 1 / len(given.tasks) if self.rank_fraction is None else self.rank_fraction
-        changed = {key: leaf for key, leaf in given.outline.items() if given.changed(key)}
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        share = 1 / len(inputs.tasks) if self.rank_fraction is None else self.rank_fraction
+        changed = {key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)}
         cut = {key: leaf for key, leaf in changed.items() if leaf.ndim == 2 and _rank(leaf, share) < min(leaf.shape)}
-        factors = given.each_matrix(cut, lambda stack: [_truncated(matrix, share) for matrix in stack])
+        factors = inputs.each_matrix(cut, lambda stack: [_truncated(matrix, share) for matrix in stack])
         kept = cache(factors.__getitem__)
 
         def part(row: int, task: str) -> Lazy:
-            places = {}  # of each stored tensor: its parameter, and which of its factors it is
+            sources = {}  # of each stored tensor: its parameter, and which of its factors it is
             shapes: dict[str, Tensor] = {}
             for key, leaf in changed.items():
                 forms = _shapes(leaf, share) if key in cut else (leaf,)
                 names = [LEFT + key, RIGHT + key] if len(forms) == 2 else [ENTRY + key]
                 shapes |= dict(zip(names, forms))
-                places |= {name: (key, number) for number, name in enumerate(names)}
+                sources |= {name: (key, number) for number, name in enumerate(names)}
 
             def entry(name: str) -> Tensor:
-                key, number = places[name]
-                return kept(key)[row][number] if key in cut else given.vectors[task][key]
+                key, number = sources[name]
+                return kept(key)[row][number] if key in cut else inputs.vectors[task][key]
 
             return Lazy(shapes, entry)
 
-        compact = Compact(given.outline, {task: part(row, task) for row, task in enumerate(given.tasks)})
-        return Family.of_compact(given.tasks, lambda coefficients: compact)
+        compact = Compact(inputs.outline, {task: part(row, task) for row, task in enumerate(inputs.tasks)})
+        return MergeFamily.of_compact(inputs.tasks, lambda coefficients: compact)
 
 
 def _rank(matrix: Tensor, share: float) -> int:
@@ -61,7 +64,7 @@ def _rank(matrix: Tensor, share: float) -> int:
 
 
 def _shapes(matrix: Tensor, share: float) -> tuple[Tensor, ...]:
-    """What `_truncated` gives, without computing it: two factors, or their product where that is smaller."""
+    """Return the outline of `_truncated`: two factors, or their product where that is smaller."""
     (rows, columns), rank = matrix.shape, _rank(matrix, share)
     if rank * (rows + columns) >= rows * columns:
         return (matrix,)
@@ -69,8 +72,8 @@ def _shapes(matrix: Tensor, share: float) -> tuple[Tensor, ...]:
 
 
 def _truncated(matrix: Tensor, share: float) -> tuple[Tensor, ...]:
-    """The leading triplets of a matrix, (m, n), as what is stored of them."""
-    found = leading_triplets(matrix, _rank(matrix, share))
+    """Return the leading triplets of a matrix, (m, n), as what is stored of them."""
+    triplets = leading_triplets(matrix, _rank(matrix, share))
     if len(_shapes(matrix, share)) == 1:
-        return (found.product,)
-    return found.left * found.values, found.right.T.contiguous()
+        return (triplets.product,)
+    return triplets.left * triplets.values, triplets.right.T.contiguous()

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import concatenated, leading_triplets_of_each, orthogonalised
-from src.merging.method import Family, Searched
+from src.merging.method import MergeFamily, Searched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +16,12 @@ class TSVM(Searched):
 
     decomposes = True
 
-    def __call__(self, given: Ingredients) -> Family:
-        share = 1 / len(given.tasks)
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        share = 1 / len(inputs.tasks)
 
         def merge(stack: Tensor) -> Tensor:
             rank = int(min(stack.shape[1:]) * share)
             return orthogonalised(concatenated(leading_triplets_of_each(stack, rank))).product
 
-        vector = given.matrixwise(merge, lambda stack: stack.mean(0))
-        return Family.shared(given.tasks, vector)
+        vector = inputs.matrixwise(merge, lambda stack: stack.mean(0))
+        return MergeFamily.shared(inputs.tasks, vector)

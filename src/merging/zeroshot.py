@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 from src.errors import UserError
-from src.merging.engine.inputs import Ingredients
-from src.merging.method import Family, Fixed, Method
+from src.merging.engine.inputs import MergeInputs
+from src.merging.method import Fixed, MergeFamily, Method
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot(Fixed):
     """The zero vector."""
 
-    def __call__(self, given: Ingredients) -> Family:
-        zero = given.slicewise(lambda stack: stack[0].zero_())  # reads the models, so that spoiled ones are found
-        return Family(lambda coefficient: dict.fromkeys(given.tasks, zero))
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        zero = inputs.slicewise(lambda stack: stack[0].zero_())  # reads the models, so that spoiled ones are found
+        return MergeFamily(lambda coefficient: dict.fromkeys(inputs.tasks, zero))
 
     def coefficient(self, tasks: int) -> float:
         return 0.0
@@ -22,5 +22,5 @@ class ZeroShot(Fixed):
         if coefficient != 0:
             raise UserError(f"method=zeroshot adds nothing: specify_lambda is 0 or left out; got {coefficient}")
 
-    def by_depth(self) -> Method:
+    def own_lines(self) -> Method | None:
         raise UserError("method=zeroshot has no task vector for LiNeS to scale; leave method.apply_lines out")

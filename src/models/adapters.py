@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from src.checkpoints.peft import CONFIG, COUNTED_TWICE
-from src.checkpoints.peft.reading import INNER, TIMES, counts_twice
+from src.checkpoints.peft.config import CONFIG
+from src.checkpoints.peft.reading import COUNTED_TWICE, INNER, MULTIPLICITY, counts_twice
 from src.checkpoints.shards import ADAPTER
 from src.checkpoints.writing import save_file
 from src.errors import UserError
@@ -71,11 +71,11 @@ def adapter(tower: nn.Module, lora: LowRank, names: Sequence[str]) -> Adapted:
         raise UserError(f"what peft {__version__} makes of attention is not known here; pip install 'peft<={known}'")
     products = {}
     for down in (key for key in saved if ".lora_A." in key):
-        where, times = down.removeprefix("base_model.model.").partition(".lora_A.")[0], 1
+        where, multiplicity = down.removeprefix("base_model.model.").partition(".lora_A.")[0], 1
         if where.endswith(INNER):
-            where, times = where.replace(".base_layer.", "."), TIMES
+            where, multiplicity = where.replace(".base_layer.", "."), MULTIPLICITY
         name = next(name for name in (f"{where}.in_proj_weight", f"{where}.weight") if name in names)
-        products[name] = down, down.replace(".lora_A.", ".lora_B."), times * lora.alpha / lora.rank
+        products[name] = down, down.replace(".lora_A.", ".lora_B."), multiplicity * lora.alpha / lora.rank
     return Adapted(saved, products, config)
 
 

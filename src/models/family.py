@@ -1,16 +1,16 @@
 """What a model family answers, whatever the architecture: the loops that train and score know nothing else."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from src.models.example_ids import Place
+from src.models.loader import ExampleId
 from src.models.modes import Mode
-from src.models.trainable import Learner
 from src.state_dict import StateDict
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -18,69 +18,139 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class Batch:
-    """Model-ready inputs of one task; labels (n,) are class indices."""
+    """Examples of one task, ready for the model.
+
+    task: its name.
+    inputs: what the model takes.
+    labels: (n,) class indices.
+    """
 
     task: str
     inputs: Tensor
     labels: Tensor
 
 
-Predictor = Callable[[Batch], Tensor]  # the predicted class indices, (n,)
+Predictor = Callable[[Batch], Tensor]  # returns the predicted class indices, (n,)
+Loss = Callable[[dict[str, Tensor], Batch], Tensor]  # returns the loss summed over a batch's examples
+Save = Callable[[dict[str, Tensor], Path, Mapping[str, str]], None]
 
 
 class TaskLike(Protocol):
-    """The part of a task that a family reads. A class with several names is a tuple of them."""
+    """The part of a task that a family reads.
+
+    classes: names in label order; a class with several names is a tuple of them.
+    templates: prompts with a `{}` for the class name.
+    definition: digest of what the task asks.
+    """
 
     name: str
     classes: Sequence[str | tuple[str, ...]]
     templates: Sequence[str]
-    definition: str  # a digest of what the task asks
+    definition: str
 
-    def examples(self, split: str) -> Dataset[Any]: ...
+    def examples(self, split: str) -> Dataset[Any]:
+        """Return the examples of `train`, `val` or `test`."""
 
     def fingerprint(self, split: str) -> str:
-        """What changes when the examples might have, found without looking at them."""
+        """Return what changes when the examples might have, found without looking at them."""
+
+
+class Trainable(nn.Module):
+    """The parameters that train, and their loss; a module, so that DistributedDataParallel can share its calls out.
+
+    parameters: by name.
+    loss: of named entries on a batch, summed over its examples.
+    save: writes the fine-tuned model that entries make, with metadata.
+    whole: number of parameters of the model that could be trained.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], loss: Loss, save: Save, whole: int):
+        super().__init__()
+        self.names, self.whole = tuple(parameters), whole
+        self.values = nn.ParameterList(parameters.values())
+        self._loss, self._save = loss, save
+
+    @property
+    def entries(self) -> dict[str, nn.Parameter]:
+        """The parameters by name."""
+        return dict(zip(self.names, self.values))
+
+    @property
+    def count(self) -> int:
+        """The number of numbers that train."""
+        return sum(leaf.numel() for leaf in self.values)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the loss summed over the batch's examples."""
+        return self._loss(self.entries, batch)
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the fine-tuned model, which appears under its name when it is complete."""
+        self._save({key: leaf.detach() for key, leaf in self.entries.items()}, path, metadata)
 
 
 class ModelFamily(Protocol):
-    """One architecture with one pre-trained model."""
+    """One architecture with one pre-trained model.
+
+    name: what runs and folders call it.
+    identity: digest of all that decides predictions and that neither weights nor data show.
+    precision: of predictions, one of PRECISIONS.
+    pretrained: the weights that fine-tuning starts from.
+    pretrained_digest: `digest` of these.
+    """
 
     name: str
-    identity: str  # a digest of all that decides predictions and that neither weights nor data show
+    identity: str
     device: torch.device
-    precision: str  # of predictions, one of PRECISIONS
+    precision: str
     pretrained: StateDict
+    pretrained_digest: str
 
-    def named(self, weights: StateDict) -> StateDict:
-        """Weights of this architecture under the names that `pretrained` has, where their file has others."""
+    def canonical(self, weights: StateDict) -> StateDict:
+        """Return weights of this architecture under the names that `pretrained` has, where their file has others."""
 
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
-        """Predictions of these weights, in the family's precision or another. Several live side by side."""
+        """Return the predictions of these weights, in the family's precision or another. Several live side by side."""
 
     def linearized(self) -> "ModelFamily":
-        """The same, predicting with the tangent model around `pretrained`."""
+        """Return the same family predicting with the tangent model around `pretrained`."""
 
-    def learner(self, mode: Mode) -> Learner:
-        """What trains in a mode, starting from `pretrained`."""
+    def trainable(self, mode: Mode) -> Trainable:
+        """Return what trains in a mode, starting from `pretrained`."""
 
     def prepare(self, task: TaskLike) -> str:
-        """Get ready to predict the task's classes; returns a digest of what was made (a head)."""
+        """Get ready to predict the task's classes; return a digest of what that took (a head)."""
 
     def spans(self, task: TaskLike, split: str) -> Sequence[range]:
-        """The parts in which a split is scored, and scores are kept."""
+        """Return the parts in which a split is scored, and scores are kept."""
 
     def count(self, task: TaskLike, split: str) -> int:
-        """How many examples a split has."""
+        """Return the number of examples of a split."""
 
     def batches(self, task: TaskLike, split: str, size: int, span: range) -> Iterator[Batch]:
-        """The examples of a span, in order."""
+        """Yield the examples of a span, in order."""
 
-    def training_batches(self, task: TaskLike, places: Iterable[Sequence[Place]], seed: int, workers: int) -> Iterator[Batch]:
-        """Augmented training examples: of each batch, those of these epochs and numbers. What is random in them follows from
-        the seed and their place alone. workers: processes that make them ahead, 0 for none."""
+    def training_batches(
+        self, task: TaskLike, batches: Iterable[Sequence[ExampleId]], seed: int, workers: int
+    ) -> Iterator[Batch]:
+        """Yield augmented training examples, a batch for each of `batches`.
+
+        What is random in an example follows from the seed and its id alone.
+
+        workers: processes that make them ahead, 0 for none.
+        """
 
     def data_digest(self, task: TaskLike, split: str) -> str:
-        """A fingerprint of a split's examples and labels, as the model sees them."""
+        """Return a fingerprint of a split's examples and labels, as the model sees them."""
 
     def depth(self, key: str) -> float | None:
-        """The place of a parameter: 0 in the first block, 1 in the last, None outside the blocks."""
+        """Return the depth of a parameter: 0 in the first block, 1 in the last, None outside the blocks."""
+
+    def is_layer(self, key: str) -> bool:
+        """Whether a two-dimensional parameter is a layer's matrix."""
+
+    def notes(self, tasks: Iterable[TaskLike]) -> list[str]:
+        """Return what is to be known of how the tasks' classes are predicted, for the record."""
+
+    def head_origins(self, tasks: Iterable[TaskLike]) -> dict[str, str]:
+        """Return where what predicts each task's classes comes from, for the lineage."""

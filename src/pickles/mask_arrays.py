@@ -12,7 +12,7 @@ import numpy as np
 from src.errors import UserError
 from src.pickles.archives import is_archive
 from src.pickles.torch_format import MAGIC, read_torch_file
-from src.pickles.unpickler import Function, Reader, Table
+from src.pickles.unpickler import DictStandIn, FunctionStandIn, InertUnpickler
 
 NUMPY = b"\x93NUMPY"
 BYTES = {"u1": np.uint8, "b1": np.bool_}  # what masks are made of
@@ -75,12 +75,12 @@ def _ndarray(*_: object) -> None:
 
 # The names under which numpy 1 and numpy 2 write what rebuilds an array, and no others.
 STAND_INS = {
-    ("_codecs", "encode"): Function(_encode),
-    ("collections", "OrderedDict"): Table,
-    ("numpy", "ndarray"): Function(_ndarray),  # named as what to rebuild, and never called
-    ("numpy", "dtype"): Function(lambda name, *_: _Kind(name)),
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): Function(lambda *_: _Array()) for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): Function(lambda contents, kind, shape, _: _Array(contents, kind, shape))
+    ("_codecs", "encode"): FunctionStandIn(_encode),
+    ("collections", "OrderedDict"): DictStandIn,
+    ("numpy", "ndarray"): FunctionStandIn(_ndarray),  # named as what to rebuild, and never called
+    ("numpy", "dtype"): FunctionStandIn(lambda name, *_: _Kind(name)),
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): FunctionStandIn(lambda *_: _Array()) for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): FunctionStandIn(lambda contents, kind, shape, _: _Array(contents, kind, shape))
        for core in ("core", "_core")},
 }  # fmt: skip
 TENSORS = "torch._utils"  # the module of what rebuilds them
@@ -120,7 +120,7 @@ def _load(file: BinaryIO, path: Path) -> object:
         return STAND_INS.get((module, name))
 
     advice = "Do not use a file that should hold masks and asks for this"
-    return Reader(file, stand_in, (f"{path} is no file of masks", advice)).load()
+    return InertUnpickler(file, stand_in, (f"{path} is no file of masks", advice)).load()
 
 
 def _from_numpy(file: BinaryIO, path: Path) -> object:

@@ -3,18 +3,18 @@
 import torch
 from torch import Tensor
 
-from src.pickles.torch_format import DTYPES, StorageKind, Stored
-from src.pickles.unpickler import Function, Table
+from src.pickles.torch_format import DTYPES, PickledStorage, StorageKind
+from src.pickles.unpickler import DictStandIn, FunctionStandIn
 
 VALUES = ("Size", "device", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype)))  # of torch
 
 
-class Inert:
+class InertObject:
     """Stands for an object of any class: it keeps what was set on it, and does nothing."""
 
     __slots__ = ("state",)
 
-    def __new__(cls, *_: object, **__: object) -> "Inert":
+    def __new__(cls, *_: object, **__: object) -> "InertObject":
         made = super().__new__(cls)
         made.state = {}
         return made
@@ -26,13 +26,13 @@ class Inert:
         self.state = state if isinstance(state, dict) else {}
 
 
-class Pending:
+class PendingTensor:
     """Stands for a tensor until its storage is mapped."""
 
     __slots__ = ("dtype", "offset", "shape", "storage", "stride")
 
     def __init__(self, storage: object, offset: object, shape: object, stride: object, dtype: torch.dtype | None = None):
-        if not isinstance(storage, Stored) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
+        if not isinstance(storage, PickledStorage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
             raise TypeError("a tensor that is none")
         self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
         self.dtype = dtype or storage.dtype
@@ -47,19 +47,21 @@ class Pending:
 def _rebuilt_v3(storage: object, offset: object, shape: object, stride: object, _grad: object, _hooks: object, dtype: object, *_):
     if not isinstance(dtype, torch.dtype):
         raise TypeError("a tensor of no dtype")
-    return Pending(storage, offset, shape, stride, dtype)
+    return PendingTensor(storage, offset, shape, stride, dtype)
 
 
-_tensor = Function(lambda storage, offset, shape, stride, *_: Pending(storage, offset, shape, stride))
-_first = Function(lambda tensor, *_: tensor)
+_tensor = FunctionStandIn(lambda storage, offset, shape, stride, *_: PendingTensor(storage, offset, shape, stride))
+_first = FunctionStandIn(lambda tensor, *_: tensor)
 STAND_INS: dict[tuple[str, str], object] = {
-    **{("collections", name): Table for name in ("OrderedDict", "defaultdict")},
-    ("builtins", "set"): Function(lambda items=(): frozenset(items)),
-    ("builtins", "object"): Inert,
-    ("copyreg", "_reconstructor"): Function(lambda *_: Inert()),
+    **{("collections", name): DictStandIn for name in ("OrderedDict", "defaultdict")},
+    ("builtins", "set"): FunctionStandIn(lambda items=(): frozenset(items)),
+    ("builtins", "object"): InertObject,
+    ("copyreg", "_reconstructor"): FunctionStandIn(lambda *_: InertObject()),
     **{("torch._utils", name): _tensor for name in ("_rebuild_tensor", "_rebuild_tensor_v2")},
-    ("torch._utils", "_rebuild_tensor_v3"): Function(_rebuilt_v3),
+    ("torch._utils", "_rebuild_tensor_v3"): FunctionStandIn(_rebuilt_v3),
     **{("torch._utils", name): _first for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")},
     **{(module, name): StorageKind(dtype) for name, dtype in DTYPES.items() for module in ("torch", "torch.storage")},
-    **{("torch", name): getattr(torch, name) if isinstance(getattr(torch, name), torch.dtype) else Inert for name in VALUES},
+    **{
+        ("torch", name): getattr(torch, name) if isinstance(getattr(torch, name), torch.dtype) else InertObject for name in VALUES
+    },
 }

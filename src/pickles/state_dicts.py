@@ -10,12 +10,11 @@ from src.errors import UserError
 from src.pickles.archives import check_archive, is_archive
 from src.pickles.linearized import FINETUNED, MODEL_NAME, REFERENCE, is_linearized, named
 from src.pickles.modules import read_modules
-from src.pickles.plain import stranger
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
-def read_weights(path: Path) -> Mapping[str, Tensor]:
+def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     """The tensors in a file by name, mapped and not copied; of a linearized checkpoint the fine-tuned ones.
 
     Raises UserError if the file holds anything but tensors and modules, or cannot be read; nothing in it is executed.
@@ -24,7 +23,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     return _named(path, loaded, FINETUNED) if is_linearized(loaded) else loaded
 
 
-def read_both(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]:
+def read_tangent_pair(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]:
     """As `read_weights`, and the model that a linearized checkpoint is linear around; None for any other."""
     loaded = _entries(path)
     if not is_linearized(loaded):
@@ -57,7 +56,7 @@ def _entries(path: Path) -> Mapping[str, object]:
     if not isinstance(loaded, Mapping):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a dict of tensors")
     size, linearized = path.stat().st_size, is_linearized(loaded)
-    found = (stranger(key, leaf, size) for key, leaf in loaded.items() if not (linearized and key == MODEL_NAME))
+    found = (invalid_reason(key, leaf, size) for key, leaf in loaded.items() if not (linearized and key == MODEL_NAME))
     strangers = [each for each in found if each]
     if strangers:
         raise UserError(
@@ -76,3 +75,21 @@ def _load(path: Path) -> object:
         return torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
     except Exception:  # its words for "this asks for more than tensors" change; ours are below, with the name asked for
         return read_modules(path)
+
+
+def invalid_reason(key: object, leaf: object, size: int) -> str | None:
+    """What is wrong with an entry of a file of so many bytes; None for a tensor with values, in memory or mapped.
+
+    A stride of zero lets one number stand for any count of them, and whoever then computes with the tensor runs out of memory.
+    """
+    if not isinstance(key, str):
+        return f"{key!r} (a {type(key).__name__} for a name)"
+    if not isinstance(leaf, Tensor):
+        return f"{key} (a {type(leaf).__name__})"
+    if leaf.is_meta or leaf.device.type != "cpu":
+        return f"{key} (without values, on the device {leaf.device})"
+    if leaf.layout != torch.strided or leaf.is_nested or leaf.is_quantized:
+        return f"{key} (sparse, nested or quantized)"
+    if leaf.numel() * leaf.element_size() > size:
+        return f"{key} (of shape {tuple(leaf.shape)}, which is more than the whole file)"
+    return None

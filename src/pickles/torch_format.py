@@ -35,7 +35,7 @@ class StorageKind:
         raise TypeError("a storage class with a state")
 
 
-class Stored:
+class PickledStorage:
     """A storage that a pickle names; where its bytes are is known when the pickle has been read."""
 
     __slots__ = ("count", "dtype", "key", "start", "whole")
@@ -69,12 +69,12 @@ class Stored:
         return torch.empty(0, dtype=dtype).set_(part, offset, shape, stride)
 
 
-Load = Callable[[BinaryIO, dict[str, Stored]], object]  # reads one pickle, and puts the storages it names into the dict
+Load = Callable[[BinaryIO, dict[str, PickledStorage]], object]  # reads one pickle, and puts the storages it names into the dict
 
 
 def read_torch_file(path: Path, load: Load) -> object:
     """What `load` makes of the pickle in a file, once the storages it names are mapped."""
-    stored: dict[str, Stored] = {}
+    stored: dict[str, PickledStorage] = {}
     zipped = is_archive(path)
     if zipped:
         check_archive(path)
@@ -82,7 +82,7 @@ def read_torch_file(path: Path, load: Load) -> object:
         return (_read_zip if zipped else _read_old)(file, path, load, stored)
 
 
-def _read_zip(file: BinaryIO, path: Path, load: Load, stored: dict[str, Stored]) -> object:
+def _read_zip(file: BinaryIO, path: Path, load: Load, stored: dict[str, PickledStorage]) -> object:
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         (name,) = (name for name in entries if name.split("/", 1)[-1] == "data.pkl")
@@ -100,7 +100,7 @@ def _read_zip(file: BinaryIO, path: Path, load: Load, stored: dict[str, Stored])
     return loaded
 
 
-def _read_old(file: BinaryIO, path: Path, load: Load, stored: dict[str, Stored]) -> object:
+def _read_old(file: BinaryIO, path: Path, load: Load, stored: dict[str, PickledStorage]) -> object:
     if load(file, stored) != MAGIC or load(file, stored) != VERSION:
         raise pickle.UnpicklingError("it is a pickle, and none that torch.save wrote")
     if load(file, stored) != {"protocol_version": VERSION, "little_endian": True, "type_sizes": SIZES}:

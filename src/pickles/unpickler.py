@@ -12,7 +12,7 @@ from typing import BinaryIO
 from src.errors import UserError
 
 
-class Reader(pickle.Unpickler):
+class InertUnpickler(pickle.Unpickler):
     """stand_in: what a module's name stands for, None for a stranger; refusal: the beginning and the end of what is said of
     a stranger, around the name it has."""
 
@@ -29,7 +29,7 @@ class Reader(pickle.Unpickler):
         return found
 
 
-class Function:
+class FunctionStandIn:
     """Stands for a function; nothing can be set on it."""
 
     __slots__ = ("_calls",)
@@ -44,7 +44,7 @@ class Function:
         raise TypeError("a function with a state")
 
 
-class Table(dict):
+class DictStandIn(dict):
     """Stands for OrderedDict and defaultdict: a dict on which no attribute can be set."""
 
     __slots__ = ()

@@ -1,31 +1,59 @@
-"""Pictures of a result."""
+"""Pictures of results."""
 
+from collections.abc import Callable
+from functools import partial, singledispatch
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from src.experiments.disentanglement import Disentanglement
-from src.experiments.merge import Result
-from src.experiments.record import Z95
+from src.experiments.disentanglement import DisentanglementResult
+from src.experiments.merge import MergeResult
+from src.experiments.record import Z95, Run
 from src.runtime.files import written_beside
 
 INK, MUTED, GRID = "#1b2a41", "#8d99ae", "#e5e8ef"
 KINDS = (("zeroshot", "zero-shot", "#b8c1d1"), ("merged", "merged", "#e07a3f"), ("finetuned", "fine-tuned", "#3d6fa5"))
 
 
-def draw_accuracy(result: Result, path: Path) -> None:
+def draw(result: Run, folder: Path) -> list[Path]:
+    """Write the pictures of a result below `folder`; return their paths."""
+    paths = []
+    for name, drawing in drawings(result).items():
+        paths.append(folder / f"{name}.png")
+        drawing(paths[-1])
+    return paths
+
+
+@singledispatch
+def drawings(result: Run) -> dict[str, Callable[[Path], None]]:
+    """Return what draws each picture of a result, by name."""
+    return {}
+
+
+@drawings.register
+def _(result: MergeResult) -> dict[str, Callable[[Path], None]]:
+    by_depth = {"scale_by_depth": partial(draw_scale_by_depth, result)} if result.scale_by_depth else {}
+    return {"accuracy": partial(draw_accuracy, result), **by_depth}
+
+
+@drawings.register
+def _(result: DisentanglementResult) -> dict[str, Callable[[Path], None]]:
+    return {"disentanglement": partial(draw_disentanglement, result)}
+
+
+def draw_accuracy(result: MergeResult, path: Path) -> None:
     """Bars by task: where the merged model stands between the pre-trained and the fine-tuned ones."""
     tasks = list(result.rows)
     figure = Figure(figsize=(max(6.0, 1.15 * len(tasks) + 2.4), 4.4))
     axes = figure.subplots()
     width = 0.27
-    for place, (kind, label, colour) in enumerate(KINDS):
+    for position, (kind, label, colour) in enumerate(KINDS):
         scores = [getattr(result.rows[task], kind) for task in tasks]
         heights = [100 * score.accuracy for score in scores]
         errors = [100 * Z95 * score.variance**0.5 for score in scores]
-        spots = [number + (place - 1) * width for number in range(len(tasks))]
+        spots = [number + (position - 1) * width for number in range(len(tasks))]
         axes.bar(spots, heights, width * 0.94, label=label, color=colour, zorder=2)
         axes.errorbar(spots, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5, zorder=3)
         if kind == "merged":
@@ -45,7 +73,7 @@ def draw_accuracy(result: Result, path: Path) -> None:
     _finish(figure, axes, "test accuracy (%), dashed: means", path)
 
 
-def draw_scale_by_depth(result: Result, path: Path) -> None:
+def draw_scale_by_depth(result: MergeResult, path: Path) -> None:
     """What LiNeS multiplies each block's entries by."""
     figure = Figure(figsize=(6.4, 3.6))
     axes = figure.subplots()
@@ -59,15 +87,15 @@ def draw_scale_by_depth(result: Result, path: Path) -> None:
     _finish(figure, axes, "scale", path)
 
 
-def draw_disentanglement(found: Disentanglement, path: Path) -> None:
+def draw_disentanglement(result: DisentanglementResult, path: Path) -> None:
     """The error over both coefficients; the box is where merging looks for them."""
-    first, second = found.shares
-    low, high = found.grid[0], found.grid[-1]
-    half = (high - low) / (len(found.grid) - 1) / 2
+    first, second = result.shares
+    low, high = result.grid[0], result.grid[-1]
+    half = (high - low) / (len(result.grid) - 1) / 2
     figure = Figure(figsize=(5.6, 4.8))
     axes = figure.subplots()
     image = axes.imshow(
-        [[100 * error for error in row] for row in zip(*found.error)], origin="lower", cmap="Blues", vmin=0, vmax=100,
+        [[100 * error for error in row] for row in zip(*result.error)], origin="lower", cmap="Blues", vmin=0, vmax=100,
         extent=(low - half, high + half, low - half, high + half),
     )  # fmt: skip
     if high >= 1:
@@ -80,7 +108,7 @@ def draw_disentanglement(found: Disentanglement, path: Path) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, colors=INK)
     axes.set_xlabel(f"coefficient of {first}", color=INK)
-    axes.set_title(f"Disentanglement error: {found.title}", loc="left", fontsize=10, color=INK)
+    axes.set_title(f"Disentanglement error: {result.title}", loc="left", fontsize=10, color=INK)
     _finish(figure, axes, f"coefficient of {second}", path, grid=False)
 
 

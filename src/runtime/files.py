@@ -7,34 +7,49 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from src.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write meets where no room is left
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write meets where no room is left
+BETWEEN_RENAMES = 600  # seconds after which another machine is surely no longer between the two renames of a folder
+HASH_BLOCK = 2**22
 
 _numbers = itertools.count()
 _open_drafts: set[Path] = set()
 _cleared: set[Path] = set()
 
 
+class Hash(Protocol):
+    """A hash object, as of hashlib or xxhash."""
+
+    def update(self, data: bytes) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """A draft to write in the folder of `path`; it takes the name `path` if the block ends well, else it is removed."""
+    """Yield a draft to write, in the folder of `path`; it is renamed to `path` if the block ends well, else removed."""
     _prepare(path.parent)
-    with _draft(path, "part") as draft, _room_problems(path):
+    with _draft(path, "part") as draft, _space_errors(path):
         yield draft
         draft.replace(path)
 
 
 @contextlib.contextmanager
 def folder_beside(folder: Path) -> Iterator[Path]:
-    """As `written_beside`, for a whole folder, which is replaced if it exists."""
+    """Yield a draft folder to fill, which becomes `folder` as in `written_beside`; an earlier `folder` is replaced.
+
+    Raise UserError if `folder` is a file.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, and a folder is to be written; choose another name")
     _prepare(folder.parent)
-    with _draft(folder, "part") as draft, _draft(folder, "old") as old, _room_problems(folder):
+    with _draft(folder, "part") as draft, _draft(folder, "old") as old, _space_errors(folder):
         draft.mkdir()
         yield draft
         if folder.exists():
@@ -42,8 +57,14 @@ def folder_beside(folder: Path) -> Iterator[Path]:
         draft.replace(folder)
 
 
-def require_room(folder: Path, size: int) -> None:
-    """Raise UserError unless `size` bytes fit on the disk of `folder` (which need not exist yet)."""
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON, complete or not at all."""
+    with written_beside(path) as draft:
+        draft.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Raise UserError unless `size` bytes fit on the disk of `folder`, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -51,17 +72,20 @@ def require_room(folder: Path, size: int) -> None:
         raise UserError(f"{folder} has {free / 2**20:,.0f} MiB free and {size / 2**20:,.0f} are needed; free some first")
 
 
-def write_json(path: Path, value: object) -> None:
-    with written_beside(path) as draft:
-        draft.write_text(json.dumps(value, indent=2) + "\n")
+def hash_file(path: Path, hasher: Hash) -> str:
+    """Return the hex digest of a file's bytes, added to what `hasher` has seen."""
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK):
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 def _prepare(folder: Path) -> None:
-    """Make a folder, and once a process clear it of what killed processes left."""
+    """Make a folder; the first time in this process, remove from it what killed processes left."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise UserError(f"the folder {folder} cannot be made ({reason.strerror}); choose another place") from reason
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made ({error.strerror}); choose another place") from error
     if folder.resolve() not in _cleared:
         _cleared.add(folder.resolve())
         _clear_drafts(folder)
@@ -69,7 +93,7 @@ def _prepare(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _draft(path: Path, kind: str) -> Iterator[Path]:
-    """A hidden name in the same folder that no other process or call uses; what is left there at the end is removed."""
+    """Yield a hidden name in the same folder that no other process or call uses; what is left there is removed."""
     draft = path.with_name(f".{path.name}~{socket.gethostname()}~{os.getpid()}~{next(_numbers)}.{kind}")
     _open_drafts.add(draft)
     try:
@@ -82,30 +106,39 @@ def _draft(path: Path, kind: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _room_problems(path: Path) -> Iterator[None]:
+def _space_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as reason:
-        if reason.errno in FULL:
-            said = f"no room left while writing {path} ({reason.strerror}); free some or choose another place"
-            raise UserError(said) from reason
-        raise
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        message = f"no room left while writing {path} ({error.strerror}); free some or choose another place"
+        raise UserError(message) from error
 
 
 def _clear_drafts(folder: Path) -> None:
     """Put back folders that were moved away and never replaced; remove drafts of this machine's dead processes."""
-    for left in folder.glob(".*~*~*~*"):
-        name, host, pid, rest = left.name[1:].rsplit("~", 3)
+    for draft in folder.glob(".*~*~*~*"):
+        name, host, pid, rest = draft.name[1:].rsplit("~", 3)
         number, _, kind = rest.partition(".")
-        if left in _open_drafts or not pid.isdigit() or not number.isdigit() or kind not in ("part", "old"):
+        if draft in _open_drafts or not pid.isdigit() or not number.isdigit() or kind not in ("part", "old"):
             continue
-        ours = host == socket.gethostname()
-        if ours and int(pid) != os.getpid() and _alive(int(pid)):
+        on_this_machine = host == socket.gethostname()
+        if on_this_machine and int(pid) != os.getpid() and _is_alive(int(pid)):
             continue
         if kind == "old" and not (folder / name).exists():
-            left.replace(folder / name)
-        elif ours:
-            _remove(left)
+            if on_this_machine or _age(draft) > BETWEEN_RENAMES:
+                draft.replace(folder / name)
+        elif on_this_machine:
+            _remove(draft)
+
+
+def _age(path: Path) -> float:
+    """Return the seconds since `path` was renamed; 0 if it is gone."""
+    try:
+        return time.time() - path.stat().st_ctime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _remove(path: Path) -> None:
@@ -115,7 +148,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What a fine-tuning tells on its way: a line of JSON for every so many steps."""
+"""What a fine-tuning tells on its way: an entry for every so many steps, as a line of JSON."""
 
 import json
 import time
@@ -9,13 +9,19 @@ from pathlib import Path
 from torch import Tensor
 
 from src.runtime.files import written_beside
-from src.training.recipe import Order
+from src.training.schedule import BatchSchedule
 
 
 @dataclass(frozen=True)
-class Line:
-    """After so many steps: the mean loss of those since the last line, or since the run went on, the last learning rate,
-    images a second."""
+class LogEntry:
+    """Figures after a step.
+
+    step, steps: the number of steps taken, and of all.
+    epoch: passes over the data so far.
+    loss: mean of the steps since the last entry, or since the run was continued.
+    lr: learning rate of the last step.
+    images_per_second: since the last entry.
+    """
 
     step: int
     steps: int
@@ -28,51 +34,58 @@ class Line:
         return f"loss {self.loss:.3f}, lr {self.lr:.1e}, {self.images_per_second:.0f} images/s"
 
 
-Watch = Callable[[Line], None]
+LogCallback = Callable[[LogEntry], None]
 
 
-class Meter:
-    """Adds up the steps between two lines, without waiting for a GPU to tell their losses.
+class LossMeter:
+    """Adds up the losses between two log entries, without waiting for a GPU to tell them.
 
-    total: adds a number up over the processes that share the steps.
+    every: steps between two entries.
+    reduce: adds a number up over the processes that share the steps.
     """
 
-    def __init__(self, order: Order, every: int, total: Callable[[float], float]):
-        self._order, self._every, self._total = order, every, total
+    def __init__(self, schedule: BatchSchedule, every: int, reduce: Callable[[float], float]):
+        self._schedule, self._every, self._reduce = schedule, every, reduce
         self._clear()
 
-    def after(self, step: int, loss: Tensor) -> Line | None:
-        """Take note of this process's share of a step's loss; the line, where one is due."""
-        order = self._order
-        self._losses, self._taken, self._seen = self._losses + loss, self._taken + 1, self._seen + order.size(step - 1)
-        if step % self._every and step < order.steps:
+    def update(self, step: int, loss: Tensor) -> LogEntry | None:
+        """Add this process's share of the loss of step number `step`; return the entry, where one is due."""
+        schedule = self._schedule
+        self._losses, self._steps, self._examples = self._losses + loss, self._steps + 1, self._examples + schedule.size(step - 1)
+        if step % self._every and step < schedule.steps:
             return None
-        mean = self._total(float(self._losses)) / self._taken
-        speed = self._seen / (time.monotonic() - self._began)
+        entry = LogEntry(
+            step=step,
+            steps=schedule.steps,
+            epoch=step / schedule.steps_per_epoch,
+            loss=self._reduce(float(self._losses)) / self._steps,
+            lr=schedule.recipe.rate(step - 1, schedule.steps),
+            images_per_second=self._examples / (time.monotonic() - self._started),
+        )
         self._clear()
-        return Line(step, order.steps, step / order.steps_per_epoch, mean, order.recipe.rate(step - 1, order.steps), speed)
+        return entry
 
     def _clear(self) -> None:
         self._losses: Tensor | float = 0.0
-        self._taken = self._seen = 0
-        self._began = time.monotonic()
+        self._steps = self._examples = 0
+        self._started = time.monotonic()
 
 
-class Log:
-    """A file of lines; what comes after the step that a run goes on from is cut off, for it will come again."""
+class TrainingLog:
+    """A file of log entries; those after the step that a run continues from are cut off, for they will come again."""
 
     def __init__(self, path: Path, start: int):
         self._path = path
-        kept = path.read_text().splitlines() if start and path.exists() else []
+        lines = path.read_text().splitlines() if start and path.exists() else []
         with written_beside(path) as draft:
-            draft.write_text("".join(f"{line}\n" for line in kept if _step(line) <= start))
+            draft.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= start))
 
-    def __call__(self, line: Line) -> None:
+    def __call__(self, entry: LogEntry) -> None:
         with self._path.open("a") as file:
-            file.write(json.dumps(asdict(line)) + "\n")
+            file.write(json.dumps(asdict(entry)) + "\n")
 
 
-def _step(line: str) -> float:
+def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError):  # cut short when the process was killed

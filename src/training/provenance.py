@@ -1,4 +1,4 @@
-"""What fine-tuned weights follow from, as they carry it in their file."""
+"""What fine-tuned weights follow from, as their file says it."""
 
 import json
 from pathlib import Path
@@ -8,44 +8,43 @@ import xxhash
 from src.checkpoints.reading import metadata_of
 from src.models.family import ModelFamily, TaskLike
 from src.models.modes import Mode
-from src.state_dict import digest
 from src.training.recipe import Recipe
 
 
 def made_from(family: ModelFamily, recipe: Recipe, mode: Mode, task: TaskLike) -> str:
-    """The pre-trained weights, the recipe, the mode and the task."""
-    asked = {"pretrained": digest(family.pretrained.items()), "recipe": vars(recipe), "mode": mode.training}
-    return json.dumps({**asked, "task": task.definition}, sort_keys=True)
+    """Return the pre-trained weights, the recipe, the mode and the task that weights follow from, as JSON."""
+    facts = {"pretrained": family.pretrained_digest, "recipe": vars(recipe), "mode": mode.training}
+    return json.dumps({**facts, "task": task.definition}, sort_keys=True)
 
 
-def is_made_here(path: Path) -> bool:
+def is_finetuned_here(path: Path) -> bool:
     """Whether weights say that they were fine-tuned by this program."""
     return "made_from" in metadata_of(path)
 
 
-def recipe_digest(path: Path) -> str | None:
-    """Of the recipe and mode that weights say they were fine-tuned by here; None if they were not."""
-    said = metadata_of(path).get("made_from")
-    if not said:
+def recipe_digest_of(path: Path) -> str | None:
+    """Return the digest of the recipe and mode that weights were fine-tuned by here; None if they were not."""
+    facts = metadata_of(path).get("made_from")
+    if not facts:
         return None
-    made = json.loads(said)
-    return digest_of(made["recipe"], made.get("mode"))
+    made = json.loads(facts)
+    return recipe_digest(made["recipe"], made.get("mode"))
 
 
-def digest_of(recipe: dict, mode: dict | None) -> str:
-    """Of a recipe's numbers, and of what a mode trains."""
+def recipe_digest(recipe: dict, mode: dict | None) -> str:
+    """Return a digest of a recipe's numbers, and of what a mode trains."""
     return xxhash.xxh3_128_hexdigest(json.dumps([recipe, mode], sort_keys=True).encode())
 
 
 def mismatch(path: Path, family: ModelFamily, recipe: Recipe, mode: Mode, task: TaskLike) -> str | None:
-    """How weights made here differ in origin from what would be made now; None if they do not, or come from elsewhere."""
-    about = metadata_of(path)
-    said, expected = about.get("made_from"), made_from(family, recipe, mode, task)
-    if said is None or said == expected:
+    """Return how weights made here differ in origin from what would be made now; None if they do not, or come from elsewhere."""
+    metadata = metadata_of(path)
+    facts, expected = metadata.get("made_from"), made_from(family, recipe, mode, task)
+    if facts is None or facts == expected:
         return None
-    before, now = json.loads(said), json.loads(expected)
-    if about.get("task", task.name) != task.name:
-        what = f"on {about['task']}, not on {task.name}"
+    before, now = json.loads(facts), json.loads(expected)
+    if metadata.get("task", task.name) != task.name:
+        what = f"on {metadata['task']}, not on {task.name}"
     elif before["pretrained"] != now["pretrained"]:
         what = "from other pre-trained weights"
     elif before["recipe"] != now["recipe"]:

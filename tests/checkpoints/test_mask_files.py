@@ -13,21 +13,23 @@ import torch
 import xxhash
 from numpy._core.numeric import _frombuffer
 
-import command_line
-from main import merge_files
-from src.checkpoints.mask_files import MadeOf, find_masks, open_masks, save_masks
-from src.checkpoints.writing import save_bundle
+from command_line.build import build_method
+from command_line.config import compose_config, validate
+from command_line.console import user_message
+from command_line.merging import merge_files
+from src.checkpoints.bundles import save_bundle
+from src.checkpoints.mask_files import MaskProvenance, find_masks, open_masks, save_masks
 from src.compact import Compact, masks_as_parts, pack, unpack
 from src.errors import UserError
-from src.evaluation.selection import with_saved_masks
+from src.evaluation.selection import load_masks
 from src.pickles.mask_arrays import read_arrays
-from tests.conftest import ingredients, tiny_models
+from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import ROOT, run_script
 
 LEGACY = ROOT / "tests" / "files" / "legacy"
 SHAPES = {key: torch.empty(shape, device="meta") for key, shape in json.loads((LEGACY / "shapes.json").read_text()).items()}
-PUBLISHED = MadeOf({"method": "Sum", "k": 100}, "p", {"MNIST": "m", "DTD": "d", "SVHN": "s"})
-OURS = MadeOf({"method": "Sum", "k": 100}, "p", {"a": "1", "b": "2"})
+PUBLISHED = MaskProvenance({"method": "Sum", "k": 100}, "p", {"MNIST": "m", "DTD": "d", "SVHN": "s"})
+OURS = MaskProvenance({"method": "Sum", "k": 100}, "p", {"a": "1", "b": "2"})
 
 
 def flattened(masks, shapes) -> np.ndarray:
@@ -256,7 +258,7 @@ def files(folder, tasks=2):
 
 
 def test_masks_of_a_bundle_serve_consensus_and_the_same_masks(tmp_path):
-    given = files(tmp_path)
+    inputs = files(tmp_path)
     commands = (
         ("method=tall_mask", "specify_lambda=0.4", "output_kind=bundle", "output=bundle"),
         ("method=consensus", "method.load_mask=bundle", "specify_lambda=1.0", "output=loaded.safetensors"),
@@ -265,7 +267,7 @@ def test_masks_of_a_bundle_serve_consensus_and_the_same_masks(tmp_path):
         ("method=tall_mask", "specify_lambda=0.4", "output=first"),
     )
     for command in commands:
-        done = run_script("main.py", *given, *command, cwd=tmp_path)
+        done = run_script("main.py", *inputs, *command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         if "load_mask" in command[1]:
             assert "masks: bundle (lambda 0.4 task0" in done.stdout
@@ -306,42 +308,41 @@ def test_masks_of_a_bundle_serve_consensus_and_the_same_masks(tmp_path):
 def test_what_the_user_can_mend_is_said_in_a_sentence(tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     settings = dict(option.split("=", 1) for option in (*files(tmp_path), "output=out", *options))
-    config = command_line.composed([f"{key}={value}" for key, value in settings.items()])
+    config = compose_config([f"{key}={value}" for key, value in settings.items()])
     with pytest.raises(Exception) as caught:
-        command_line.check_choices(config)
-        merge_files(config, command_line.build_method(config))
-    sentences = command_line.plain(caught.value)
+        validate(config)
+        merge_files(config)
+    sentences = user_message(caught.value)
     assert sentences and all(word in " ".join(sentences) for word in words), caught.value
     assert not (tmp_path / "out").exists()
 
 
 def test_saved_masks_are_used_where_they_are_of_the_same_choice(tmp_path):
     """load_mask: null takes masks that were chosen as this run would choose them, and no others; false takes none."""
-    given = ingredients(tiny_models(2))
-    method = command_line.build_method(command_line.composed(["method=consensus"]))
-    made_of = MadeOf(method.mask_base, "p", dict.fromkeys(given.tasks, "digest"))
-    chosen = dict.fromkeys(given.tasks, 0.4)
-    compact = method.mask_method(given).compact(chosen)
-    assert with_saved_masks(method, None, tmp_path, given, made_of).masks is None
+    inputs = merge_inputs(tiny_models(2))
+    method = build_method(compose_config(["method=consensus"]))
+    made_of = MaskProvenance(method.mask_base, "p", dict.fromkeys(inputs.tasks, "digest"))
+    chosen = dict.fromkeys(inputs.tasks, 0.4)
+    compact = method.mask_method(inputs).compact(chosen)
+    assert load_masks(method, None, tmp_path, inputs, made_of) is None
     save_masks(compact, tmp_path / "masks", made_of, chosen, None)
-    assert with_saved_masks(method, None, tmp_path, given, made_of).masks is None  # lambda was given, not chosen
+    assert load_masks(method, None, tmp_path, inputs, made_of) is None  # lambda was given, not chosen
     path = save_masks(compact, tmp_path / "masks", made_of, chosen, (0.2, 0.3, 0.4, 0.5, 0.6))
-    prepared = with_saved_masks(method, None, tmp_path, given, made_of)
-    assert prepared.masks.path == path and prepared.method.mask_method is None and str(path) in prepared.notes[0]
-    assert with_saved_masks(method, False, tmp_path, given, made_of).masks is None
-    vector = prepared.method(given)(1.0)["task0"]
-    expected = command_line.build_method(command_line.composed(["method=consensus", "method.mask_lambda=0.4"]))(given)(1.0)[
-        "task0"
-    ]
+    masks = load_masks(method, None, tmp_path, inputs, made_of)
+    assert masks.path == path and str(path) in str(masks) and load_masks(method, False, tmp_path, inputs, made_of) is None
+    method = method.with_masks(masks.masks)
+    assert method.mask_method is None
+    vector = method(inputs)(1.0)["task0"]
+    expected = build_method(compose_config(["method=consensus", "method.mask_lambda=0.4"]))(inputs)(1.0)["task0"]
     assert all(torch.equal(vector[key], expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize("threshold", [0, 1, 2, 3, 65536])
 def test_consensus_of_nobody_is_the_base_and_of_more_than_all_is_nothing(threshold):
-    given = ingredients(tiny_models(2))
+    inputs = merge_inputs(tiny_models(2))
     options = ["method=consensus", "method.mask_lambda=0.4", f"method.prun_thre_k={threshold}"]
-    vector = command_line.build_method(command_line.composed(options))(given)(1.0)["task0"]
-    base = command_line.build_method(command_line.composed(["method=sum"]))(given)(1.0)["task0"]
+    vector = build_method(compose_config(options))(inputs)(1.0)["task0"]
+    base = build_method(compose_config(["method=sum"]))(inputs)(1.0)["task0"]
     kept = sum(int((vector[key] != 0).sum()) for key in base)
     moved = sum(int((base[key] != 0).sum()) for key in base)
     assert kept == {0: moved, 1: moved, 3: 0, 65536: 0}.get(threshold, kept) and (

@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from src.checkpoints.peft import CONFIG, COUNTED_TWICE, is_adapter, open_adapter
-from src.checkpoints.reading import open_checkpoint
+from src.checkpoints.opening import open_checkpoint
+from src.checkpoints.peft.config import CONFIG
+from src.checkpoints.peft.dense import adapter_folder, open_adapter
+from src.checkpoints.peft.reading import COUNTED_TWICE
 from src.checkpoints.writing import save_folder
 from src.errors import UserError
 from src.state_dict import Lazy
@@ -114,7 +116,7 @@ def test_an_adapter_stands_for_the_model_that_peft_merges(case, tmp_path):
     merged = adapted.merge_and_unload().state_dict()
     before = {key: leaf.clone() for key, leaf in pretrained.items()}
     opened = open_adapter(tmp_path / "adapter", pretrained)
-    assert is_adapter(tmp_path / "adapter") and list(opened) == list(pretrained) == list(opened.outline)
+    assert adapter_folder(tmp_path / "adapter") and list(opened) == list(pretrained) == list(opened.outline)
     saved = {key.removeprefix("base_model.model.").replace(".base_layer", "") for key in load_file(tmp_path / "adapter" / ADAM)}
     for key, leaf in opened.items():
         assert leaf.dtype == pretrained[key].dtype and torch.equal(before[key], pretrained[key]), key
@@ -214,7 +216,7 @@ def test_a_checkpoint_says_its_files_and_computes_what_is_asked_for(tmp_path):
     pretrained = {f"{name}.weight": torch.zeros(3, 2, dtype=torch.bfloat16) for name in ("a", "still", "other")}
     asked = []
     opened = open_adapter(folder, Lazy(pretrained, lambda key: asked.append(key) or pretrained[key]), "digest")
-    assert opened.path == folder and opened.files == [folder / ADAM, folder / CONFIG] and opened.made_with == "digest"
+    assert opened.path == folder and opened.files == [folder / ADAM, folder / CONFIG] and opened.base_digest == "digest"
     assert asked == [] and opened["a.weight"].dtype == torch.bfloat16 and asked == ["a.weight"]
     assert all(opened[key].data_ptr() == pretrained[key].data_ptr() for key in ("still.weight", "other.weight"))
     save_folder(opened, tmp_path / "dense", pretrained)
@@ -412,7 +414,7 @@ def test_folders_that_cannot_be_read_are_told_with_what_to_do(tmp_path):
     with pytest.raises(UserError) as caught:
         open_adapter(bare, pretrained)
     assert len(caught.value.problems) == 2
-    assert not is_adapter(tmp_path)
+    assert not adapter_folder(tmp_path)
     partitioned = by_hand(tmp_path / "partitioned", {"a.lora_A.weight": torch.ones(0), "a.lora_B.weight": torch.tensor(1.0)})
     with pytest.raises(UserError, match="do not fit any"):
         open_adapter(partitioned, pretrained)

@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-import command_line
 import download_checkpoints
+from command_line.config import compose_config
+from command_line.paths import paths_of
 from src.checkpoints.conversion import convert
-from src.checkpoints.mask_files import MadeOf, find_masks
-from src.checkpoints.published import Published, own_place
-from src.checkpoints.reading import open_checkpoint
+from src.checkpoints.mask_files import MaskProvenance, find_masks
+from src.checkpoints.opening import open_checkpoint
+from src.checkpoints.published import PublishedFiles, finetuned_path
 from src.downloads.drive import fetch_folder
 from src.errors import UserError
-from src.pickles.state_dicts import read_both
+from src.pickles.state_dicts import read_tangent_pair
 from tests.conftest import run_fresh
 from tests.helpers.foreign_pickles import ImageEncoder, linearized, save_encoder, save_head, tiny_clip
 from tests.helpers.hub_server import Hub, serving
@@ -48,14 +49,14 @@ def published_set(folder, tasks=("MNIST", "SVHN"), module="src.models.modeling")
 
 def test_files_are_found_below_any_folder_of_the_models_name(tmp_path):
     model = published_set(tmp_path / "nik-dim" / "tall_masks")
-    published = Published(tmp_path, MODEL)
+    published = PublishedFiles(tmp_path, MODEL)
     assert published.finetuned("MNIST") == model / "MNISTVal" / "nonlinear_finetuned.pt"
     assert published.head("SVHN") == model / "head_SVHNVal.pt"
     assert published.zeroshot() == model / "MNISTVal" / "nonlinear_zeroshot.pt"
     assert published.masks() == [tmp_path / "nik-dim/tall_masks/tall_masks" / MODEL / "TALL_mask_14task.npy"]
     assert published.finetuned("Cars") is published.finetuned("MNIST", "linear") is published.head("NIST") is None
     assert published.missing(["MNIST", "Cars"]) == {"encoder": ["Cars"], "head": ["Cars"]}
-    assert Published(tmp_path, "ViT-B-16").zeroshot() is None and Published(tmp_path / "none", MODEL).masks() == []
+    assert PublishedFiles(tmp_path, "ViT-B-16").zeroshot() is None and PublishedFiles(tmp_path / "none", MODEL).masks() == []
 
 
 def test_our_own_places_come_first_and_safetensors_before_pickles(tmp_path):
@@ -64,7 +65,7 @@ def test_our_own_places_come_first_and_safetensors_before_pickles(tmp_path):
     for name in ("MNISTVal/finetuned.pt", "SVHN/finetuned.pt", "zeroshot.pt", "head_MNIST.pt", "MNISTVal/linear-2_finetuned.pt"):
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         (own / name).touch()
-    published = Published(tmp_path, MODEL)
+    published = PublishedFiles(tmp_path, MODEL)
     assert (
         published.finetuned("MNIST") == own / "MNISTVal/finetuned.pt" and published.finetuned("SVHN") == own / "SVHN/finetuned.pt"
     )
@@ -72,8 +73,8 @@ def test_our_own_places_come_first_and_safetensors_before_pickles(tmp_path):
     assert published.finetuned("MNIST", "linear-2") == own / "MNISTVal/linear-2_finetuned.pt"
     for suffix in (".pt", ".safetensors"):
         (own / f"MNISTVal/nonlinear_finetuned{suffix}").touch()
-        assert Published(tmp_path, MODEL).finetuned("MNIST").suffix == suffix
-    assert own_place(tmp_path, MODEL, "MNIST") == Published(tmp_path, MODEL).finetuned("MNIST")
+        assert PublishedFiles(tmp_path, MODEL).finetuned("MNIST").suffix == suffix
+    assert finetuned_path(tmp_path, MODEL, "MNIST") == PublishedFiles(tmp_path, MODEL).finetuned("MNIST")
 
 
 def test_linked_folders_are_looked_through_once(tmp_path):
@@ -81,18 +82,18 @@ def test_linked_folders_are_looked_through_once(tmp_path):
     (tmp_path / "models" / "deep").mkdir(parents=True)
     (tmp_path / "models" / MODEL).symlink_to(tmp_path / "disk" / "single_task" / MODEL)
     (tmp_path / "models" / "deep" / "up").symlink_to(tmp_path / "models")
-    published = Published(tmp_path / "models", MODEL)
+    published = PublishedFiles(tmp_path / "models", MODEL)
     assert published.finetuned("SVHN") == tmp_path / "models" / MODEL / "SVHNVal" / "nonlinear_finetuned.pt"
     assert published.zeroshot() == tmp_path / "models" / MODEL / "MNISTVal" / "nonlinear_zeroshot.pt"
 
 
 def test_main_reads_checkpoints_where_the_download_put_them(tmp_path):
     model = published_set(tmp_path / "nik-dim" / "tall_masks")
-    config = command_line.composed([f"model_location={tmp_path}"])
+    config = compose_config([f"model_location={tmp_path}"])
     config.model.name = MODEL
-    assert command_line.checkpoint_path(config, "SVHN") == model / "SVHNVal" / "nonlinear_finetuned.pt"
-    assert command_line.checkpoint_path(config, "Cars") == tmp_path / MODEL / "CarsVal" / "nonlinear_finetuned.safetensors"
-    made_of = MadeOf({"method": "Sum", "k": 100}, "p", {"MNIST": "m", "SVHN": "s"})
+    assert paths_of(config).finetuned("SVHN") == model / "SVHNVal" / "nonlinear_finetuned.pt"
+    assert paths_of(config).finetuned("Cars") == tmp_path / MODEL / "CarsVal" / "nonlinear_finetuned.safetensors"
+    made_of = MaskProvenance({"method": "Sum", "k": 100}, "p", {"MNIST": "m", "SVHN": "s"})
     found = find_masks(tmp_path / MODEL, made_of, {"w": torch.empty(3, 3, device="meta")}, (0.2,))
     assert found.path == tmp_path / "nik-dim/tall_masks/tall_masks" / MODEL / "TALL_mask_14task.npy"
 
@@ -114,7 +115,10 @@ def test_checkpoints_are_downloaded_opened_and_what_is_missing_is_listed(tmp_pat
     assert done.returncode == 1 and "4 of 40 encoders and heads are there, and all of them open" in done.stdout, done.stderr
     assert "no encoder of ViT-B-32 was found for Cars, DTD, EuroSAT, GTSRB, RESISC45" in done.stderr
     assert done.stderr.count("error:") == 2 and "MNISTVal/nonlinear_zeroshot.pt" in done.stdout
-    assert Published(tmp_path / "checkpoints", MODEL).head("MNIST") and not Published(tmp_path / "checkpoints", MODEL).masks()
+    assert (
+        PublishedFiles(tmp_path / "checkpoints", MODEL).head("MNIST")
+        and not PublishedFiles(tmp_path / "checkpoints", MODEL).masks()
+    )
     sent, (victim,) = hub.sent, (tmp_path / "checkpoints").rglob("SVHNVal/*.pt")
     size = victim.stat().st_size
     victim.unlink()
@@ -204,7 +208,7 @@ def test_all_masks_that_cannot_be_read_are_named(tmp_path, capsys):
     for name in ("TALL_mask_1task.npy", "TALL_mask_2task.npy"):
         (masks / name).write_bytes(b"no mask")
     with pytest.raises(UserError) as caught:
-        download_checkpoints.check_masks(Published(tmp_path, MODEL), MODEL)
+        download_checkpoints.check_masks(PublishedFiles(tmp_path, MODEL), MODEL)
     assert len(caught.value.problems) == 2 and "14task.npy: masks of 2 tasks" in capsys.readouterr().out
 
 
@@ -214,7 +218,7 @@ def test_a_second_conversion_reads_nothing_of_its_source(tmp_path, monkeypatch):
     torch.save(linearized(finetuned, reference), source)
     zeroshot = tmp_path / "linear_zeroshot.safetensors"
     parsed = []
-    monkeypatch.setattr("src.checkpoints.reading.read_both", lambda path: parsed.append(path) or read_both(path))
+    monkeypatch.setattr("src.checkpoints.reading.read_tangent_pair", lambda path: parsed.append(path) or read_tangent_pair(path))
     assert convert(source, target) == [zeroshot, target] and len(parsed) == 1
     monkeypatch.setattr(Path, "open", None)
     assert convert(source, target) == [] and len(parsed) == 1

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.checkpoints.reading import open_all, open_checkpoint
-from src.checkpoints.writing import check_target, save_by_task, save_folder, size_of
+from src.checkpoints.opening import open_all, open_checkpoint
+from src.checkpoints.writing import check_target, save_by_task, save_folder
 from src.checkpoints.writing import save_file as stream_file
 from src.errors import UserError
-from src.state_dict import Lazy
+from src.state_dict import Lazy, byte_size
 from src.task_vectors import TaskVector
 
 TREE = {
@@ -130,7 +130,7 @@ def test_a_folder_is_sharded_like_its_model_and_keeps_its_small_files(tmp_path):
     }
     assert same(dict(open_checkpoint(tmp_path / "out")), TREE)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == size_of(TREE)
+    assert index["metadata"]["total_size"] == byte_size(TREE)
 
 
 def test_a_folder_of_one_file_a_task_appears_whole(tmp_path):

@@ -16,16 +16,18 @@ from src.data.vision import tasks as vision
 from src.data.vision.labels import named
 from src.downloads.hub import fetch
 from src.errors import UserError
+from src.runtime.progress import SILENT
 from tests.helpers.dataset_files import PARTS
 from tests.helpers.examples import same, shrunk
 from tests.helpers.hub_server import Hub, serving
+from tests.helpers.progress import RecordedProgress
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def serve(root, parts=None, names=("airplane", "sea ice"), image="image", label="label", raw=False, **more):
+def serve(root, subsets=None, names=("airplane", "sea ice"), image="image", label="label", raw=False, **more):
     """Parquet files with the description of columns that the Hub's datasets library writes; `parts` by file name."""
-    for file, examples in (parts or {f"data/{part}-00000-of-00001": PARTS[part] for part in PARTS}).items():
+    for file, examples in (subsets or {f"data/{subset}-00000-of-00001": PARTS[subset] for subset in PARTS}).items():
         pictures = [Image.new("L" if raw else "RGB", (8, 8), grey if raw else (grey,) * 3) for grey, _ in examples]
         columns = {image: pictures, label: [each for _, each in examples], **{key: [0] * len(examples) for key in more}}
         kinds = {
@@ -49,7 +51,7 @@ def hub(monkeypatch):
     asked = []
 
     def start(**served):
-        def fetched(repository, kind, patterns, folder, revision=None, plan=None, report=None):
+        def fetched(repository, kind, patterns, folder, revision=None, progress=SILENT):
             assert kind == "dataset"
             asked.append((repository, revision))
             serve(folder, **served)
@@ -88,10 +90,9 @@ def test_a_mirror_is_fetched_from_a_hub_resumed_pinned_and_read(server, tmp_path
     assert last in find_tasks(["RESISC45"], tmp_path)[0].problems()[0]  # half a download does not count
     server.failing.clear()
     server.add("tanganke/resisc45", {}, "datasets")  # main moves on
-    told = []
-    require_data([task], True, plan=told.append, report=lambda what, done: told.append((what, done)))
-    assert told == [len(served[last]), (f"RESISC45 from tanganke/resisc45: {last}", 0),
-                    (f"RESISC45 from tanganke/resisc45: {last}", len(served[last]))]  # fmt: skip
+    progress, what = RecordedProgress(), f"RESISC45 from tanganke/resisc45: {last}"
+    require_data([task], True, progress)
+    assert progress.planned == [len(served[last])] and progress.reports == [(what, 0), (what, len(served[last]))]
     same(task.examples("test"), PARTS["test"])
     folder = tmp_path / "hub" / "tanganke--resisc45"
     assert files(folder) == served and commit in (folder / ".fetched.json").read_text()
@@ -103,7 +104,7 @@ def test_a_mirror_is_fetched_from_a_hub_resumed_pinned_and_read(server, tmp_path
 
 def test_tasks_on_one_repository_with_different_patterns_are_complete_each_by_its_own(server, tmp_path):
     for name in ("a", "b"):
-        serve(tmp_path / "made", {f"{name}/{part}-0": PARTS[part] for part in PARTS}, names=("x", "y"))
+        serve(tmp_path / "made", {f"{name}/{subset}-0": PARTS[subset] for subset in PARTS}, names=("x", "y"))
     server.add("some/body", files(tmp_path / "made"), "datasets")
     options = {name: {"source": "some/body", "templates": ["a {}."], "patterns": [f"{name}/*"]} for name in ("a", "b")}
     one, two = find_tasks(["a", "b"], tmp_path, options)
@@ -124,19 +125,19 @@ def test_files_put_there_by_hand_need_no_record(tmp_path, monkeypatch):
 def test_copies_are_put_into_the_papers_order_where_they_kept_the_names_of_files(tmp_path, monkeypatch):
     made = {"train": [(10, 1), (20, 0), (30, 1), (40, 0)], "test": [(50, 1), (60, 0)]}
     called = {10: "b_2.jpg", 20: "a_9.jpg", 30: "b_1.jpg", 40: "a_1.jpg", 50: "b.jpg", 60: "a.jpg"}
-    for part, examples in made.items():
+    for subset, examples in made.items():
         columns = {"image": [{"bytes": encoded(grey), "path": called[grey]} for grey, _ in examples],
                    "label": [("banded", "dotted")[label] for _, label in examples]}  # fmt: skip
         (tmp_path / "dtd").mkdir(exist_ok=True)
-        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "dtd" / f"{part}.parquet", row_group_size=2)
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "dtd" / f"{subset}.parquet", row_group_size=2)
     shrunk(monkeypatch, "DTD", made, ["banded", "dotted"])
     task = find_tasks(["DTD"], tmp_path / "data", {"DTD": {"source": str(tmp_path / "dtd")}})[0]
-    same(task.origin.part("train"), [(40, 0), (20, 0), (30, 1), (10, 1)])
+    same(task.source.load("train"), [(40, 0), (20, 0), (30, 1), (10, 1)])
     assert task.notes == []
     shrunk(monkeypatch, "FER2013", made, [("angry",), ("disgusted",)])
     serve(tmp_path / "faces", made, names=("angry", "disgust"))
     faces = find_tasks(["FER2013"], tmp_path / "data", {"FER2013": {"source": str(tmp_path / "faces")}})[0]
-    same(faces.origin.part("train"), made["train"])
+    same(faces.source.load("train"), made["train"])
     assert "order of" in faces.notes[0] and "may not be the papers'" in faces.notes[0]
 
 
@@ -148,9 +149,9 @@ def encoded(grey):
 
 def test_an_image_and_classes_that_cannot_be_read_are_named(tmp_path):
     own = {"Mine": {"source": str(tmp_path), "templates": ["a {}."]}}
-    for part, content in (("train", encoded(1)), ("test", encoded(1)[:40])):
+    for subset, content in (("train", encoded(1)), ("test", encoded(1)[:40])):
         table = pyarrow.table({"image": [encoded(1), content], "label": ["cat", "dog"]})
-        pyarrow.parquet.write_table(table, tmp_path / f"{part}.parquet", row_group_size=1)
+        pyarrow.parquet.write_table(table, tmp_path / f"{subset}.parquet", row_group_size=1)
     with pytest.raises(UserError, match=r"test.parquet, number 0 of row group 1 cannot be read .*get it anew"):
         _ = find_tasks(["Mine"], tmp_path / "data", own)[0].examples("test")[1]
     pyarrow.parquet.write_table(pyarrow.table({"image": [encoded(1)], "label": ["owl"]}), tmp_path / "test.parquet")
@@ -160,18 +161,18 @@ def test_an_image_and_classes_that_cannot_be_read_are_named(tmp_path):
 
 def test_row_groups_are_let_go_when_they_grow_too_many_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(row_groups, "MOST", 500)
-    monkeypatch.setattr(row_groups, "groups", row_groups.OfProcess(row_groups.Groups))
+    monkeypatch.setattr(row_groups, "row_group_cache", row_groups.ProcessLocal(row_groups.RowGroupCache))
     examples = [(n, n % 2) for n in range(40)]
     table = pyarrow.table(
         {"image": [encoded(grey) for grey, _ in examples], "label": [("a", "b")[label] for _, label in examples]}
     )
-    for part in PARTS:
+    for subset in PARTS:
         (tmp_path / "mine").mkdir(exist_ok=True)
-        pyarrow.parquet.write_table(table, tmp_path / "mine" / f"{part}.parquet", row_group_size=3)
+        pyarrow.parquet.write_table(table, tmp_path / "mine" / f"{subset}.parquet", row_group_size=3)
     task = find_tasks(["Mine"], tmp_path / "data", {"Mine": {"source": str(tmp_path / "mine"), "templates": ["a {}."]}})[0]
     same(task.examples("test"), examples)
     same(pickle.loads(pickle.dumps(task.examples("test"))), examples)
-    held = row_groups.groups()
+    held = row_groups.row_group_cache()
     assert 0 < held._size <= 500 and held._size == sum(group.nbytes for group in held._held.values())
     assert not (tmp_path / "data").exists()
 
@@ -191,7 +192,7 @@ CARDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name, row in vision.ROWS.items() if row.mirror])
+@pytest.mark.parametrize("name", [name for name, row in vision.ROWS.items() if row.hub_copy])
 def test_the_classes_of_every_mirror_are_known_by_name(name):
     row = vision.ROWS[name]
     found = CARDS.get(name, [synonyms(each)[0] for each in row.classes])
@@ -230,8 +231,8 @@ def test_every_revision_that_a_user_names_has_a_folder_of_its_own(hub, tmp_path,
 
 
 def test_columns_of_bytes_and_folders_of_parts(hub, tmp_path, monkeypatch):
-    parts = {f"default/{part}/0000": PARTS[part] for part in PARTS}
-    asked = hub(parts=parts, names=("angry", "disgust"), image="img_bytes", label="labels", raw=True)
+    subsets = {f"default/{subset}/0000": PARTS[subset] for subset in PARTS}
+    asked = hub(subsets=subsets, names=("angry", "disgust"), image="img_bytes", label="labels", raw=True)
     shrunk(monkeypatch, "FER2013", PARTS, [("angry",), ("disgusted",)])
     task = find_tasks(["FER2013"], tmp_path)[0]
     task.fetch()
@@ -242,7 +243,7 @@ def test_columns_of_bytes_and_folders_of_parts(hub, tmp_path, monkeypatch):
 
 def test_a_mirror_without_validation_images_leaves_that_to_the_rule(hub, tmp_path, monkeypatch):
     examples = [(n, n % 2) for n in range(20)]
-    hub(parts={"data/train-0": examples, "data/test-0": examples[:3]}, names=("annual crop land", "Forest"))
+    hub(subsets={"data/train-0": examples, "data/test-0": examples[:3]}, names=("annual crop land", "Forest"))
     shrunk(monkeypatch, "EuroSAT", {"train": examples, "val": examples[:2], "test": examples[:3]}, ["annual crop land", "forest"])
     task = find_tasks(["EuroSAT"], tmp_path)[0]
     task.fetch()
@@ -277,14 +278,14 @@ def test_what_is_wrong_with_parquet_files_is_said(tmp_path, monkeypatch):
         task().examples("test")
     own["Mine"]["classes"] = ["one", "two"]
     same(task().examples("test"), PARTS["test"])
-    serve(tmp_path / "mine", parts={"data/test-00000-of-00001": [(10, -1)]}, names=None)
+    serve(tmp_path / "mine", subsets={"data/test-00000-of-00001": [(10, -1)]}, names=None)
     with pytest.raises(UserError, match="without a label"):
         task().examples("test")
-    serve(tmp_path / "mine", parts={"more/train-00000-of-00001": [(10, 0)]}, names=None)
+    serve(tmp_path / "mine", subsets={"more/train-00000-of-00001": [(10, 0)]}, names=None)
     assert "one folder of train files (it has data, more" in task().problems()[0]
     own["Mine"]["patterns"] = ["data/*"]
     assert task().problems() == []
-    serve(tmp_path / "mine", parts={"data/train-00000-of-00001": [(10, 0)]}, names=None, image="words", raw=False)
+    serve(tmp_path / "mine", subsets={"data/train-00000-of-00001": [(10, 0)]}, names=None, image="words", raw=False)
     assert task().fingerprint("train") != task().fingerprint("test")
 
 
@@ -313,10 +314,10 @@ def test_a_changed_file_is_read_anew(tmp_path):
 
 
 def test_labels_may_be_words_and_a_validation_part_may_be_the_test_part(tmp_path):
-    for part, examples in (("train", PARTS["train"]), ("validation", PARTS["test"])):
+    for subset, examples in (("train", PARTS["train"]), ("validation", PARTS["test"])):
         pictures = [Image.new("RGB", (8, 8), (grey,) * 3) for grey, _ in examples]
         columns = {"image": pictures, "label": [("wren", "tit")[label] for _, label in examples]}
-        path = tmp_path / "mine" / f"{part}.parquet"
+        path = tmp_path / "mine" / f"{subset}.parquet"
         path.parent.mkdir(exist_ok=True)
         datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image()).to_parquet(str(path))
     task = find_tasks(["Birds"], tmp_path, {"Birds": {"source": str(tmp_path / "mine"), "templates": ["a {}."]}})[0]
@@ -325,7 +326,7 @@ def test_labels_may_be_words_and_a_validation_part_may_be_the_test_part(tmp_path
 
 
 def test_files_that_describe_nothing_are_read_by_the_form_of_their_columns(tmp_path, monkeypatch):
-    for part, examples in PARTS.items():
+    for subset, examples in PARTS.items():
         files = [io.BytesIO() for _ in examples]
         for file, (grey, _) in zip(files, examples):
             Image.new("RGB", (8, 8), (grey,) * 3).save(file, "PNG")
@@ -333,7 +334,7 @@ def test_files_that_describe_nothing_are_read_by_the_form_of_their_columns(tmp_p
             "image": [{"bytes": file.getvalue(), "path": None} for file in files],
             "label": [label for _, label in examples],
         }
-        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / f"{part}.parquet")
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / f"{subset}.parquet")
     shrunk(monkeypatch, "SVHN", PARTS)
     task = find_tasks(["SVHN"], tmp_path / "data", {"SVHN": {"source": str(tmp_path)}})[0]
     same(task.examples("test"), PARTS["test"])
@@ -341,6 +342,6 @@ def test_files_that_describe_nothing_are_read_by_the_form_of_their_columns(tmp_p
 
 def test_rows_name_mirrors_in_a_form_the_hub_takes():
     for row in vision.ROWS.values():
-        if row.mirror:
-            assert row.mirror.repository.count("/") == 1
-            assert row.mirror.revision is None or "/" in row.mirror.revision or len(row.mirror.revision) == 40
+        if row.hub_copy:
+            assert row.hub_copy.repository.count("/") == 1
+            assert row.hub_copy.revision is None or "/" in row.hub_copy.revision or len(row.hub_copy.revision) == 40

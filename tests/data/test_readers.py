@@ -19,6 +19,7 @@ from src.data.vision import tasks as vision
 from src.errors import UserError
 from tests.helpers.dataset_files import NATIVE, PARTS, TEST, TRAIN, folders, idx, labels, like_mnist, picture, plates, written
 from tests.helpers.examples import look, same, shrunk
+from tests.helpers.progress import RecordedProgress
 
 DIGITS = list("0123456789")
 PUBLISHED = {  # sizes of train, test and perhaps val; number of classes; the classes, where test files name none
@@ -62,7 +63,7 @@ def test_the_papers_files_are_read_in_their_order(name, tmp_path, monkeypatch):
     task = find_tasks([name], tmp_path)[0]
     assert task.problems() == []
     same(task.examples("test"), made["test"])
-    same(task.origin.part("train"), made["train"])
+    same(task.source.load("train"), made["train"])
     assert list(task.classes) == (classes or PUBLISHED[name][2]) and task.notes == []
     assert task.examples("test") is task.examples("test")
     if name == "EuroSAT":
@@ -79,7 +80,7 @@ def test_a_fingerprint_changes_with_the_files_and_reads_no_image(name, tmp_path,
     before = {split: find_tasks([name], tmp_path)[0].fingerprint(split) for split in ("train", "val", "test")}
     task = find_tasks([name], tmp_path)[0]
     assert {split: task.fingerprint(split) for split in before} == before and len(set(before.values())) == 3
-    for path in task.origin._place.sources("train"):
+    for path in task.source._reader.files("train"):
         victim = path if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())[0]
         victim.write_bytes(victim.read_bytes() + b" ")
     assert task.fingerprint("train") == before["train"]  # read once: a run asks often, and listings take long
@@ -125,10 +126,10 @@ def test_own_folders_have_the_labels_of_published_heads(tmp_path, monkeypatch):
         made = folders(tmp_path / name, classes, {"train": "train", "test": "test"})
         shrunk(monkeypatch, name, made, order[name])
         task = find_tasks([name], tmp_path, {name: {"source": str(tmp_path / name)}})[0]
-        listed = sorted(classes)
-        places = [[plain(each) for each in order[name]].index(plain(each)) for each in listed]
-        made = sorted(made["test"], key=lambda example: listed.index(classes[example[1]]))
-        same(task.examples("test"), [(grey, places[listed.index(classes[label])]) for grey, label in made])
+        shorten = sorted(classes)
+        readers = [[plain(each) for each in order[name]].index(plain(each)) for each in shorten]
+        made = sorted(made["test"], key=lambda example: shorten.index(classes[example[1]]))
+        same(task.examples("test"), [(grey, readers[shorten.index(classes[label])]) for grey, label in made])
         assert "may not be the papers'" in task.notes[0]
 
 
@@ -150,15 +151,15 @@ def test_imagenet_folders_are_codes_numbers_or_names(tmp_path, monkeypatch):
 def test_dtd_is_read_as_its_authors_and_torchvision_unpack_it(root, tmp_path, monkeypatch):
     lists = {"train1": [], "val1": [], "test1": []}
     for label, name in enumerate(["banded", "polka-dotted"]):
-        for number, part in enumerate(("train1", "test1", "val1")):
+        for number, subset in enumerate(("train1", "test1", "val1")):
             picture(tmp_path / root / f"images/{name}/{name}_{number:04}.jpg", 100 * label + 30 * number)
-            lists[part].append(f"{name}/{name}_{number:04}.jpg\n")
-    for part, lines in lists.items():
-        written(tmp_path / root / f"labels/{part}.txt", "".join(lines).encode())
+            lists[subset].append(f"{name}/{name}_{number:04}.jpg\n")
+    for subset, lines in lists.items():
+        written(tmp_path / root / f"labels/{subset}.txt", "".join(lines).encode())
     made = {"train": [(0, 0), (60, 0), (100, 1), (160, 1)], "test": [(30, 0), (130, 1)]}
     shrunk(monkeypatch, "DTD", made, ["banded", "polka-dotted"])
     task = find_tasks(["DTD"], tmp_path)[0]
-    same(task.origin.part("train"), made["train"])
+    same(task.source.load("train"), made["train"])
     same(task.examples("test"), made["test"])
     assert task.notes == []
 
@@ -200,11 +201,11 @@ def test_a_forked_worker_does_not_wait_for_a_lock_of_its_parent(name, tmp_path, 
     else:
         picture(tmp_path / "any.png", 5)
         table = pyarrow.table({"image": [(tmp_path / "any.png").read_bytes()] * 2, "label": ["a", "b"]})
-        for part in PARTS:
-            pyarrow.parquet.write_table(table, tmp_path / f"{part}.parquet")
+        for subset in PARTS:
+            pyarrow.parquet.write_table(table, tmp_path / f"{subset}.parquet")
         options = {"Mine": {"source": str(tmp_path), "templates": ["a {}."]}}
         examples = find_tasks(["Mine"], tmp_path / "data", options)[0].examples("test")
-        lock = row_groups.groups()._lock
+        lock = row_groups.row_group_cache()._lock
     with lock:
         child = multiprocessing.get_context("fork").Process(target=examples.__getitem__, args=(0,))
         child.start()
@@ -296,11 +297,11 @@ def test_a_download_goes_on_with_the_archives_that_came_and_mends_files_cut_shor
     (served / sums[-1][0]).write_bytes(last)
     raw = tmp_path / "data/MNIST/raw"
     written(raw / "train-images-idx3-ubyte", b"cut short")
-    said = []
+    progress = RecordedProgress()
     task = find_tasks(["MNIST"], tmp_path / "data")[0]
-    task.fetch(report=lambda what, done: said.append(what))
-    assert said == ["MNIST by torchvision"]
-    same(task.origin.part("train"), TRAIN)
+    task.fetch(progress)
+    assert progress.reports == [("MNIST by torchvision", 0)]
+    same(task.source.load("train"), TRAIN)
     assert [path for path in (tmp_path / "data").iterdir() if path.name.startswith(".")] == []
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import command_line
+from command_line.config import compose_config
+from command_line.preflight import selected_tasks
 from src.data.class_names import labels_of, plain, synonyms
 from src.data.demo import tasks as demo
 from src.data.registry import find_tasks, require_data
@@ -90,7 +91,7 @@ def test_missing_data_is_a_sentence_with_the_place_and_what_helps(name, tmp_path
 
 @pytest.mark.parametrize("name", LISTS)
 def test_the_lists_of_tasks_name_rows_with_epochs(name):
-    tasks = command_line.composed([f"tasks={name}"]).tasks
+    tasks = compose_config([f"tasks={name}"]).tasks
     assert len(tasks.names) == LISTS[name] and set(tasks.names) <= set(vision.ROWS)
     assert all(tasks[each].epochs > 0 and tasks[each].source is None for each in tasks.names)
     assert tasks.names[0] == {"vision": "Cars", "lines": "EuroSAT"}[name]
@@ -98,17 +99,17 @@ def test_the_lists_of_tasks_name_rows_with_epochs(name):
 
 def test_selecting_touches_no_data_and_takes_sources_from_the_command_line(tmp_path):
     overrides = ["tasks=vision", "tasks.SUN397.source=/no/where", f"data_location={tmp_path}", "DATASETS=[SUN397,ImageNet]"]
-    sun, imagenet = command_line.selected_tasks(command_line.composed(overrides))
+    sun, imagenet = selected_tasks(compose_config(overrides))
     assert "/no/where" in sun.problems()[0] and not sun.fetchable
     assert str(tmp_path) in imagenet.problems()[0]
-    assert command_line.composed([]).download is True
+    assert compose_config([]).download is True
 
 
 def test_a_task_of_the_users_own_takes_four_lines(tmp_path):
-    parts = {part: part for part in ("train", "val", "test")}
-    made = folders(tmp_path / "birds", ["black_footed_albatross", "wren"], parts)
+    subsets = {subset: subset for subset in ("train", "val", "test")}
+    made = folders(tmp_path / "birds", ["black_footed_albatross", "wren"], subsets)
     (tmp_path / "birds" / "train" / ".ipynb_checkpoints").mkdir()
-    config = command_line.composed([f"data_location={tmp_path}"])
+    config = compose_config([f"data_location={tmp_path}"])
     OmegaConf.set_struct(config, False)
     config.tasks = OmegaConf.create(
         f"""
@@ -118,13 +119,13 @@ def test_a_task_of_the_users_own_takes_four_lines(tmp_path):
           templates: ["a photo of a {{}}, a type of bird."]
         """
     )
-    [task] = command_line.selected_tasks(config)
+    [task] = selected_tasks(config)
     assert list(task.classes) == ["black footed albatross", "wren"] and len(task.templates) == 1
-    for part in parts:
-        same(task.examples(part), made[part])
+    for subset in subsets:
+        same(task.examples(subset), made[subset])
     before = task.fingerprint("val")
     picture(tmp_path / "birds/val/wren/more.png", 5)
-    [again] = command_line.selected_tasks(config)
+    [again] = selected_tasks(config)
     assert again.fingerprint("val") != before and again.notes == []
 
 
@@ -175,12 +176,12 @@ def test_prompts_can_be_replaced(tmp_path):
 class Absent(SimpleNamespace):
     """An origin whose data is missing until it is fetched, if that helps."""
 
-    parts = ("train", "test")
+    subsets = ("train", "test")
 
     def problems(self, fetched=False):
         return [] if self.there else [f"{self.name} is missing"]
 
-    def fetch(self, plan, report):
+    def fetch(self, progress):
         self.fetched.append(self.name)
         if self.reason:
             raise UserError(self.reason)
@@ -241,16 +242,16 @@ def test_every_override_that_a_sentence_suggests_can_be_typed(group, name, tmp_p
     classes = vision.ROWS[name].classes if name in vision.ROWS else ["wren", "tit"]
     given = ["source=/no/where", 'templates=["a photo of a {}."]', "patterns=[data/*]", "columns={label: species}"]
     given += [f"classes={list(classes)}".replace("'", '"')]
-    config = command_line.composed([*typed, *(f"tasks.{name}.{option}" for option in given)])
-    [task] = command_line.selected_tasks(config)
+    config = compose_config([*typed, *(f"tasks.{name}.{option}" for option in given)])
+    [task] = selected_tasks(config)
     assert task.name == name and list(task.templates) == ["a photo of a {}."] and "/no/where" in task.problems()[0]
 
 
 def test_misspelled_tasks_and_options_are_said(tmp_path):
     with pytest.raises(UserError, match=r"tasks.MNSIT.source is given, but there is no task MNSIT in this run"):
-        command_line.selected_tasks(command_line.composed(["DATASETS=[MNIST]", "tasks.MNSIT.source=x"]))
+        selected_tasks(compose_config(["DATASETS=[MNIST]", "tasks.MNSIT.source=x"]))
     with pytest.raises(UserError, match=r"no option souce \(tasks.MNIST.souce=\); it has source, templates"):
-        command_line.selected_tasks(command_line.composed(["DATASETS=[MNIST]", "tasks.MNIST.souce=x"]))
+        selected_tasks(compose_config(["DATASETS=[MNIST]", "tasks.MNIST.souce=x"]))
 
 
 def test_the_remedy_of_missing_data_is_one_command(tmp_path):
@@ -258,5 +259,5 @@ def test_the_remedy_of_missing_data_is_one_command(tmp_path):
     option = sentence.split("give ")[1].split("=FOLDER")[0]
     folders(tmp_path / "mine", ["abbey"], {"train": "train", "test": "test"})
     typed = ["DATASETS=[SUN397]", f"{option}={tmp_path / 'mine'}", f"data_location={tmp_path}"]
-    [task] = command_line.selected_tasks(command_line.composed(typed))
+    [task] = selected_tasks(compose_config(typed))
     assert task.problems() == []

@@ -15,6 +15,7 @@ from src.downloads.record import RECORD
 from src.errors import UserError
 from tests.helpers.hub_server import Hub, serving
 from tests.helpers.processes import ROOT
+from tests.helpers.progress import RecordedProgress
 
 NAME = "someone/weights"
 BIG = os.urandom(300_000)
@@ -39,11 +40,11 @@ def there(folder):
 @pytest.mark.parametrize("kind", ["model", "dataset"])
 def test_files_that_match_are_fetched_under_their_paths_and_told_of(hub, tmp_path, kind):
     commit = hub.add("someone/else", FILES, kind=f"{kind}s")
-    planned, told = [], []
-    found = get(hub, tmp_path, name="someone/else", kind=kind, plan=planned.append, report=lambda *what: told.append(what))
+    progress = RecordedProgress()
+    found = get(hub, tmp_path, name="someone/else", kind=kind, progress=progress)
     assert found == commit and there(tmp_path) == {"a/ViT-B-32/big.pt", "a/ViT-B-32/small.json"}
     assert (tmp_path / "a/ViT-B-32/big.pt").read_bytes() == BIG
-    assert sum(planned) == sum(done for _, done in told) == len(BIG) + 2
+    assert sum(progress.planned) == sum(done for _, done in progress.reports) == len(BIG) + 2
 
 
 def test_a_second_time_nothing_is_asked_for(hub, tmp_path):
@@ -76,19 +77,20 @@ def test_an_interrupted_file_goes_on_in_a_later_run(hub, tmp_path, pieces):
         get(hub, tmp_path)
     assert "a/ViT-B-32/big.pt" not in there(tmp_path)
     hub.requests.clear()
-    told: list[int] = []
-    get(hub, tmp_path, report=lambda path, done: told.append(done))
-    assert hub.requests[0] == ("a/ViT-B-32/big.pt", "bytes=200000-") and hub.sent == len(BIG) + 2 == sum(told)
+    progress = RecordedProgress()
+    get(hub, tmp_path, progress=progress)
+    assert hub.requests[0] == ("a/ViT-B-32/big.pt", "bytes=200000-")
+    assert hub.sent == len(BIG) + 2 == sum(done for _, done in progress.reports)
     assert (tmp_path / "a/ViT-B-32/big.pt").read_bytes() == BIG and not list(tmp_path.rglob("*.incomplete"))
 
 
 def test_a_server_that_sends_no_ranges_sends_all_again(hub, tmp_path, pieces):
     hub.cut["a/ViT-B-32/big.pt"] = 200_000
     hub.ranges = False
-    told: list[int] = []
-    get(hub, tmp_path, report=lambda path, done: told.append(done))
+    progress = RecordedProgress()
+    get(hub, tmp_path, progress=progress)
     assert (tmp_path / "a/ViT-B-32/big.pt").read_bytes() == BIG
-    assert hub.sent == 200_000 + len(BIG) + 2 and sum(told) == len(BIG) + 2
+    assert hub.sent == 200_000 + len(BIG) + 2 and sum(done for _, done in progress.reports) == len(BIG) + 2
 
 
 def test_a_killed_run_loses_only_what_the_client_had_in_hand(hub, tmp_path):
@@ -208,19 +210,16 @@ def test_drafts_of_another_commit_are_removed(hub, tmp_path):
 
 
 def test_who_waits_for_another_program_is_told(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.downloads.hub.SILENCE", 0.01)
-    monkeypatch.setattr("src.downloads.hub.PATIENCE", 0.01)
-    lock, told = FileLock(tmp_path / LOCK), []
+    monkeypatch.setattr("src.downloads.hub.LOCK_NOTICE", 0.01)
+    monkeypatch.setattr("src.downloads.hub.LOCK_TIMEOUT", 0.01)
+    lock = FileLock(tmp_path / LOCK)
     with lock, pytest.raises(UserError, match=r"another program holds .*\.fetching\.lock.*wait until"):
         get(hub, tmp_path)
 
-    def report(what, done):
-        told.append(what)
-        lock.release()
-
+    progress = RecordedProgress(on_report=lambda what, done: lock.release())
     lock.acquire()
-    get(hub, tmp_path, report=report)
-    assert told[0] == f"waiting for another program that fetches into {tmp_path}"
+    get(hub, tmp_path, progress=progress)
+    assert progress.reports[0][0] == f"waiting for another program that fetches into {tmp_path}"
     assert there(tmp_path) == {"a/ViT-B-32/big.pt", "a/ViT-B-32/small.json"}
 
 

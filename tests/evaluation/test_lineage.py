@@ -1,11 +1,13 @@
 import pytest
 import yaml
 
-import command_line
+from command_line.build import build_mode, build_recipe
+from command_line.config import compose_config
+from command_line.preflight import selected_tasks
 from src.errors import UserError
-from src.evaluation.lineage import benchmark_of, doubts, leaks, read_manifests
+from src.evaluation.lineage import benchmark_of, leak_warnings, no_gain_warnings, read_manifests
 from src.evaluation.scorer import Score
-from src.training.provenance import digest_of
+from src.training.provenance import recipe_digest
 from tests.helpers.processes import ROOT
 
 LINEAGE = {
@@ -46,8 +48,8 @@ def test_the_shipped_manifest_knows_the_demo_and_what_was_trained_here():
     entries = read_manifests([ROOT / "config" / "lineage.yaml"])
     assert [name for name, _ in entries] == ["demo", "tall-v1", "tall-v2", "fusionbench", "own"]
     demo = dict(entries)["demo"]["ViT-demo"]
-    config = command_line.composed([])
-    assert {task.name: task.definition for task in command_line.selected_tasks(config)} == demo["tasks"]
+    config = compose_config([])
+    assert {task.name: task.definition for task in selected_tasks(config)} == demo["tasks"]
     some = {name: demo["tasks"][name] for name in ("Digits", "Arrows")}
     here = {
         **LINEAGE,
@@ -70,7 +72,7 @@ def test_the_shipped_manifest_knows_the_demo_and_what_was_trained_here():
 
 def test_prompts_of_ones_own_make_another_task():
     usual, other = (
-        command_line.selected_tasks(command_line.composed(["DATASETS=[Arrows]", *more]))[0].definition
+        selected_tasks(compose_config(["DATASETS=[Arrows]", *more]))[0].definition
         for more in ([], ["+tasks.Arrows.templates=['an arrow {}.']"])
     )
     assert usual != other
@@ -87,13 +89,13 @@ def test_a_manifest_that_is_none_is_named(tmp_path):
 def test_a_leaked_test_split_is_warned_of():
     validation = {"DTD": Score(293, 376), "Cars": Score(600, 814), "Small": Score(3, 4)}
     test = {"DTD": Score(1842, 1880), "Cars": Score(6100, 8041), "Small": Score(10, 10)}
-    (warning,) = leaks(validation, test)  # DTD 98 against 78; Cars 76 against 74; Small too small to say
+    (warning,) = leak_warnings(validation, test)  # DTD 98 against 78; Cars 76 against 74; Small too small to say
     assert "DTD" in warning and "98.0" in warning and "77.9" in warning
 
 
 def test_a_fine_tuned_model_that_is_no_better_is_doubted():
     zeroshot = {"a": Score(31, 100), "b": Score(31, 100), "c": Score(100, 100)}
-    (warning,) = doubts(zeroshot, {"a": Score(5, 100), "b": Score(80, 100), "c": Score(100, 100)})
+    (warning,) = no_gain_warnings(zeroshot, {"a": Score(5, 100), "b": Score(80, 100), "c": Score(100, 100)})
     assert "on a (5.0 and 31.0 %)" in warning
 
 
@@ -101,8 +103,8 @@ def test_the_manifest_knows_the_demo_s_recipe_in_every_mode():
     (demo,) = [models["ViT-demo"] for name, models in read_manifests([ROOT / "config" / "lineage.yaml"]) if name == "demo"]
     shipped = set()
     for path in (ROOT / "config" / "finetuning_mode").glob("*.yaml"):
-        config = command_line.composed([f"finetuning_mode={path.stem}"])
-        shipped.add(digest_of(vars(command_line.recipe_of(config, "Digits")), command_line.mode_of(config).training))
+        config = compose_config([f"finetuning_mode={path.stem}"])
+        shipped.add(recipe_digest(vars(build_recipe(config, "Digits")), build_mode(config).training))
     assert set(demo["recipes"]) == shipped
 
 

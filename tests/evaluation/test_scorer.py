@@ -5,29 +5,31 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from src.checkpoints.reading import open_checkpoint
+from src.checkpoints.opening import open_checkpoint
 from src.evaluation.cache import Cache
 from src.evaluation.scorer import Candidate, Job, Score, Scorer
-from src.evaluation.search import STRATEGIES, Asked, search
-from src.experiments.merge import Result, Row
+from src.evaluation.search import STRATEGIES, LazyAccuracies, search
+from src.experiments.merge import MergeResult, TaskScores
 from src.experiments.record import half_width
-from src.merging.method import Family
+from src.merging.method import MergeFamily
 from src.merging.sum import Sum
 from src.merging.tall_mask import TallMask
+from src.runtime.progress import SILENT
 from src.state_dict import digest
-from tests.training.test_loop import Line, Points
+from tests.helpers.line_family import Line, Points
+from tests.helpers.progress import RecordedProgress
 
 
-def scorer(tmp_path, seen=None) -> Scorer:
-    return Scorer(Line(), Cache(tmp_path), 10, lambda what, done: seen.append((what, done)) if seen is not None else None)
+def scorer(tmp_path, progress=SILENT) -> Scorer:
+    return Scorer(Line(), Cache(tmp_path), 10, progress)
 
 
 RIGHT = {"weight": torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), "bias": torch.zeros(2)}
 WRONG = {**RIGHT, "weight": -RIGHT["weight"]}
 
 
-def candidate(weights, what="the sum") -> Candidate:
-    return Candidate(weights, digest(weights.items()), what)
+def candidate(weights, name="the sum") -> Candidate:
+    return Candidate(weights, digest(weights.items()), name)
 
 
 def one(by: Scorer, weights, split="val") -> Score:
@@ -36,14 +38,14 @@ def one(by: Scorer, weights, split="val") -> Score:
 
 
 def test_a_score_is_counted_once_and_remembered(tmp_path):
-    seen = []
-    first = scorer(tmp_path, seen)
-    assert one(first, RIGHT) == Score(64, 64) and first.fresh == 1 and sum(done for _, done in seen) == 64
-    assert "the sum on points (val)" in seen[0][0]
-    again = scorer(tmp_path, seen)
-    assert one(again, RIGHT) == Score(64, 64) and again.fresh == 0
-    assert sum(done for _, done in seen) == 128  # what is remembered counts as done, too
-    assert one(again, RIGHT, "test").count == 64 and again.fresh == 1
+    progress = RecordedProgress()
+    first = scorer(tmp_path, progress)
+    assert one(first, RIGHT) == Score(64, 64) and first.computed == 1 and sum(done for _, done in progress.reports) == 64
+    assert "the sum on points (val)" in progress.reports[0][0]
+    again = scorer(tmp_path, progress)
+    assert one(again, RIGHT) == Score(64, 64) and again.computed == 0
+    assert sum(done for _, done in progress.reports) == 128  # what is remembered counts as done, too
+    assert one(again, RIGHT, "test").count == 64 and again.computed == 1
 
 
 def test_several_candidates_are_scored_in_one_pass_over_the_data(tmp_path):
@@ -55,7 +57,7 @@ def test_several_candidates_are_scored_in_one_pass_over_the_data(tmp_path):
     jobs = [Job(Points(), "val", lambda: [candidate(RIGHT), candidate(WRONG), candidate(by.family.pretrained)])]
     ((right, wrong, start),) = by.scores(jobs)
     assert (right, wrong) == (Score(64, 64), Score(0, 64)) and start == one(scorer(tmp_path / "else"), by.family.pretrained)
-    assert len(passes) == 4 and by.fresh == 3  # one more pass, for the two that were new
+    assert len(passes) == 4 and by.computed == 3  # one more pass, for the two that were new
 
 
 def test_a_killed_run_keeps_the_spans_it_had_scored(tmp_path):
@@ -83,7 +85,7 @@ def test_scores_of_another_precision_are_not_taken_for_these(tmp_path):
     one(scorer(tmp_path), RIGHT)
     other = scorer(tmp_path)
     other.family.precision = "bf16"
-    assert one(other, RIGHT).count == 64 and other.fresh == 1
+    assert one(other, RIGHT).count == 64 and other.computed == 1
 
 
 def test_a_spoiled_cache_file_counts_as_absent(tmp_path):
@@ -119,7 +121,7 @@ def test_search_takes_the_first_of_equals_and_keeps_the_curve():
     method = Sum(k=100, grid=[0.1, 0.2, 0.3, 0.4])
     accuracy = {0.1: {"a": 0.2}, 0.2: {"a": 0.6}, 0.3: {"a": 0.6}, 0.4: {"a": 0.1}}
     measured = []
-    finetuned = Asked(("a",), lambda: measured.append("once") or {"a": 0.8})
+    finetuned = LazyAccuracies(("a",), lambda: measured.append("once") or {"a": 0.8})
     best, curve, asked = searched(method, accuracy, reference=finetuned)
     assert best == {"a": 0.2} and [point.coefficient for point in curve] == [0.1, 0.2, 0.3, 0.4]
     assert curve[1].objective == pytest.approx(0.75) and measured == ["once"]
@@ -129,9 +131,9 @@ def test_search_takes_the_first_of_equals_and_keeps_the_curve():
 def test_a_method_with_a_vector_for_each_task_gets_a_coefficient_for_each():
     method = TallMask(base=Sum(k=100, grid=[1.0]), grid=[0.2, 0.3, 0.4])
     accuracy = {0.2: {"a": 0.5, "b": 0.9}, 0.3: {"a": 0.7, "b": 0.9}, 0.4: {"a": 0.7, "b": 0.1}}
-    family = Family(lambda coefficient: {"a": coefficient, "b": coefficient})
+    family = MergeFamily(lambda coefficient: {"a": coefficient, "b": coefficient})
     best, _, _ = searched(method, accuracy)
-    assert best == {"a": 0.3, "b": 0.2} and family.chosen(best) == {"a": 0.3, "b": 0.2}
+    assert best == {"a": 0.3, "b": 0.2} and family.at(best) == {"a": 0.3, "b": 0.2}
     assert searched(method, accuracy, "golden")[0] == best
 
 
@@ -162,21 +164,24 @@ def test_golden_search_climbs_to_the_first_of_a_flat_top():
     assert searched(Sum(k=100, grid=grid), accuracy, "golden")[0] == searched(Sum(k=100, grid=grid), accuracy)[0] == {"a": 0.3}
 
 
-def result(**changes) -> Result:
-    rows = {"a": Row(Score(20, 100), Score(80, 100), Score(60, 100)), "b": Row(Score(50, 100), Score(100, 100), Score(90, 100))}
+def result(**changes) -> MergeResult:
+    rows = {
+        "a": TaskScores(Score(20, 100), Score(80, 100), Score(60, 100)),
+        "b": TaskScores(Score(50, 100), Score(100, 100), Score(90, 100)),
+    }
     fields = {
         "config": {},
         "question": {"k": 1},
         "lineage": {},
         "benchmark": "own",
         "curve": [],
-        "searched": 0,
+        "grid_size": 0,
         "summary": {},
         "bytes_stored": 1,
         "seconds": 2.0,
     }
     fields |= {"title": "m, 2 tasks, sum + LiNeS", "coefficients": {"a": 0.3, "b": 0.3}, "rows": rows}
-    return Result(**{**fields, **changes})
+    return MergeResult(**{**fields, **changes})
 
 
 def test_means_are_over_tasks_with_confidence_intervals():
@@ -190,9 +195,10 @@ def test_a_result_is_named_after_its_question(tmp_path):
     assert result().name == result(seconds=9.0).name != result(question={"k": 2}).name
     assert result().name.startswith("m-2-tasks-sum-LiNeS-") and result(lineage={"a": "b"}).name != result().name
     record = json.loads(result().save(tmp_path / "deep").read_text())
+    assert record["kind"] == "merge" and record["format"] == 1
     assert record["test"]["a"]["normalised"] == pytest.approx(0.75) and record["test"]["a"]["merged"]["right"] == 60
 
 
 def test_a_finetuned_model_that_is_always_wrong_normalises_to_zero():
-    row = Row(Score(1, 10), Score(0, 10), Score(5, 10))
+    row = TaskScores(Score(1, 10), Score(0, 10), Score(5, 10))
     assert row.normalised == 0.0 and row.normalised_variance == 0.0

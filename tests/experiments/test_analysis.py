@@ -5,35 +5,35 @@ import torch
 
 from src.compact import pack
 from src.experiments.analysis import analyse, mask_use
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.reports.analysis_figures import draw_analysis
-from tests.conftest import ingredients, tiny_models
+from tests.conftest import merge_inputs, tiny_models
 
 
-def given(**moves: list[torch.Tensor]) -> Ingredients:
+def inputs(**moves: list[torch.Tensor]) -> MergeInputs:
     """Models whose parameters moved from zero by the given tensors, one for each task."""
     tasks = len(next(iter(moves.values())))
     pretrained = {key: torch.zeros_like(of[0]) for key, of in moves.items()}
     finetuned = {f"task{number}": {key: of[number] for key, of in moves.items()} for number in range(tasks)}
-    return Ingredients(pretrained, finetuned, lambda key: None, torch.device("cpu"), keep=False)
+    return MergeInputs(pretrained, finetuned, lambda key: None, lambda key: True, torch.device("cpu"), keep=False)
 
 
 def test_cosines_and_norms():
-    found = analyse(given(w=[torch.tensor([3.0, 0.0]), torch.tensor([4.0, 4.0]), torch.tensor([0.0, -2.0])]), None)
+    found = analyse(inputs(w=[torch.tensor([3.0, 0.0]), torch.tensor([4.0, 4.0]), torch.tensor([0.0, -2.0])]), None)
     assert found.norm == pytest.approx([3, 32**0.5, 2]) and found.masks is None and found.layers == []
     half = 0.5**0.5
     assert [value for row in found.cosine for value in row] == pytest.approx([1, half, 0, half, 1, -half, 0, -half, 1])
 
 
 def test_a_task_that_did_not_move_has_no_direction():
-    found = analyse(given(w=[torch.tensor([3.0, 0.0]), torch.zeros(2)]), None)
+    found = analyse(inputs(w=[torch.tensor([3.0, 0.0]), torch.zeros(2)]), None)
     assert found.cosine[0][1] == 0.0 and found.cosine[1][1] == 0.0
 
 
 def test_masks_are_counted_by_how_many_tasks_use_a_weight():
     bits = [[1, 1, 0, 0, 1], [1, 0, 0, 1, 1], [1, 0, 0, 0, 0]]
     masks = [{"w": pack(torch.tensor(row, dtype=torch.bool))} for row in bits]
-    found = mask_use(given(w=[torch.ones(5), torch.ones(5), torch.ones(5)]), masks)
+    found = mask_use(inputs(w=[torch.ones(5), torch.ones(5), torch.ones(5)]), masks)
     assert found.share == pytest.approx([0.2, 0.4, 0.2, 0.2]) and found.kept == pytest.approx([0.6, 0.6, 0.2])
     assert found.overlap[0] == pytest.approx([1, 0.5, 1 / 3])
 
@@ -41,14 +41,14 @@ def test_masks_are_counted_by_how_many_tasks_use_a_weight():
 def test_a_layer_tells_spectra_and_shared_spaces():
     diagonal = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.0]))
     swapped = diagonal.flip(0).flip(1)  # leads with the last two directions
-    (layer,) = analyse(given(w=[diagonal, swapped]), None).layers
+    (layer,) = analyse(inputs(w=[diagonal, swapped]), None).layers
     assert layer.rank == 2 and layer.values[0] == pytest.approx([3, 2, 1, 0]) == layer.values[1]
     assert layer.overlap[0] == pytest.approx([1, 0], abs=1e-6)
 
 
 @pytest.mark.parametrize("tasks,blocks", [(1, 3), (2, 1), (12, 2)])
 def test_every_picture_is_drawn(tasks, blocks, tmp_path):
-    inputs = ingredients(tiny_models(tasks, blocks))
+    inputs = merge_inputs(tiny_models(tasks, blocks))
     masks = {task: {key: pack(torch.rand(leaf.numel()) < 0.5) for key, leaf in inputs.outline.items()} for task in inputs.tasks}
     paths = draw_analysis(analyse(inputs, masks), "tiny", tmp_path)
     assert [path.stem for path in paths] == ["cosine", "mask_use", "mask_overlap", "spectra", "subspaces"]

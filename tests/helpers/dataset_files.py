@@ -62,9 +62,9 @@ def like_mnist(folder: Path, words: tuple[str, str] = ("train", "t10k")) -> dict
 
 def cifar(data: Path, patch, reader, key: str, classes: list[str]) -> dict:
     folder, made = data / reader.base_folder, {}
-    for part, listed in (("train", reader.train_list), ("test", reader.test_list)):
+    for part, shorten in (("train", reader.train_list), ("test", reader.test_list)):
         made[part], sums = [], []
-        for number, (name, _) in enumerate(listed):
+        for number, (name, _) in enumerate(shorten):
             examples = [(grey + number, label) for grey, label in PARTS[part]]
             batch = {"data": plates(examples, 3072), key: [label for _, label in examples]}
             sums.append([name, written(folder / name, pickle.dumps(batch))])
@@ -124,11 +124,11 @@ def food101(data: Path, patch) -> dict:
     root, classes = data / "food101/food-101", ["apple_pie", "waffles"]
     (root / "meta").mkdir(parents=True)
     for part, examples in PARTS.items():
-        listed = {name: [] for name in reversed(classes)}
+        shorten = {name: [] for name in reversed(classes)}
         for number, (grey, label) in enumerate(examples):
             picture(root / f"images/{classes[label]}/{part}{number}.jpg", grey)
-            listed[classes[label]].append(f"{classes[label]}/{part}{number}")
-        (root / f"meta/{part}.json").write_text(json.dumps(listed))
+            shorten[classes[label]].append(f"{classes[label]}/{part}{number}")
+        (root / f"meta/{part}.json").write_text(json.dumps(shorten))
     return {part: sorted(examples, key=lambda each: -each[1]) for part, examples in PARTS.items()}  # as the json has them
 
 

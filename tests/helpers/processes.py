@@ -13,7 +13,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["hydra", "command_line", "src.models.clip.model", "src.reports.figures", "tests.helpers.processes"]
+    [
+        "hydra",
+        "command_line.merging",
+        "command_line.session",
+        "src.models.clip.model",
+        "src.reports.figures",
+        "tests.helpers.processes",
+    ]
 )
 
 

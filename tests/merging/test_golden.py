@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import command_line
-from src.checkpoints.reading import open_all, open_checkpoint
+from command_line.build import build_method
+from command_line.config import compose_config
+from src.checkpoints.opening import open_all, open_checkpoint
 from src.compact import unpack
-from src.merging.engine.inputs import Ingredients
-from src.models.depth import depth_by_name
+from src.merging.engine.inputs import MergeInputs
+from src.models.layers import depth_by_name, is_layer_by_name
 
 CASES = sorted((Path(__file__).parent.parent / "files" / "golden").glob("public_*"))
 # expected file: options of main.py, and the tolerance (relative Frobenius)
@@ -34,18 +35,18 @@ MASKS = [(case, name) for case in CASES for name in load_file(case / "masks.safe
 
 
 @cache
-def given(case: Path) -> Ingredients:
+def inputs(case: Path) -> MergeInputs:
     pretrained = open_checkpoint(case / "pretrained.safetensors")
     finetuned = open_all({path.stem: path for path in sorted(case.glob("finetuned_*"))})
-    return Ingredients(pretrained, finetuned, depth_by_name(pretrained), torch.device("cpu"), keep=False)
+    return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, torch.device("cpu"), keep=False)
 
 
 def vectors(case: Path, options: str) -> dict:
-    config = command_line.composed(options.split())
-    method = command_line.build_method(config)
-    tasks = len(given(case).tasks)
+    config = compose_config(options.split())
+    method = build_method(config)
+    tasks = len(inputs(case).tasks)
     coefficient = config.specify_lambda if config.specify_lambda is not None else method.coefficients(tasks)[0]
-    return method(given(case))(coefficient)
+    return method(inputs(case))(coefficient)
 
 
 @pytest.mark.parametrize("case,name", FILES, ids=lambda value: getattr(value, "name", value))
@@ -61,7 +62,7 @@ def test_truncated_matrices_add_up_to_what_the_papers_code_gives():
     case = CASES[0]
     tasks = vectors(case, "method=TSVC").values()
     expected = load_file(case / "every8th_tsv_low_rank_sum.safetensors")
-    share = {key: 1 if leaf.ndim == 2 else 1 / len(tasks) for key, leaf in given(case).outline.items()}
+    share = {key: 1 if leaf.ndim == 2 else 1 / len(tasks) for key, leaf in inputs(case).outline.items()}
     sums = {key: sum(vector[key].flatten()[::8] for vector in tasks) * share[key] for key in expected}
     assert distance(sums, expected) <= 1e-5
 

@@ -1,20 +1,21 @@
 import pytest
 import torch
 
-import command_line
+from command_line.build import build_method
+from command_line.config import compose_config
 from src.errors import UserError
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 from src.merging.lines import LiNeS
 from src.merging.single_task import SingleTask
 from src.merging.sum import Sum
 from src.merging.ties import Ties
-from src.models.depth import depth_by_name
-from tests.conftest import ingredients, tiny_models
+from src.models.layers import depth_by_name
+from tests.conftest import merge_inputs, tiny_models
 
 
-def test_a_sum_is_scaled_from_one_over_t_up(given):
-    plain = Sum(k=100, grid=[1.0])(given)(1.0)["task0"]
-    scaled = LiNeS(Sum(k=100, grid=[1.0]))(given)(0.6)["task0"]
+def test_a_sum_is_scaled_from_one_over_t_up(inputs):
+    plain = Sum(k=100, grid=[1.0])(inputs)(1.0)["task0"]
+    scaled = LiNeS(Sum(k=100, grid=[1.0]))(inputs)(0.6)["task0"]
     for key, scale in (
         ("embed.weight", 1 / 3),
         ("blocks.0.w", 1 / 3),
@@ -24,25 +25,25 @@ def test_a_sum_is_scaled_from_one_over_t_up(given):
         torch.testing.assert_close(scaled[key], plain[key] * scale)
 
 
-def test_the_floor_makes_up_for_what_ties_takes_away(given):
+def test_the_floor_makes_up_for_what_ties_takes_away(inputs):
     ties = Ties(k=20, agg="mean", grid=[1.0])
-    total = Sum(k=100, grid=[1.0])(given)(1.0)["task0"]
-    merged = ties(given)(1.0)["task0"]
-    scaled = LiNeS(ties)(given)(0.0)["task0"]
+    total = Sum(k=100, grid=[1.0])(inputs)(1.0)["task0"]
+    merged = ties(inputs)(1.0)["task0"]
+    scaled = LiNeS(ties)(inputs)(0.0)["task0"]
     floor = total.norm(1) / merged.norm(1) / 3
     assert floor > 1 / 3
     torch.testing.assert_close(scaled["head.bias"], merged["head.bias"] * floor)
 
 
-def test_trimmed_sums_are_measured_against_what_they_sum(given):
-    lines = LiNeS(Sum(k=20, grid=[1.0]))(given)
+def test_trimmed_sums_are_measured_against_what_they_sum(inputs):
+    lines = LiNeS(Sum(k=20, grid=[1.0]))(inputs)
     assert lines.scale(0.0, None) == pytest.approx(1 / 3)
 
 
-def test_a_single_task_keeps_its_deepest_block_whole(given):
-    plain = given.vectors["task1"]
-    method = SingleTask(task_index=1, tradeoff_target_weight=2, floors=[1.0]).by_depth()
-    scaled = method(given)(0.2)["task0"]
+def test_a_single_task_keeps_its_deepest_block_whole(inputs):
+    plain = inputs.vectors["task1"]
+    method = SingleTask(task_index=1, tradeoff_target_weight=2, floors=[1.0]).own_lines()
+    scaled = method(inputs)(0.2)["task0"]
     for key, scale in (("embed.weight", 0.2), ("blocks.0.w", 0.2), ("blocks.1.w", 0.6), ("blocks.2.b", 1.0)):
         torch.testing.assert_close(scaled[key], plain[key] * scale)
 
@@ -50,7 +51,7 @@ def test_a_single_task_keeps_its_deepest_block_whole(given):
 def test_vectors_of_zeros_stay_zero():
     pretrained, _ = tiny_models()
     same = {"a": dict(pretrained), "b": dict(pretrained)}
-    vector = LiNeS(Sum(k=100, grid=[1.0]))(ingredients((pretrained, same)))(0.5)["a"]
+    vector = LiNeS(Sum(k=100, grid=[1.0]))(merge_inputs((pretrained, same)))(0.5)["a"]
     assert not any(leaf.any() for leaf in vector.values())
 
 
@@ -81,12 +82,12 @@ def test_no_pattern_is_an_error_and_no_guess(pattern):
 
 
 def test_a_decomposition_is_made_once_under_lines():
-    given, made = ingredients(tiny_models(blocks=6)), []
-    method = command_line.build_method(command_line.composed(["method=TSVM", "method.apply_lines=True"]))
-    real = Ingredients.stacked
+    inputs, made = merge_inputs(tiny_models(blocks=6)), []
+    method = build_method(compose_config(["method=TSVM", "method.apply_lines=True"]))
+    real = MergeInputs.stacked
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ingredients, "stacked", lambda self, key: made.append(key) or real(self, key))
-        vector = method(given)(0.5)["task0"]
+        patch.setattr(MergeInputs, "stacked", lambda self, key: made.append(key) or real(self, key))
+        vector = method(inputs)(0.5)["task0"]
         for key in vector:
             vector[key]
-    assert sorted(made) == sorted(key for key in given.outline if given.is_matrix(key) and given.changed(key))
+    assert sorted(made) == sorted(key for key in inputs.outline if inputs.is_matrix(key) and inputs.changed(key))

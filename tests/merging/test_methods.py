@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import command_line
+from command_line.build import build_method
+from command_line.config import compose_config
 from src.errors import UserError
 from src.merging.engine import inputs as module
-from src.merging.engine.inputs import Ingredients
-from src.merging.method import Fixed, Method, over, spaced
-from tests.conftest import ingredients, tiny_models
+from src.merging.engine.inputs import MergeInputs
+from src.merging.method import Fixed, Method, normalised, respace
+from src.state_dict import add_vector
+from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import ROOT
 
 METHODS = {path.stem: path for path in sorted((ROOT / "config" / "method").glob("*.yaml"))}
@@ -23,7 +25,7 @@ NEEDED = {"consensus": ["method.mask_lambda=0.4"]}  # where there is no validati
 
 def build(name: str, lines: bool = False) -> Method:
     options = [f"method={name}", f"method.apply_lines={lines}", *NEEDED.get(name, [])]
-    return command_line.build_method(command_line.composed(options))
+    return build_method(compose_config(options))
 
 
 def variants() -> list[tuple[str, bool]]:
@@ -55,7 +57,7 @@ def test_lines_is_refused_only_where_the_papers_have_none_and_with_a_reason():
 def test_a_method_edits_nothing_it_is_given(name, lines):
     pretrained, finetuned = tiny_models()
     before = [{key: leaf.clone() for key, leaf in model.items()} for model in (pretrained, *finetuned.values())]
-    vectors = build(name, lines)(ingredients((pretrained, finetuned), keep=True))(0.3)
+    vectors = build(name, lines)(merge_inputs((pretrained, finetuned), keep=True))(0.3)
     for vector in vectors.values():
         for key in vector:
             vector[key].clone().zero_()
@@ -64,22 +66,34 @@ def test_a_method_edits_nothing_it_is_given(name, lines):
 
 
 @pytest.mark.parametrize("name,lines", VARIANTS)
-def test_a_method_gives_every_task_a_finite_vector_of_the_models_shapes(name, lines, given):
-    vectors = build(name, lines)(given)(0.3)
-    assert set(vectors) == set(given.tasks)
+def test_a_method_gives_every_task_a_finite_vector_of_the_models_shapes(name, lines, inputs):
+    vectors = build(name, lines)(inputs)(0.3)
+    assert set(vectors) == set(inputs.tasks)
     for vector in vectors.values():
-        assert list(vector) == list(given.outline) and "positions" not in vector
+        assert list(vector) == list(inputs.outline) and "positions" not in vector
         for key, leaf in vector.items():
-            assert leaf.shape == given.outline[key].shape and leaf.dtype == torch.float32 and leaf.isfinite().all()
+            assert leaf.shape == inputs.outline[key].shape and leaf.dtype == torch.float32 and leaf.isfinite().all()
         assert not vector["frozen.weight"].any()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("name,lines", VARIANTS)
+def test_a_candidate_shares_with_the_pretrained_model_what_no_task_changed(name, lines, keep):
+    models = tiny_models()
+    inputs = replace(merge_inputs(models, keep=keep))
+    for vector in build(name, lines)(inputs)(0.3).values():
+        assert vector["frozen.weight"].untyped_storage().nbytes() == 4  # one zero, whatever the coefficient
+        candidate = add_vector(models[0], vector)
+        assert candidate["frozen.weight"].data_ptr() == models[0]["frozen.weight"].data_ptr()
+        assert name in ("zeroshot", "zero-shot") or candidate["blocks.1.w"].data_ptr() != models[0]["blocks.1.w"].data_ptr()
 
 
 @pytest.mark.parametrize("name,lines", VARIANTS)
 def test_the_same_question_has_the_same_answer_kept_or_not_in_slices_or_whole(name, lines, monkeypatch):
     models = tiny_models()
-    whole = build(name, lines)(ingredients(models, keep=True))(0.7)
+    whole = build(name, lines)(merge_inputs(models, keep=True))(0.7)
     monkeypatch.setitem(module.SLICE_BYTES, "cpu", 4 * 8)  # eight entries a slice
-    cut = build(name, lines)(ingredients(models, keep=False))(0.7)
+    cut = build(name, lines)(merge_inputs(models, keep=False))(0.7)
     for task, vector in whole.items():
         for key in vector:
             torch.testing.assert_close(vector[key], cut[task][key], rtol=1e-6, atol=1e-7)
@@ -91,7 +105,7 @@ def test_a_merge_holds_a_slice_or_a_matrix_for_each_core_and_the_caller(name, li
     tasks, room = 6, 8
     monkeypatch.setitem(module.SLICE_BYTES, "cpu", 4 * room)
     alive, most, lock = 0, 0, threading.Lock()
-    real = Ingredients.each
+    real = MergeInputs.each
 
     def counting(self, key, visit):
         def counted(part, stack):
@@ -107,13 +121,13 @@ def test_a_merge_holds_a_slice_or_a_matrix_for_each_core_and_the_caller(name, li
 
         return real(self, key, counted)
 
-    monkeypatch.setattr(Ingredients, "each", counting)
-    given = ingredients(tiny_models(tasks=tasks, blocks=6))
-    vectors = build(name, lines)(given)(0.3)
+    monkeypatch.setattr(MergeInputs, "each", counting)
+    inputs = merge_inputs(tiny_models(tasks=tasks, blocks=6))
+    vectors = build(name, lines)(inputs)(0.3)
     for vector in {id(v): v for v in vectors.values()}.values():
         for key in vector:
             vector[key]
-    buffers = [buffer for idle in given.shared.get("idle buffers", {}).values() for buffer in idle]
+    buffers = [buffer for idle in inputs.memo.get("idle buffers", {}).values() for buffer in idle]
     places = torch.get_num_threads() + 1
     assert most <= places and all(buffer.numel() in (tasks * room, tasks * 4 * 6) for buffer in buffers)
     for size in (tasks * room, tasks * 4 * 6):
@@ -126,7 +140,7 @@ def test_models_of_16_bits_are_merged_in_32_and_of_64_in_64(name, lines):
         pretrained, finetuned = tiny_models()
         pretrained, *tuned = ({key: leaf.to(dtype) if leaf.is_floating_point() else leaf for key, leaf in model.items()}
                               for model in (pretrained, *finetuned.values()))  # fmt: skip
-        vectors = build(name, lines)(ingredients((pretrained, dict(zip(finetuned, tuned)))))(0.3)
+        vectors = build(name, lines)(merge_inputs((pretrained, dict(zip(finetuned, tuned)))))(0.3)
         assert {leaf.dtype for vector in vectors.values() for leaf in vector.values()} == {working}
 
 
@@ -146,21 +160,21 @@ def test_single_task_tries_floors_from_one_down():
 
 
 def test_spaced_counts_from_zero_and_leaves_it_out():
-    assert spaced([0.1, 1.0], 6) == (0.2, 0.4, 0.6, 0.8, 1.0)
-    assert spaced([1.0, 0.0], 3) == (1.0, 0.5)
+    assert respace([0.1, 1.0], 6) == (0.2, 0.4, 0.6, 0.8, 1.0)
+    assert respace([1.0, 0.0], 3) == (1.0, 0.5)
     with pytest.raises(UserError, match="n_eval_points"):
-        spaced([0.1, 1.0], 1)
+        respace([0.1, 1.0], 1)
 
 
 def test_average_is_the_mean_and_sum_the_sum(models):
     pretrained, finetuned = models
-    given = ingredients(models)
+    inputs = merge_inputs(models)
     average = build("average")
-    vector = average(given)(average.coefficient(3))["task0"]
+    vector = average(inputs)(average.coefficient(3))["task0"]
     for key in vector:
         mean = sum(model[key] for model in finetuned.values()) / 3
         torch.testing.assert_close(pretrained[key] + vector[key], mean)
-    total = build("sum")(given)(1.0)["task1"]
+    total = build("sum")(inputs)(1.0)["task1"]
     torch.testing.assert_close(total["head.bias"], 3 * vector["head.bias"])
 
 
@@ -174,17 +188,17 @@ def test_fixed_coefficients_are_not_replaced_silently():
         build("sum").check_coefficient(float("nan"), 4)
 
 
-def test_single_task_names_the_tasks_when_the_index_is_too_high(given):
-    method = command_line.build_method(command_line.composed(["method=single_task", "method.task_index=3"]))
+def test_single_task_names_the_tasks_when_the_index_is_too_high(inputs):
+    method = build_method(compose_config(["method=single_task", "method.task_index=3"]))
     with pytest.raises(UserError, match="0 task0, 1 task1, 2 task2"):
-        method(given)
+        method(inputs)
 
 
 def test_the_objective_is_the_mean_normalised_accuracy():
     merged, finetuned = {"a": 0.4, "b": 0.9}, {"a": 0.8, "b": 0.9}
     assert build("sum").objective(merged, finetuned, {}) == pytest.approx(0.75)
     assert build("sum", lines=True).objective(merged, finetuned, {}) == pytest.approx(0.75)
-    assert over(0.5, 0.0) == 0.0
+    assert normalised(0.5, 0.0) == 0.0
 
 
 def test_the_single_task_trade_off_weighs_target_against_controls():
@@ -200,7 +214,7 @@ def test_models_that_do_not_match_are_refused_all_at_once():
     del finetuned["task0"]["head.bias"]
     finetuned["task2"]["embed.weight"] = torch.zeros(2, 2)
     with pytest.raises(UserError) as caught:
-        ingredients((pretrained, finetuned))
+        merge_inputs((pretrained, finetuned))
     assert len(caught.value.problems) == 2
     assert "task0 lacks head.bias" in str(caught.value) and "task2" in caught.value.problems[1]
 
@@ -212,7 +226,7 @@ def test_non_finite_entries_are_refused_by_task_and_name(name, lines, value):
     finetuned["task1"]["blocks.1.w"][0, 0] = value
     vectors = None
     try:
-        vectors = build(name, lines)(ingredients((pretrained, finetuned)))(0.3)
+        vectors = build(name, lines)(merge_inputs((pretrained, finetuned)))(0.3)
         for key in vectors["task0"]:
             vectors["task0"][key]
     except UserError as reason:
@@ -225,7 +239,7 @@ def test_an_infinite_mask_that_all_models_share_is_no_error():
     pretrained, finetuned = tiny_models()
     for model in (pretrained, *finetuned.values()):
         model["frozen.weight"] = torch.full((2, 2), float("-inf"))
-    vector = build("sum")(ingredients((pretrained, finetuned)))(1.0)["task0"]
+    vector = build("sum")(merge_inputs((pretrained, finetuned)))(1.0)["task0"]
     assert not vector["frozen.weight"].any()
 
 
@@ -238,9 +252,9 @@ def test_every_method_has_a_file():
 @pytest.mark.parametrize("name,lines", VARIANTS)
 def test_a_gpu_gives_what_the_cpu_gives(name, lines):
     pretrained, finetuned = tiny_models()
-    given = ingredients((pretrained, finetuned))
-    there = replace(given, device=torch.device("cuda"), shared={})
-    for task, vector in build(name, lines)(given)(0.7).items():
+    inputs = merge_inputs((pretrained, finetuned))
+    there = replace(inputs, device=torch.device("cuda"), memo={})
+    for task, vector in build(name, lines)(inputs)(0.7).items():
         moved = build(name, lines)(there)(0.7)[task]
         for key in vector:
             error = (moved[key].cpu() - vector[key]).norm()
@@ -248,16 +262,16 @@ def test_a_gpu_gives_what_the_cpu_gives(name, lines):
 
 
 def test_matrices_asked_for_in_order_are_made_once_each():
-    given, made = ingredients(tiny_models(blocks=6)), []
-    keys = [key for key in given.outline if given.is_matrix(key)]
+    inputs, made = merge_inputs(tiny_models(blocks=6)), []
+    keys = [key for key in inputs.outline if inputs.is_matrix(key)]
 
     def work(stack: torch.Tensor) -> torch.Tensor:
         made.append(tuple(stack.shape[1:]))
         return stack.sum(0)
 
-    matrices = given.each_matrix(keys, work)
-    assert list(matrices) == [key for key in keys if given.changed(key)] and "frozen.weight" not in matrices
+    matrices = inputs.each_matrix(keys, work)
+    assert list(matrices) == [key for key in keys if inputs.changed(key)] and "frozen.weight" not in matrices
     for key in matrices:
         assert key in matrices
-        torch.testing.assert_close(matrices[key], sum(vector[key] for vector in given.vectors.values()))
+        torch.testing.assert_close(matrices[key], sum(vector[key] for vector in inputs.vectors.values()))
     assert len(made) == len(matrices)

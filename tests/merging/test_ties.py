@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from src.merging.ties import Ties
-from tests.conftest import ingredients
+from tests.conftest import merge_inputs
 
 
 def merge(columns: list[list[float]], agg: str = "mean", k: float = 100) -> list[float]:
     """TIES of one parameter; `columns` holds each task's vector."""
     pretrained = {"w": torch.zeros(len(columns[0])), "blocks.0.w": torch.zeros(1)}
     finetuned = {f"t{i}": {"w": torch.tensor(row), "blocks.0.w": torch.zeros(1)} for i, row in enumerate(columns)}
-    return Ties(k=k, agg=agg, grid=[1.0])(ingredients((pretrained, finetuned)))(1.0)["t0"]["w"].tolist()
+    return Ties(k=k, agg=agg, grid=[1.0])(merge_inputs((pretrained, finetuned)))(1.0)["t0"]["w"].tolist()
 
 
 def test_the_majority_sign_decides_and_who_agrees_is_averaged():

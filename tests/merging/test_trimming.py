@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from src.merging.engine.trimming import check_percentage, magnitude_floors, trimmed
-from tests.conftest import ingredients, tiny_models
+from src.merging.engine.trimming import check_percentage, magnitude_thresholds, trimmed
+from tests.conftest import merge_inputs, tiny_models
 
 
 def reference(models, k) -> list[float]:
@@ -27,7 +27,7 @@ def test_floors_are_exact_to_the_bit(dtype, k):
     pretrained, *tuned = ({key: leaf.to(dtype) if leaf.is_floating_point() else leaf for key, leaf in model.items()}
                           for model in (pretrained, *finetuned.values()))  # fmt: skip
     models = pretrained, dict(zip(finetuned, tuned))
-    assert magnitude_floors(ingredients(models), k).tolist() == reference(models, k)
+    assert magnitude_thresholds(merge_inputs(models), k).tolist() == reference(models, k)
 
 
 def test_many_equal_magnitudes_and_zeros():
@@ -36,17 +36,17 @@ def test_many_equal_magnitudes_and_zeros():
         for key in ("embed.weight", "blocks.0.w", "blocks.1.w"):
             model[key] = pretrained[key] + (torch.arange(pretrained[key].numel()).reshape(pretrained[key].shape) % 3 - 1) * number
     for k in (1, 10, 50, 90):
-        assert magnitude_floors(ingredients((pretrained, finetuned)), k).tolist() == reference((pretrained, finetuned), k)
+        assert magnitude_thresholds(merge_inputs((pretrained, finetuned)), k).tolist() == reference((pretrained, finetuned), k)
 
 
-def test_a_threshold_among_zeros_keeps_all(given):
-    kept = trimmed(given, 99.9)
-    assert trimmed(given, 100) is given
-    assert kept.floors.tolist() == [0.0, 0.0, 0.0]  # more entries are zero than are dropped
+def test_a_threshold_among_zeros_keeps_all(inputs):
+    kept = trimmed(inputs, 99.9)
+    assert trimmed(inputs, 100) is inputs
+    assert kept.thresholds.tolist() == [0.0, 0.0, 0.0]  # more entries are zero than are dropped
 
 
-def test_floors_are_found_once(given):
-    assert trimmed(given, 20).floors is trimmed(given, 20).floors
+def test_floors_are_found_once(inputs):
+    assert trimmed(inputs, 20).thresholds is trimmed(inputs, 20).thresholds
 
 
 @pytest.mark.parametrize("k", [0, -1, 100.5, "20", None, True])
@@ -60,7 +60,7 @@ def test_floors_between_dtypes_keep_what_is_as_large():
     pretrained = {"a": torch.zeros(1, dtype=torch.float64), "b": torch.zeros(4)}
     for value, kept in ((1.00000001, [0.0, 2.0]), (0.99999999, [1.0, 2.0]), (1.0, [1.0, 2.0])):
         tuned = {"t": {"a": torch.tensor([value], dtype=torch.float64), "b": torch.tensor([1.0, 2.0, 0.5, 0.1])}}
-        given = ingredients((pretrained | {"blocks.0.w": torch.zeros(1)}, {"t": tuned["t"] | {"blocks.0.w": torch.zeros(1)}}))
-        given = replace(given, floors=torch.tensor([value], dtype=torch.float64))
-        (vector,) = given.slicewise(lambda stack: stack[0])["b"][None]
+        inputs = merge_inputs((pretrained | {"blocks.0.w": torch.zeros(1)}, {"t": tuned["t"] | {"blocks.0.w": torch.zeros(1)}}))
+        inputs = replace(inputs, thresholds=torch.tensor([value], dtype=torch.float64))
+        (vector,) = inputs.slicewise(lambda stack: stack[0])["b"][None]
         assert vector[:2].tolist() == kept and vector[2:].tolist() == [0.0, 0.0]

@@ -6,8 +6,10 @@ import torch
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
-import command_line
-from src.checkpoints.reading import open_checkpoint
+from command_line.build import build_device, build_family
+from command_line.config import compose_config
+from command_line.paths import paths_of
+from src.checkpoints.opening import open_checkpoint
 from src.data.registry import find_tasks
 from src.errors import UserError
 from src.models.clip import loading as creation
@@ -19,8 +21,8 @@ from tests.training.test_loop import STANDARD
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
-    config = command_line.composed([f"model_location={tmp_path_factory.mktemp('models')}"])
-    return command_line.build_family(config, torch.device("cpu"))
+    config = compose_config([f"model_location={tmp_path_factory.mktemp('models')}"])
+    return build_family(config, paths_of(config), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_a_head_is_unit_rows_times_the_logit_scale_and_is_kept(family, task):
     head, _ = family._heads[task.name]
     assert head.shape == (8, 64)
     torch.testing.assert_close(head.norm(dim=1), family.pretrained["model.logit_scale"].exp().expand(8))
-    path = family._heads_made.folder / "Arrows.safetensors"
+    path = family._head_source.folder / "Arrows.safetensors"
     written = path.stat().st_mtime_ns
     family._heads.clear()
     assert family.prepare(task) == first and path.stat().st_mtime_ns == written
@@ -89,18 +91,16 @@ def test_predictors_of_several_weights_live_side_by_side_and_leave_the_pretraine
     logits = family._clip.encode_image(family._normalised(batch.inputs), normalize=True) @ family._heads[task.name][0].T
     assert torch.equal(first(batch), logits.argmax(1))
     loss = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum").item()
-    assert family.learner(STANDARD)(batch).item() == pytest.approx(loss, rel=1e-5)
+    assert family.trainable(STANDARD)(batch).item() == pytest.approx(loss, rel=1e-5)
 
 
 def test_what_is_fine_tuned_from_a_reference_keeps_all_but_its_image_tower(family, tmp_path):
     """A reference brings no text tower, and the one built beside it is random: it must not get into the weights."""
     reference = {key: leaf + 0.01 if leaf.ndim else leaf for key, leaf in family.pretrained.items()}
     save_file(reference, tmp_path / "start.safetensors")
-    config = command_line.composed(
-        [f"model_location={tmp_path}", f"cache_dir={tmp_path}", f"pretrained={tmp_path}/start.safetensors"]
-    )
-    other = command_line.build_family(config, torch.device("cpu"))
-    other.learner(STANDARD).save(tmp_path / "tuned.safetensors", {})
+    config = compose_config([f"model_location={tmp_path}", f"cache_dir={tmp_path}", f"pretrained={tmp_path}/start.safetensors"])
+    other = build_family(config, paths_of(config), torch.device("cpu"))
+    other.trainable(STANDARD).save(tmp_path / "tuned.safetensors", {})
     written = open_checkpoint(tmp_path / "tuned.safetensors")
     assert set(written) == set(family.pretrained)
     assert all(torch.equal(written[key], leaf) for key, leaf in reference.items())
@@ -128,7 +128,7 @@ def test_weights_of_another_model_are_refused_by_name(family):
 
 
 def test_only_the_image_tower_is_trained(family):
-    assert {name.removeprefix("model.") for name in family.learner(STANDARD).names} == {
+    assert {name.removeprefix("model.") for name in family.trainable(STANDARD).names} == {
         name for name, _ in family._clip.named_parameters() if name.startswith("visual.")
     }
 
@@ -143,7 +143,7 @@ def activation(architecture, pretrained, asked=None, like=None):
 
 @pytest.mark.parametrize("name", OPENAI)
 def test_models_of_openai_run_with_quick_gelu_and_nothing_else(name):
-    wanted = command_line.composed([f"model={name}"])
+    wanted = compose_config([f"model={name}"])
     family = wanted.model.family
     assert (family.architecture, family.pretrained, family.quick_gelu) == (name, "openai", True)
     assert wanted.tasks.names[:2] == ["Cars", "DTD"]
@@ -179,7 +179,7 @@ def test_towers_that_are_no_plain_vision_transformer_predict(name, tmp_path):
         f"model_location={tmp_path}",
         f"cache_dir={tmp_path}",
     ]
-    family = command_line.build_family(command_line.composed(overrides), torch.device("cpu"))
+    family = build_family(config := compose_config(overrides), paths_of(config), torch.device("cpu"))
     assert not any(
         "text_decoder" in key or (".transformer.resblocks" in key and ".visual." not in key) for key in family.pretrained
     )
@@ -196,7 +196,7 @@ def test_towers_that_are_no_plain_vision_transformer_predict(name, tmp_path):
 def test_vit_b_32_is_built_with_the_names_shapes_and_activation_of_the_published_checkpoints(tmp_path):
     """With random weights, which is all that a machine without a network has."""
     overrides = ["model=ViT-B-32", "model.pretrained=null", f"model_location={tmp_path}", f"cache_dir={tmp_path}"]
-    family = command_line.build_family(command_line.composed(overrides), torch.device("cpu"))
+    family = build_family(config := compose_config(overrides), paths_of(config), torch.device("cpu"))
     kinds = [type(module) for module in family._clip.modules() if "GELU" in type(module).__name__]
     assert len(kinds) == 24 and set(kinds) == {QuickGELU}
     shapes = {key: tuple(leaf.shape) for key, leaf in family.pretrained.items()}
@@ -209,16 +209,14 @@ def test_vit_b_32_is_built_with_the_names_shapes_and_activation_of_the_published
 def test_weights_that_cannot_be_had_are_named_with_the_way_by_hand(tmp_path):
     overrides = ["model=ViT-B-32", f"model.pretrained={tmp_path / 'none.pt'}", f"model_location={tmp_path}"]
     with pytest.raises(UserError, match=r"none\.pt of ViT-B-32 cannot be had.*model\.pretrained=FILE.*openai"):
-        command_line.build_family(command_line.composed(overrides), torch.device("cpu"))
+        build_family(config := compose_config(overrides), paths_of(config), torch.device("cpu"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_gpu_predicts_what_the_cpu_does(family, task, precision, tmp_path):
-    config = command_line.composed(
-        [f"model_location={tmp_path}", f"cache_dir={tmp_path}", "device=cuda", f"precision={precision}"]
-    )
-    there = command_line.build_family(config, command_line.device_of(config))
+    config = compose_config([f"model_location={tmp_path}", f"cache_dir={tmp_path}", "device=cuda", f"precision={precision}"])
+    there = build_family(config, paths_of(config), build_device(config))
     for each in (family, there):
         each.prepare(task)
     (span,) = family.spans(task, "test")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from src.checkpoints.reading import open_checkpoint
+from src.checkpoints.opening import open_checkpoint
 from src.errors import UserError
 from src.models.hf_clip import from_hf, is_hf, to_hf
 from tests.helpers.foreign_pickles import ImageEncoder, tiny_clip

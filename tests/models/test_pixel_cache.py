@@ -29,12 +29,12 @@ def store(tmp_path, limit=10**9) -> PixelStore:
 def test_a_split_is_decoded_once_and_then_mapped(tmp_path, decoded):
     count = 2 * SPAN + 5
     split = store(tmp_path).split("a", lambda: count, decoded, "a")
-    assert [len(part) for part in split.parts] == [SPAN, SPAN, 5]
-    spans = [split.span(part) for part in split.parts]
+    assert [len(part) for part in split.spans] == [SPAN, SPAN, 5]
+    spans = [split.span(part) for part in split.spans]
     assert torch.cat([span.pixels[:, 0, 0, 0] for span in spans]).tolist() == [index % 251 for index in range(count)]
     assert torch.cat([span.labels for span in spans]).tolist() == [index % 7 for index in range(count)]
     again = store(tmp_path).split("a", lambda: count, decoded, "a")
-    assert all(torch.equal(again.span(part).pixels, span.pixels) for part, span in zip(again.parts, spans))
+    assert all(torch.equal(again.span(part).pixels, span.pixels) for part, span in zip(again.spans, spans))
     assert again.digest == split.digest and sorted(decoded.calls) == list(range(count))
     assert store(tmp_path).split("b", lambda: count, decoded, "b").digest == split.digest  # of what is seen, not where from
     assert len(decoded.calls) == 2 * count
@@ -42,14 +42,14 @@ def test_a_split_is_decoded_once_and_then_mapped(tmp_path, decoded):
 
 def test_a_killed_run_loses_a_span_at_most(tmp_path, decoded):
     split = store(tmp_path).split("a", lambda: SPAN + 9, decoded, "a")
-    split.span(split.parts[0])
+    split.span(split.spans[0])
     (file,) = tmp_path.rglob("*.safetensors")
     again = store(tmp_path).split("a", lambda: SPAN + 9, decoded, "a")
-    for part in again.parts:
+    for part in again.spans:
         again.span(part)
     assert len(decoded.calls) == SPAN + 9
     file.write_bytes(file.read_bytes()[:-1])
-    assert again.span(again.parts[0]).labels.tolist() == [index % 7 for index in range(SPAN)]  # spoiled: made again
+    assert again.span(again.spans[0]).labels.tolist() == [index % 7 for index in range(SPAN)]  # spoiled: made again
 
 
 def room_for(splits: float) -> int:
@@ -63,17 +63,17 @@ def test_the_longest_unused_of_earlier_runs_makes_room_and_its_digest_stays(tmp_
         digests[name] = split.digest
         os.utime(split.folder, (time.time() - age,) * 2)
     split = store(tmp_path).split("a", lambda: SPAN, decoded, "a")
-    split.span(split.parts[0])  # used again
+    split.span(split.spans[0])  # used again
     digests["c"] = store(tmp_path, room_for(2.5)).split("c", lambda: SPAN, decoded, "c").digest
     decoded.calls.clear()
     for name in "abc":
         assert store(tmp_path).split(name, lambda: SPAN, decoded, name).digest == digests[name]
     for name in "ac":
         split = store(tmp_path).split(name, lambda: SPAN, decoded, name)
-        split.span(split.parts[0])
+        split.span(split.spans[0])
     assert not decoded.calls
     split = store(tmp_path).split("b", lambda: SPAN, decoded, "b")
-    split.span(split.parts[0])
+    split.span(split.spans[0])
     assert len(decoded.calls) == SPAN
 
 
@@ -82,7 +82,7 @@ def test_splits_that_one_run_goes_through_do_not_push_one_another_out(tmp_path, 
     splits = [run.split(name, lambda: SPAN, decoded, name) for name in "abc"]
     for _ in range(3):
         for split in splits:
-            split.span(split.parts[0])
+            split.span(split.spans[0])
     assert len(decoded.calls) == (3 + 1 + 1) * SPAN  # the third has no room, and is decoded each time
 
 
@@ -93,7 +93,7 @@ def test_runs_that_make_room_side_by_side_do_not_disturb_one_another(tmp_path):
         limited = store(tmp_path, room_for(1.5))
         for name in range(4):
             split = limited.split(f"{seed} {name}", lambda: SPAN, lambda index: (pixels, index % 7), "")
-            assert split.span(split.parts[0]).labels.tolist() == [index % 7 for index in range(SPAN)]
+            assert split.span(split.spans[0]).labels.tolist() == [index % 7 for index in range(SPAN)]
         return seed
 
     with ThreadPoolExecutor(4) as threads:
@@ -107,17 +107,17 @@ def test_what_is_known_of_a_split_is_not_asked_again(tmp_path, decoded):
         raise AssertionError("the data was opened")
 
     again = store(tmp_path).split("a", never, never, "a")
-    assert again.count == 9 and len(again.span(again.parts[0]).labels) == 9 and again.digest
+    assert again.count == 9 and len(again.span(again.spans[0]).labels) == 9 and again.digest
 
 
 def test_a_split_that_can_never_fit_pushes_no_other_out(tmp_path, decoded):
     limited = store(tmp_path, room_for(1.5))
     limited.split("small", lambda: SPAN, decoded, "small").digest  # noqa: B018
     large = limited.split("large", lambda: 3 * SPAN, decoded, "large")
-    assert [len(large.span(part).labels) for part in large.parts] == [SPAN] * 3
+    assert [len(large.span(part).labels) for part in large.spans] == [SPAN] * 3
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     none = store(tmp_path / "none", limit=0).split("a", lambda: SPAN, decoded, "a")
-    assert len(none.span(none.parts[0]).labels) == SPAN and not list((tmp_path / "none").rglob("*.safetensors"))
+    assert len(none.span(none.spans[0]).labels) == SPAN and not list((tmp_path / "none").rglob("*.safetensors"))
 
 
 def test_what_an_example_raises_is_raised(tmp_path):
@@ -128,5 +128,14 @@ def test_what_an_example_raises_is_raised(tmp_path):
 
     split = store(tmp_path).split("a", lambda: 9, broken, "a")
     with pytest.raises(OSError, match="image 5"):
-        split.span(split.parts[0])
+        split.span(split.spans[0])
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_digest_that_another_process_found_out_meanwhile_is_not_computed_again(tmp_path, decoded):
+    """The processes of a group count a split's examples before they start, and one of them then scores it."""
+    ours = store(tmp_path, limit=0).split("a", lambda: 9, decoded, "a")
+    assert ours.count == 9
+    theirs = store(tmp_path, limit=0).split("a", lambda: 9, decoded, "a").digest
+    decoded.calls.clear()
+    assert ours.digest == theirs and not decoded.calls  # though no pixels are kept

@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from src.checkpoints.reading import open_both, open_checkpoint
+from src.checkpoints.opening import open_checkpoint
+from src.checkpoints.reading import open_tangent_pair
 from src.errors import UserError
 from src.pickles.linearized import parameters
 from src.pickles.mask_arrays import read_arrays
 from src.pickles.modules import read_modules
-from src.pickles.stand_ins import STAND_INS, Inert
+from src.pickles.stand_ins import STAND_INS, InertObject
 from tests.helpers.foreign_pickles import ImageEncoder, elsewhere, linearized, save_encoder, save_head, tiny_clip
 
 
@@ -97,10 +98,10 @@ def test_linearized_checkpoints_have_two_models_with_names(tmp_path):
     finetuned, reference = (dict(ImageEncoder(tiny_clip(seed)).named_parameters()) for seed in (0, 1))
     torch.save(linearized(finetuned, reference), tmp_path / "linear_finetuned.pt")
     assert same(open_checkpoint(tmp_path / "linear_finetuned.pt"), finetuned)
-    both = open_both(tmp_path / "linear_finetuned.pt")
+    both = open_tangent_pair(tmp_path / "linear_finetuned.pt")
     assert same(both[0], finetuned) and same(both[1], reference)
     torch.save(finetuned, tmp_path / "plain.pt")
-    plain, none = open_both(tmp_path / "plain.pt")
+    plain, none = open_tangent_pair(tmp_path / "plain.pt")
     assert same(plain, finetuned) and none is None
 
 
@@ -247,12 +248,12 @@ def test_a_tensor_by_hand_is_read(tmp_path):
     ],
 )  # fmt: skip
 def test_tricks_of_hand_written_pickles_are_refused(tmp_path, program):
-    before = {name: repr(stand_in) for name, stand_in in STAND_INS.items()}, dict(vars(Inert))
+    before = {name: repr(stand_in) for name, stand_in in STAND_INS.items()}, dict(vars(InertObject))
     for form, wrapped in (("bare", program), ("entry", b"}X\x01\x00\x00\x00a" + program + b"s")):
         written(tmp_path / f"{form}.pt", wrapped)
         with pytest.raises(UserError, match=f"{form}.pt"):
             open_checkpoint(tmp_path / f"{form}.pt")
-    assert ({name: repr(stand_in) for name, stand_in in STAND_INS.items()}, dict(vars(Inert))) == before
+    assert ({name: repr(stand_in) for name, stand_in in STAND_INS.items()}, dict(vars(InertObject))) == before
     assert not hasattr(nn.Module, "evil")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.checkpoints.reading import open_checkpoint
+from src.checkpoints.opening import open_checkpoint
 from tests.helpers.processes import run_script
 
 

@@ -84,21 +84,23 @@ def test_memory_does_not_grow_with_the_number_of_models(tmp_path):
     for number in range(20):
         save_file({key: leaf + 0.01 * torch.randn(1) for key, leaf in base.items()}, tmp_path / f"task{number}.safetensors")
     script = (
-        "import sys, torch, command_line\n"
+        "import sys, torch\n"
+        "from command_line.build import build_method\n"
+        "from command_line.config import compose_config\n"
         "from pathlib import Path\n"
         "from benchmarks.memory import Peak\n"
-        "from src.checkpoints.reading import open_all\n"
-        "from src.merging.engine.inputs import Ingredients\n"
+        "from src.checkpoints.opening import open_all\n"
+        "from src.merging.engine.inputs import MergeInputs\n"
         "from src.checkpoints.writing import save_file\n"
-        "from src.state_dict import added\n"
+        "from src.state_dict import add_vector\n"
         "folder, tasks = Path(sys.argv[1]), int(sys.argv[2])\n"
-        "method = command_line.build_method(command_line.composed(['method=ties']))\n"
+        "method = build_method(compose_config(['method=ties']))\n"
         "torch.ones(8, 8).sum(0)\n"
         "with Peak() as peak:\n"
         "    opened = open_all({n: folder / f'{n}.safetensors' for n in ('base', *(f'task{i}' for i in range(tasks)))})\n"
         "    base = opened.pop('base')\n"
-        "    given = Ingredients(base, opened, lambda key: None, torch.device('cpu'), keep=False)\n"
-        "    save_file(added(base, method(given)(1.0)['task0']), folder / f'merged{tasks}.safetensors')\n"
+        "    inputs = MergeInputs(base, opened, lambda key: None, lambda key: True, torch.device('cpu'), keep=False)\n"
+        "    save_file(add_vector(base, method(inputs)(1.0)['task0']), folder / f'merged{tasks}.safetensors')\n"
         "print(peak.above)\n"
     )
     peaks = {}

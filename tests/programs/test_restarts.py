@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.checkpoints.reading import metadata_of, open_checkpoint
+from src.checkpoints.opening import open_checkpoint
+from src.checkpoints.reading import metadata_of
 from src.state_dict import digest
 from tests.helpers.processes import run_for
 

@@ -11,16 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import command_line
-from src.checkpoints.reading import open_checkpoint
+from command_line.build import build_family
+from command_line.config import compose_config
+from command_line.paths import paths_of
+from src.checkpoints.opening import open_checkpoint
 from src.data.registry import find_tasks
 from src.evaluation.scorer import Score
-from src.evaluation.search import Point
-from src.experiments.disentanglement import Disentanglement
-from src.experiments.negation import Negated, Negation, chosen
+from src.evaluation.search import SearchPoint
+from src.experiments.disentanglement import DisentanglementResult
+from src.experiments.negation import NegationResult, TaskNegation, best_negation
 from src.models.family import Batch
 from src.pickles.linearized import parameters
-from src.training.provenance import recipe_digest
+from src.training.provenance import recipe_digest_of
 from tests.helpers.processes import ROOT, run_script
 
 TASKS = ("Textures", "Letters")
@@ -31,8 +33,8 @@ MODES = ("standard", "linear", "linear-2", "lora", "posthoc")
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
     place = tmp_path_factory.mktemp("family")
-    config = command_line.composed([f"model_location={place}", f"cache_dir={place}"])
-    return command_line.build_family(config, torch.device("cpu"))
+    config = compose_config([f"model_location={place}", f"cache_dir={place}"])
+    return build_family(config, paths_of(config), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +187,7 @@ def test_scripts_say_plainly_what_is_wrong(script, tmp_path):
 
 def test_an_adapter_s_folder_says_of_what_it_was_made(folder):
     path = folder / "checkpoints" / "ViT-demo" / "LettersVal" / "lora_finetuned"
-    assert recipe_digest(path) == recipe_digest(path / "adapter_model.safetensors") is not None
+    assert recipe_digest_of(path) == recipe_digest_of(path / "adapter_model.safetensors") is not None
     done = run_script("main.py", "finetuning_mode=lora", *QUICK, f"finetuned={{Textures: {path}}}", cwd=folder)
     assert done.returncode == 1 and "was fine-tuned on Letters, not on Textures" in done.stderr
 
@@ -199,13 +201,13 @@ def test_ctrl_c_is_answered_in_a_sentence(tmp_path):
     assert done.returncode == 130 and "a rerun goes on from there" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_of_the_coefficients_that_keep_the_control_the_one_with_the_lowest_target_is_chosen():
+def test_of_the_coefficients_that_keep_the_control_the_one_with_the_lowest_target_is_best_negation():
     def point(coefficient, target, control):
-        return Point(coefficient, {"target": target, "control": control}, -target)
+        return SearchPoint(coefficient, {"target": target, "control": control}, -target)
 
     curve = [point(0, 0.9, 0.60), point(0.1, 0.7, 0.58), point(0.2, 0.4, 0.571), point(0.3, 0.4, 0.59), point(0.4, 0.1, 0.5)]
-    assert chosen(curve, "target", "control", 0.95) == 0.2  # 0.57 is the least; of equals the first
-    assert chosen(curve, "target", "control", 1.0) == 0 and chosen(curve, "target", "control", 0.0) == 0.4
+    assert best_negation(curve, "target", "control", 0.95) == 0.2  # 0.57 is the least; of equals the first
+    assert best_negation(curve, "target", "control", 1.0) == 0 and best_negation(curve, "target", "control", 0.0) == 0.4
 
 
 def about(title="t") -> dict:
@@ -213,17 +215,17 @@ def about(title="t") -> dict:
 
 
 def test_the_mean_of_one_control_task_is_no_surer_than_one_of_its_scores():
-    negated = Negated(0.5, [], (Score(90, 100), Score(10, 100)), (Score(50, 100), Score(50, 100)))
-    means = Negation(tasks={"a": negated, "b": negated}, control="c", **about()).means()
+    negated = TaskNegation(0.5, [], (Score(90, 100), Score(10, 100)), (Score(50, 100), Score(50, 100)))
+    means = NegationResult(tasks={"a": negated, "b": negated}, control="c", **about()).means()
     assert means["control_negated"]["half_width_95"] == pytest.approx(0.098, abs=1e-4)
     assert means["target_negated"]["half_width_95"] == pytest.approx(0.0588 / 2**0.5, abs=1e-4)
 
 
 def test_the_error_is_the_sum_of_both_tasks_shares():
     shares = {"a": [[0.1, 0.0], [0.2, 0.0]], "b": [[0.3, 0.4], [0.0, 0.0]]}
-    found = Disentanglement(grid=[-1.0, 1.0], shares=shares, **about())
+    found = DisentanglementResult(grid=[-1.0, 1.0], shares=shares, **about())
     assert found.error == [[0.4, 0.4], [0.2, 0.0]] and found.means() == {"everywhere": {"mean": pytest.approx(0.25)}}
-    unit = Disentanglement(grid=[0.0, 1.0], shares=shares, **about())
+    unit = DisentanglementResult(grid=[0.0, 1.0], shares=shares, **about())
     assert unit.means()["from 0 to 1"] == unit.means()["everywhere"]
 
 

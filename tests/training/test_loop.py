@@ -6,91 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from src.checkpoints.reading import metadata_of, open_checkpoint
-from src.checkpoints.writing import save_file
+from src.checkpoints.opening import open_checkpoint
+from src.checkpoints.reading import metadata_of
 from src.errors import UserError
-from src.models.family import Batch
 from src.models.modes import Mode
-from src.models.trainable import Learner
-from src.runtime.signals import Stopped
-from src.training.loop import Workshop, finetune
+from src.runtime.signals import StopRequested
+from src.training.loop import TrainingSettings, finetune
 from src.training.provenance import mismatch
-from src.training.recipe import Order, Recipe
+from src.training.recipe import Recipe
+from src.training.schedule import BatchSchedule
 from src.training.state import state_path
+from tests.helpers.line_family import Line, Points
+from tests.helpers.progress import RecordedProgress, SignalAt
 
 RECIPE = Recipe(
     lr=0.1, weight_decay=0.0, warmup_steps=4, epochs=5, batch_size=8, num_grad_accumulation=1, max_grad_norm=1.0, seed=0
 )
 STANDARD = Mode("standard", "nonlinear", "all", "never", None)
-
-
-class Line:
-    """A linear model of points left and right of a line: as small as a family gets."""
-
-    name = identity = "line"
-    precision, device = "fp32", torch.device("cpu")
-
-    def __init__(self):
-        torch.manual_seed(0)
-        self._model = nn.Linear(2, 2)
-        self.pretrained = {key: leaf.detach().clone() for key, leaf in self._model.state_dict().items()}
-        self.points = torch.randn(64, 2)
-        self.prepared = []
-
-    def prepare(self, task):
-        self.prepared.append(task.name)
-        return "head"
-
-    def learner(self, mode):
-        def loss(entries, batch):
-            found = torch.func.functional_call(self._model, entries, (batch.inputs,))
-            return nn.functional.cross_entropy(found, batch.labels, reduction="sum")
-
-        parameters = {key: nn.Parameter(leaf.clone()) for key, leaf in self.pretrained.items()}
-        return Learner(parameters, loss, save_file, 6)
-
-    def training_batches(self, task, places, seed, workers):
-        for rows in places:
-            points = self.points[[index for _, index in rows]]
-            yield Batch(task.name, points, (points[:, 0] > 0).long())
-
-    def count(self, task, split):
-        return 64
-
-    def spans(self, task, split):
-        return [range(0, 40), range(40, 64)]
-
-    def batches(self, task, split, size, span):
-        for part in self.points[span.start : span.stop].split(size):
-            yield Batch(task.name, part, (part[:, 0] > 0).long())
-
-    def data_digest(self, task, split):
-        return split
-
-    def predictor(self, weights, precision=None):
-        return lambda batch: torch.func.functional_call(self._model, dict(weights), (batch.inputs,)).argmax(1)
-
-
-class Points:
-    name = definition = "points"
-
-    def examples(self, split):
-        return range(64)
-
-    def fingerprint(self, split):
-        return split
-
-
-class Bell:
-    """Rings at a step of a fine-tuning: sends this process a signal."""
-
-    def __init__(self, at, number=signal.SIGTERM):
-        self.at, self.number = at, number
-
-    def __call__(self, what, done):
-        self.at -= done
-        if done and self.at == 0:
-            signal.raise_signal(self.number)
 
 
 def test_the_rate_warms_up_and_falls_as_a_cosine():
@@ -101,13 +33,13 @@ def test_the_rate_warms_up_and_falls_as_a_cosine():
 
 @pytest.mark.parametrize(("count", "batch", "accumulated"), [(64, 8, 1), (61, 8, 2), (5, 8, 1), (33, 16, 2), (1, 4, 3)])
 def test_each_epoch_sees_every_example_once_in_an_order_of_its_own(count, batch, accumulated):
-    order = Order(count, replace(RECIPE, epochs=3, batch_size=batch, num_grad_accumulation=accumulated))
+    schedule = BatchSchedule(count, replace(RECIPE, epochs=3, batch_size=batch, num_grad_accumulation=accumulated))
     seen: dict = {}
-    for step, parts in enumerate(order.parts(0, 1, 0)):
-        places = [place for part in parts for place in part.places]
-        assert len(places) == order.size(step) and all(len(part.places) <= batch for part in parts)
-        assert sum(part.weight * len(part.places) for part in parts) == pytest.approx(1)  # a mean over the step
-        for epoch, index in places:
+    for step, micro_batches in enumerate(schedule.micro_batches(0, 1, 0)):
+        ids = [example for micro_batch in micro_batches for example in micro_batch.examples]
+        assert len(ids) == schedule.size(step) and all(len(micro_batch.examples) <= batch for micro_batch in micro_batches)
+        assert sum(each.weight * len(each.examples) for each in micro_batches) == pytest.approx(1)  # a mean over the step
+        for epoch, index in ids:
             seen.setdefault(epoch, []).append(index)
     assert all(sorted(indices) == list(range(count)) for indices in seen.values()) and list(seen) == [0, 1, 2]
     assert count < 5 or len({tuple(indices) for indices in seen.values()}) == 3
@@ -115,26 +47,27 @@ def test_each_epoch_sees_every_example_once_in_an_order_of_its_own(count, batch,
 
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_processes_share_each_step_and_a_later_start_changes_nothing(size):
-    order = Order(61, replace(RECIPE, epochs=2, batch_size=8, num_grad_accumulation=2))
-    alone = list(order.parts(0, 1, 0))
-    together = [list(order.parts(rank, size, 0)) for rank in range(size)]
-    for step, parts in enumerate(alone):
-        assert all(len(shares[step]) == len(parts) for shares in together)  # passes, which all make together
-        mine = [place for shares in together for part in shares[step] if part.weight for place in part.places]
-        assert sorted(mine) == sorted(place for part in parts for place in part.places)
-    assert list(order.parts(0, 1, 5)) == alone[5:]
+    schedule = BatchSchedule(61, replace(RECIPE, epochs=2, batch_size=8, num_grad_accumulation=2))
+    single = list(schedule.micro_batches(0, 1, 0))
+    by_rank = [list(schedule.micro_batches(rank, size, 0)) for rank in range(size)]
+    for step, micro_batches in enumerate(single):
+        shares = [steps[step] for steps in by_rank]
+        assert all(len(share) == len(micro_batches) for share in shares)  # passes, which all make together
+        ids = [example for share in shares for each in share if each.weight for example in each.examples]
+        assert sorted(ids) == sorted(example for each in micro_batches for example in each.examples)
+    assert list(schedule.micro_batches(0, 1, 5)) == single[5:]
 
 
 def test_finetuning_learns_reports_each_step_and_writes_the_weights(tmp_path):
-    family, planned, steps, lines = Line(), [], [], []
+    family, progress, entries = Line(), RecordedProgress(), []
     path = tmp_path / "a" / "line_finetuned.safetensors"
-    how = Workshop(plan=planned.append, report=lambda what, done: steps.append(done), watch=lines.append)
-    finetune(family, Points(), RECIPE, STANDARD, path, how)
-    assert planned == [40] and steps == [0] + [1] * 40 and family.prepared == ["points"]
-    assert [line.step for line in lines] == [10, 20, 30, 40] and lines[-1].epoch == 5 and lines[-1].loss < lines[0].loss / 2
-    assert [json.loads(line)["loss"] for line in (path.parent / "line_training.jsonl").read_text().splitlines()] == [
-        line.loss for line in lines
-    ]
+    settings = TrainingSettings(progress=progress, log_callbacks=(entries.append,))
+    finetune(family, Points(), RECIPE, STANDARD, path, settings)
+    assert progress.planned == [40] and [done for _, done in progress.reports] == [0] + [1] * 40
+    assert family.prepared == ["points"] and [entry.step for entry in entries] == [10, 20, 30, 40]
+    assert entries[-1].epoch == 5 and entries[-1].loss < entries[0].loss / 2
+    lines = (path.parent / "line_training.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [entry.loss for entry in entries]
     predict = family.predictor(open_checkpoint(path))
     right = sum(int((predict(batch) == batch.labels).sum()) for batch in family.batches(Points(), "test", 64, range(64)))
     assert right >= 56  # of 64; before training 17
@@ -145,37 +78,37 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path):
     contents = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         path = tmp_path / name / "w.safetensors"
-        finetune(Line(), Points(), replace(RECIPE, seed=seed), STANDARD, path, Workshop())
+        finetune(Line(), Points(), replace(RECIPE, seed=seed), STANDARD, path, TrainingSettings())
         contents.append({key: leaf.clone() for key, leaf in open_checkpoint(path).items()})
     first, second, third = contents
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], third[key]) for key in first)
 
 
-def test_accumulated_batches_are_one_step_of_their_mean(tmp_path):
-    found = []
-    for name, size, accumulated in (("whole", 16, 1), ("halves", 8, 2), ("uneven", 6, 4)):
-        recipe = replace(RECIPE, batch_size=size, num_grad_accumulation=accumulated, epochs=2)
-        if name == "uneven":
-            recipe = replace(recipe, epochs=1)
-        path = tmp_path / f"{name}.safetensors"
-        finetune(Line(), Points(), recipe, STANDARD, path, Workshop())
-        found.append(dict(open_checkpoint(path)))
-    assert all(torch.allclose(found[0][key], found[1][key], atol=1e-6) for key in found[0])
+@pytest.mark.parametrize(("size", "accumulated"), [(8, 2), (6, 4), (7, 3)])
+def test_accumulated_batches_are_one_step_of_their_mean(tmp_path, size, accumulated):
+    """Of 64 points, 6 x 4 end each epoch on a step of 6, 6 and 4, and 7 x 3 on one of a single point."""
+    weights = []
+    for batch_size, num_grad_accumulation in ((size * accumulated, 1), (size, accumulated)):
+        recipe = replace(RECIPE, batch_size=batch_size, num_grad_accumulation=num_grad_accumulation, epochs=2)
+        path = tmp_path / f"{batch_size}.safetensors"
+        finetune(Line(), Points(), recipe, STANDARD, path, TrainingSettings())
+        weights.append(dict(open_checkpoint(path)))
+    assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-6) for key in weights[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_stopped_fine_tuning_goes_on_to_the_same_bits(tmp_path, number):
     whole, parts = tmp_path / "whole_finetuned.safetensors", tmp_path / "parts_finetuned.safetensors"
-    finetune(Line(), Points(), RECIPE, STANDARD, whole, Workshop())
+    finetune(Line(), Points(), RECIPE, STANDARD, whole, TrainingSettings())
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     for at in (3, 10, 11, 20):  # counted from the start
-        with pytest.raises(Stopped, match="the same command goes on") as stopped:
-            finetune(Line(), Points(), RECIPE, STANDARD, parts, Workshop(report=Bell(at, number), log_steps=3))
+        with pytest.raises(StopRequested, match="the same command goes on") as stopped:
+            finetune(Line(), Points(), RECIPE, STANDARD, parts, TrainingSettings(progress=SignalAt(at, number), log_steps=3))
         assert stopped.value.number == number and state_path(parts).exists() and not parts.exists()
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
-    with pytest.raises(Stopped, match="goes on with the next task"):  # at the last step, all is written first
-        finetune(Line(), Points(), RECIPE, STANDARD, parts, Workshop(report=Bell(40, number), log_steps=3))
+    with pytest.raises(StopRequested, match="goes on with the next task"):  # at the last step, all is written first
+        finetune(Line(), Points(), RECIPE, STANDARD, parts, TrainingSettings(progress=SignalAt(40, number), log_steps=3))
     assert whole.read_bytes() == parts.read_bytes() and not state_path(parts).exists()
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts_training.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 40
@@ -185,20 +118,20 @@ def test_a_state_is_saved_on_the_way_and_one_of_another_fine_tuning_is_refused(t
     path = tmp_path / "w_finetuned.safetensors"
     with pytest.raises(KeyError):  # killed, as far as this process can be
 
-        def die(line):
-            if line.step == 20:
+        def die(entry):
+            if entry.step == 20:
                 raise KeyError
 
-        finetune(Line(), Points(), RECIPE, STANDARD, path, Workshop(save_minutes=0, watch=die))
+        finetune(Line(), Points(), RECIPE, STANDARD, path, TrainingSettings(save_minutes=0, log_callbacks=(die,)))
     assert metadata_of(state_path(path))["step"] == "19"
     with pytest.raises(UserError, match=r"lr=0\.1, not 0\.2"):
-        finetune(Line(), Points(), replace(RECIPE, lr=0.2), STANDARD, path, Workshop())
+        finetune(Line(), Points(), replace(RECIPE, lr=0.2), STANDARD, path, TrainingSettings())
     other = Points()
     other.fingerprint = lambda split: "other images"
     with pytest.raises(UserError, match="its data differ"):
-        finetune(Line(), other, RECIPE, STANDARD, path, Workshop())
-    finetune(Line(), Points(), RECIPE, STANDARD, path, Workshop())
-    finetune(Line(), Points(), RECIPE, STANDARD, tmp_path / "whole.safetensors", Workshop())
+        finetune(Line(), other, RECIPE, STANDARD, path, TrainingSettings())
+    finetune(Line(), Points(), RECIPE, STANDARD, path, TrainingSettings())
+    finetune(Line(), Points(), RECIPE, STANDARD, tmp_path / "whole.safetensors", TrainingSettings())
     assert path.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
@@ -207,11 +140,11 @@ def test_a_step_is_adamw_s_after_clipping_by_hand(tmp_path):
     the clipped gradients' moments."""
     recipe = replace(RECIPE, lr=0.01, weight_decay=0.5, warmup_steps=0, epochs=1, batch_size=32, max_grad_norm=1e-3)
     family, path = Line(), tmp_path / "w.safetensors"
-    finetune(family, Points(), recipe, STANDARD, path, Workshop())
+    finetune(family, Points(), recipe, STANDARD, path, TrainingSettings())
     weights = {key: leaf.clone().requires_grad_() for key, leaf in family.pretrained.items()}
     first, second = ({key: torch.zeros_like(leaf) for key, leaf in weights.items()} for _ in range(2))
-    for step, ((part,),) in enumerate(zip(Order(64, recipe).parts(0, 1, 0)), start=1):
-        (batch,) = family.training_batches(Points(), [part[0].places] if isinstance(part, list) else [part.places], 0, 0)
+    for step, (micro_batch,) in enumerate(BatchSchedule(64, recipe).micro_batches(0, 1, 0), start=1):
+        (batch,) = family.training_batches(Points(), [micro_batch.examples], 0, 0)
         found = torch.func.functional_call(family._model, weights, (batch.inputs,))
         gradients = dict(zip(weights, torch.autograd.grad(nn.functional.cross_entropy(found, batch.labels), weights.values())))
         norm = torch.sqrt(sum(leaf.pow(2).sum() for leaf in gradients.values()))
@@ -232,7 +165,15 @@ def test_a_loss_that_leaves_the_numbers_writes_nothing(tmp_path):
     family = Line()
     family.points = family.points * float("nan")
     with pytest.raises(UserError, match="points"):
-        finetune(family, Points(), RECIPE, STANDARD, tmp_path / "w.safetensors", Workshop(save_minutes=0))
+        finetune(family, Points(), RECIPE, STANDARD, tmp_path / "w.safetensors", TrainingSettings(save_minutes=0))
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_signal_after_the_loss_left_the_numbers_promises_nothing(tmp_path):
+    family = Line()
+    family.points = family.points * float("nan")
+    with pytest.raises(UserError, match="became nan"):  # nothing was saved that a rerun could go on from
+        finetune(family, Points(), RECIPE, STANDARD, tmp_path / "w.safetensors", TrainingSettings(progress=SignalAt(2)))
     assert not list(tmp_path.glob("*.safetensors"))
 
 
@@ -245,7 +186,7 @@ def test_impossible_recipes_are_refused_by_name(field, value):
 
 def test_weights_made_for_other_classes_are_told_apart(tmp_path):
     family, task, path = Line(), Points(), tmp_path / "w.safetensors"
-    finetune(family, task, RECIPE, STANDARD, path, Workshop())
+    finetune(family, task, RECIPE, STANDARD, path, TrainingSettings())
     assert mismatch(path, family, RECIPE, STANDARD, task) is None
     assert mismatch(path, family, RECIPE, replace(STANDARD, linearized="posthoc"), task) is None  # the same weights
     other = Points()

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.checkpoints.peft.problems import WAY_OUT, listed
-from src.errors import UserError, raise_any
+from src.errors import UserError, raise_any, shorten
 
 CONFIG = "adapter_config.json"
+WAY_OUT = "merge it with peft's merge_and_unload, save the model, and give that folder"
 
 # A setting that is on and is not among these changes what the factors mean, or may for all we know.
 UNDERSTOOD = {
@@ -42,19 +42,19 @@ class Settings:
         weights = [start + child for child in ("weight", "in_proj_weight")]
         return list(filter(self.is_target, names)) or [name for name in weights if name in names][:1]
 
-    def scale(self, called: str, rank: int) -> float:
+    def scale(self, pattern_name: str, rank: int) -> float:
         """What the product of a module or parameter counts. Raises UserError if it has another rank, or several factors."""
-        ranks, alphas = self._values("rank_pattern", called, "r"), self._values("alpha_pattern", called, "lora_alpha")
+        ranks, alphas = self._values("rank_pattern", pattern_name, "r"), self._values("alpha_pattern", pattern_name, "lora_alpha")
         if rank not in ranks:
-            raise UserError(f"{called} has rank {rank}, and {ranks} in {CONFIG}; copy both files of one training again")
+            raise UserError(f"{pattern_name} has rank {rank}, and {ranks} in {CONFIG}; copy both files of one training again")
         if len(set(alphas)) > 1:  # the first would count, but peft sorts them when it writes
-            said = f"{called} has several factors by the alpha_pattern in {CONFIG}, {alphas}; leave the one that was meant"
+            said = f"{pattern_name} has several factors by the alpha_pattern in {CONFIG}, {alphas}; leave the one that was meant"
             raise UserError(said)
         return alphas[0] / (math.sqrt(rank) if self.told.get("use_rslora") else rank)
 
-    def _values(self, table: str, called: str, otherwise: str) -> list[float]:
+    def _values(self, table: str, pattern_name: str, otherwise: str) -> list[float]:
         patterns = self.told[table].items()
-        return [value for key, value in patterns if _at_the_end(key).fullmatch(called)] or [self.told[otherwise]]
+        return [value for key, value in patterns if _at_the_end(key).fullmatch(pattern_name)] or [self.told[otherwise]]
 
 
 def _at_the_end(pattern: str) -> re.Pattern[str]:
@@ -80,7 +80,7 @@ def read_settings(file: Path) -> Settings:
         problems.append(f"{file}: target_parameters is a list of names; got {targets!r}; copy the adapter again")
     strange = [f"{name}={value!r}" for name, value in told.items() if value and name not in UNDERSTOOD]
     if strange:
-        problems.append(f"{file} sets what is not known here: {listed(strange)}; {WAY_OUT}")
+        problems.append(f"{file} sets what is not known here: {shorten(strange)}; {WAY_OUT}")
     try:
         patterns = [pair for table in TABLES for pair in told[table].items()]
         for name, value in [*patterns, *((number, told[number]) for number in SILENT)]:

@@ -8,28 +8,23 @@ from torch import Tensor
 from src.checkpoints.peft.config import CONFIG
 from src.checkpoints.peft.matching import best_fit
 from src.checkpoints.peft.reading import WEIGHTS, read_adapter
-from src.checkpoints.reading import Checkpoint, open_checkpoint
+from src.checkpoints.reading import Checkpoint
 from src.errors import UserError
 from src.state_dict import Lazy, StateDict, outline
 
 
-def is_adapter(path: Path) -> bool:
-    """Whether a folder is a peft adapter."""
-    return (path / CONFIG).is_file()
-
-
-def open_over(path: Path, pretrained: StateDict, made_with: str = "") -> Checkpoint:
-    """A checkpoint, or the model that an adapter, a folder or the weight file in it, makes of `pretrained`."""
+def adapter_folder(path: Path) -> Path | None:
+    """Return the folder of a peft adapter, of which `path` is that folder or the weight file in it; None if it is none."""
     folder = path.parent if path.name in WEIGHTS else path
-    return open_adapter(folder, pretrained, made_with) if is_adapter(folder) else open_checkpoint(path)
+    return folder if (folder / CONFIG).is_file() else None
 
 
-def open_adapter(path: Path, pretrained: StateDict, made_with: str = "") -> Checkpoint:
+def open_adapter(path: Path, pretrained: StateDict, base_digest: str = "") -> Checkpoint:
     """The model that an adapter makes of `pretrained`: the same entries, a changed one computed when it is asked for.
 
     Sums are in float32 (float64 for float64) and take the dtype of `pretrained`; entries that are not changed are its own.
-    The adapter's names may lack a prefix that those of `pretrained` have, or have one more. made_with: as in
-    `Checkpoint.renamed`. Raises UserError if the folder cannot be read, holds what is not known here, or does not fit.
+    The adapter's names may lack a prefix that those of `pretrained` have, or have one more. base_digest: as in
+    `Checkpoint.view`. Raises UserError if the folder cannot be read, holds what is not known here, or does not fit.
     """
     path, shapes = Path(path), outline(pretrained)
     adapter = read_adapter(path)
@@ -46,4 +41,4 @@ def open_adapter(path: Path, pretrained: StateDict, made_with: str = "") -> Chec
             raise UserError(f"{key} of {path} overflows {before.dtype}; give the pre-trained model in a wider dtype")
         return narrow
 
-    return Checkpoint(path, {file: {} for file in adapter.files}).renamed(Lazy(shapes, entry), made_with)
+    return Checkpoint(path, {file: {} for file in adapter.files}).view(Lazy(shapes, entry), base_digest)

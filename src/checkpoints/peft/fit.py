@@ -6,10 +6,10 @@ from functools import partial
 
 from torch import Tensor
 
+from src.checkpoints.peft.config import WAY_OUT
 from src.checkpoints.peft.layer import Layer
-from src.checkpoints.peft.problems import WAY_OUT
 from src.checkpoints.peft.reading import Adapter
-from src.errors import UserError, added_to
+from src.errors import UserError, collect
 from src.state_dict import StateDict
 
 Edit = Callable[[Tensor], Tensor]
@@ -44,19 +44,19 @@ def fitted(adapter: Adapter, shapes: StateDict, children: Mapping[str, list[str]
         if not targets:
             fit.missing.append(f"{layer.start}weight")
             continue
-        with added_to(fit.misfits):
+        with collect(fit.misfits):
             name, leaf = _place(layer, {name: shapes[renamed(name)] for name in targets})
             if name in placed:
                 raise UserError(f"{layer.where} and {placed[name][0].where} both change {name}; {WAY_OUT}")
             placed[name] = layer, leaf
-    for name, turned in _turns(placed, flag=bool(settings.told.get("fan_in_fan_out"))).items():
+    for name, transposed in _turns(placed, flag=bool(settings.told.get("fan_in_fan_out"))).items():
         (layer, leaf), key = placed[name], renamed(name)
-        with added_to(fit.misfits):
-            if turned is None:
+        with collect(fit.misfits):
+            if transposed is None:
                 raise UserError(f"{key} is square, and nothing tells which of its axes is the input's; {WAY_OUT}")
-            called = name if settings.is_target(name) else layer.called
-            scale = layer.times * settings.scale(called, layer.down.shape[0] // (layer.experts(leaf) or 1))
-            fit.edits.setdefault(key, []).append(partial(layer.added, scale=scale, turned=turned))
+            pattern_name = name if settings.is_target(name) else layer.pattern_name
+            scale = layer.multiplicity * settings.scale(pattern_name, layer.down.shape[0] // (layer.experts(leaf) or 1))
+            fit.edits.setdefault(key, []).append(partial(layer.added, scale=scale, transposed=transposed))
     return fit
 
 
@@ -77,7 +77,7 @@ def _turns(placed: Mapping[str, tuple[Layer, Tensor]], flag: bool) -> dict[str, 
     Peft keeps the flag of the last layer alone, so squares go by it only where no other matrix belies it.
     """
     ways = {name: layer.ways(leaf) for name, (layer, leaf) in placed.items()}
-    trusted = {name for name, (layer, leaf) in placed.items() if layer.turned is None and not layer.experts(leaf)}
+    trusted = {name for name, (layer, leaf) in placed.items() if layer.transposed is None and not layer.experts(leaf)}
     if any(ways[name] == {not flag} for name in trusted):
         trusted = set()
     return {name: min(found) if len(found) == 1 else flag if name in trusted else None for name, found in ways.items()}

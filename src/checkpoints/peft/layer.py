@@ -19,12 +19,12 @@ class Layer:
 
     where: str
     start: str
-    called: str
-    times: int
+    pattern_name: str
+    multiplicity: int
     down: Tensor
     up: Tensor
     magnitude: Tensor | None
-    turned: bool | None
+    transposed: bool | None
 
     def experts(self, leaf: Tensor) -> int:
         """How many matrices an entry stacks, each with factors of its own; 0 if it is no stack."""
@@ -41,9 +41,9 @@ class Layer:
             return set()
         shape = list(leaf.shape[1:] if experts else leaf.shape)
         fits = {False: shape == [outputs, *inputs], True: shape == [*inputs, outputs]}
-        return {way for way, fitting in fits.items() if fitting and self.turned in (None, way)}
+        return {way for way, fitting in fits.items() if fitting and self.transposed in (None, way)}
 
-    def added(self, before: Tensor, scale: float, turned: bool) -> Tensor:
+    def added(self, before: Tensor, scale: float, transposed: bool) -> Tensor:
         """An entry plus `scale` times the product; of DoRA, with the weights of each output at their length."""
         wide, experts = working_dtype(before.dtype), self.experts(before)
         down, up = (factor.to(device=before.device, dtype=wide).flatten(1) for factor in (self.down, self.up))
@@ -51,10 +51,10 @@ class Layer:
             return before
         if experts:
             down, up = down.reshape(experts, -1, down.shape[1]), up.reshape(up.shape[0], -1, experts).permute(2, 0, 1)
-        product = down.mT @ up.mT if turned else up @ down
+        product = down.mT @ up.mT if transposed else up @ down
         total = product.mul_(scale).reshape(before.shape).add_(before)
         if self.magnitude is not None:
-            rows = total.T if turned else total.flatten(1)  # a view, an output each
+            rows = total.T if transposed else total.flatten(1)  # a view, an output each
             lengths = self.magnitude.to(device=before.device, dtype=wide).reshape(-1, 1)
             rows.mul_(lengths / torch.linalg.norm(rows, dim=1, keepdim=True))
         return total

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from src.checkpoints.peft.config import WAY_OUT
 from src.checkpoints.peft.fit import Fit, fitted
-from src.checkpoints.peft.problems import NAMED, WAY_OUT, listed
 from src.checkpoints.peft.reading import Adapter
-from src.errors import UserError
+from src.errors import UserError, shorten
 from src.state_dict import StateDict
 
 
@@ -34,16 +34,16 @@ def best_fit(adapter: Adapter, shapes: StateDict) -> Fit:
     if whole:
         raise UserError(
             f"{adapter.path}: {longest[:-1]} may be any of {len(whole)} layers of the pre-trained model, "
-            f"{listed([renaming(longest)[:-1] for renaming in whole])}; {WAY_OUT}"
+            f"{shorten([renaming(longest)[:-1] for renaming in whole])}; {WAY_OUT}"
         )
     nearest = min(fits.values(), key=lambda fit: len(fit.missing))
-    problems = [f"{adapter.path} does not fit the pre-trained model: {said}" for said in nearest.misfits[:NAMED]]
-    if len(nearest.misfits) > NAMED:
-        problems.append(f"{adapter.path} does not fit {len(nearest.misfits) - NAMED} entries more; give the model it is of")
+    problems = [f"{adapter.path} does not fit the pre-trained model: {said}" for said in nearest.misfits[:3]]
+    if len(nearest.misfits) > 3:
+        problems.append(f"{adapter.path} does not fit {len(nearest.misfits) - 3} entries more; give the model it is of")
     if nearest.missing:
         problems.append(
-            f"{adapter.path} changes {listed(nearest.missing)}, and the pre-trained model has no such names, with no one prefix "
-            f"more or less; it has {listed(list(shapes))}; give the model that the adapter was trained on, or {WAY_OUT}"
+            f"{adapter.path} changes {shorten(nearest.missing)}, and the pre-trained model has no such names, with no one prefix "
+            f"more or less; it has {shorten(list(shapes))}; give the model that the adapter was trained on, or {WAY_OUT}"
         )
     raise UserError(problems)
 

@@ -8,18 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.checkpoints.peft.config import CONFIG, Settings, read_settings
+from src.checkpoints.peft.config import CONFIG, WAY_OUT, Settings, read_settings
 from src.checkpoints.peft.layer import Layer
-from src.checkpoints.peft.problems import WAY_OUT, listed
-from src.checkpoints.reading import Checkpoint, open_checkpoint
+from src.checkpoints.reading import Checkpoint, open_files
 from src.checkpoints.shards import ADAPTER
-from src.errors import UserError, added_to, raise_any
+from src.errors import UserError, collect, raise_any, shorten
 from src.state_dict import StateDict
 
 WEIGHTS = (ADAPTER, "adapter_model.bin")
 INNER = ".base_layer.out_proj"  # how the path of MultiheadAttention's projection ends where peft adapts the whole module
 COUNTED_TWICE = (0, 21, 2)  # peft up to this one adds that projection's product twice, when it trains and when it merges
-TIMES = 2
+MULTIPLICITY = 2
 
 _NESTED = re.compile(r"\.(base_layer|modules_to_save)(?=\.|$)")
 _FACTOR = re.compile(r"(.+)\.lora_((?:embedding_)?[AB]|magnitude_vector)(\.(?!(?:weight|bias)$)[^.]+)?(\.weight)?")
@@ -39,9 +38,9 @@ class Adapter:
 def read_adapter(path: Path) -> Adapter:
     """Raises UserError with all that is wrong with the folder."""
     problems: list[str] = []
-    with added_to(problems):
+    with collect(problems):
         settings = read_settings(path / CONFIG)
-    with added_to(problems):
+    with collect(problems):
         weights = _weights(path)
     raise_any(problems)
     factors, replaced, wrong = _taken_apart(weights)
@@ -50,8 +49,8 @@ def read_adapter(path: Path) -> Adapter:
     odd = [f"{where}: {', '.join(sorted(parts))}" for where, parts in factors.items() if set(parts) not in whole]
     wrong["lacks factors of a layer, or holds other ones than its settings ask for"] = odd
     wrong["holds no entries"] = [] if factors or replaced or any(wrong.values()) else [file.name for file in weights.files]
-    problems += [f"{path} {said} ({listed(names)}); copy it again, or {WAY_OUT}" for said, names in wrong.items() if names]
-    with added_to(problems):
+    problems += [f"{path} {said} ({shorten(names)}); copy it again, or {WAY_OUT}" for said, names in wrong.items() if names]
+    with collect(problems):
         inner = _inner(path, factors, str(settings.told.get("peft_version") or "0.0.0"))
     raise_any(problems)
     layers = [_layer(where, parts, where in inner) for where, parts in factors.items()]
@@ -61,7 +60,7 @@ def read_adapter(path: Path) -> Adapter:
 def _weights(path: Path) -> Checkpoint:
     for name in WEIGHTS:
         if (path / name).exists():
-            return open_checkpoint(path / name)
+            return open_files(path / name)
     raise UserError(f"{path} is an adapter without weights, {' or '.join(WEIGHTS)}; copy the whole folder again")
 
 
@@ -108,10 +107,10 @@ def _layer(where: str, parts: Mapping[str, Tensor], inner: bool) -> Layer:
     return Layer(
         where=where,
         start=_NESTED.sub("", where) + ".",
-        called=_NESTED.sub("", where.removesuffix(INNER) if inner else where),
-        times=TIMES if inner else 1,
+        pattern_name=_NESTED.sub("", where.removesuffix(INNER) if inner else where),
+        multiplicity=MULTIPLICITY if inner else 1,
         down=down,
         up=up,
         magnitude=parts.get("magnitude_vector"),
-        turned=embedding if embedding or inner or down.ndim > 2 else None,
+        transposed=embedding if embedding or inner or down.ndim > 2 else None,
     )

@@ -34,14 +34,14 @@ def paint(strokes: Strokes, ground: Tensor, size: int) -> Tensor:
     """Images (batch, 3, size, size) in 0..1 of `strokes` over a `ground` of shape (batch, 3); edges are antialiased."""
     # A few images at a time keep the distances of all strokes in a CPU's cache; a GPU wants them all at once.
     few = 16 if ground.device.type == "cpu" else len(ground)
-    parts = zip(*(part.split(few) for part in (strokes.ends, strokes.radius, strokes.colour, ground)))
-    return torch.cat([_paint(Strokes(*scene), below, size) for *scene, below in parts])
+    subsets = zip(*(subset.split(few) for subset in (strokes.ends, strokes.radius, strokes.colour, ground)))
+    return torch.cat([_paint(Strokes(*scene), below, size) for *scene, below in subsets])
 
 
 def _paint(strokes: Strokes, ground: Tensor, size: int) -> Tensor:
     centres = (torch.arange(size, device=ground.device) + 0.5) * (2 / size) - 1
     x, y = centres[None, None, None, :], centres[None, None, :, None]
-    x0, y0, x1, y1 = (part[..., None, None] for part in strokes.ends.unbind(-1))
+    x0, y0, x1, y1 = (subset[..., None, None] for subset in strokes.ends.unbind(-1))
     run, rise = x1 - x0, y1 - y0
     length = (run**2 + rise**2).clamp_min(1e-8)
     along = ((x - x0) * (run / length)).add((y - y0) * (rise / length)).clamp_(0, 1)  # (batch, count, size, size)

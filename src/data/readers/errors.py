@@ -42,7 +42,7 @@ def bad_image(what: object, reason: Exception) -> UserError:
     return unreadable(f"the image {what} cannot be read", "get it anew, or remove the dataset and fetch it again", reason)
 
 
-class Readable(Dataset):
+class NamedErrors(Dataset):
     """Examples of another's reader; one that cannot be read is named: by its file in `paths`, else by its number."""
 
     def __init__(self, examples: Examples, root: Path, paths: Sequence[str] = ()):

@@ -10,13 +10,13 @@ from typing import ClassVar
 from PIL import Image
 from torch.utils.data import Dataset
 
-from src.data.class_names import difference, few
+from src.data.class_names import difference
 from src.data.readers.errors import UNREADABLE, bad_image
 from src.data.task import Examples
-from src.errors import UserError
+from src.errors import UserError, shorten
 
 
-class Pictures(Dataset):
+class ImageFiles(Dataset):
     """Image files with labels, opened one by one."""
 
     def __init__(self, samples: Sequence[tuple[str, int]]):
@@ -40,7 +40,7 @@ def class_folders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def pictures(folder: Path, names: Sequence[str], wanted: Callable[[str], bool] | None = None) -> Pictures:
+def image_files(folder: Path, names: Sequence[str], wanted: Callable[[str], bool] | None = None) -> ImageFiles:
     """The images below the class folders `names`, in ImageFolder's order; all, or those `wanted`."""
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
@@ -49,7 +49,7 @@ def pictures(folder: Path, names: Sequence[str], wanted: Callable[[str], bool] |
         raise UserError(f"{folder} has other classes than the training part ({difference(found, [(name,) for name in names])})")
     labels = {name: label for label, name in enumerate(names)}
     extensions = IMG_EXTENSIONS if wanted is None else None
-    return Pictures(make_dataset(folder, labels, extensions=extensions, is_valid_file=wanted, allow_empty=wanted is not None))
+    return ImageFiles(make_dataset(folder, labels, extensions=extensions, is_valid_file=wanted, allow_empty=wanted is not None))
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class ImageFolders:
     folders: Mapping[str, str]
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def subsets(self) -> tuple[str, ...]:
         return tuple(self.folders)
 
-    def lacks(self) -> list[str]:
+    def missing_files(self) -> list[str]:
         return [f"{folder}/<class>/" for folder in self.folders.values() if not _holds_classes(self.root / folder)]
 
-    def sources(self, part: str) -> list[Path]:
-        return [self.root / self.folders[part]]
+    def files(self, subset: str) -> list[Path]:
+        return [self.root / self.folders[subset]]
 
     @cached_property
     def _names(self) -> list[str]:
@@ -78,8 +78,8 @@ class ImageFolders:
     def names(self) -> list[str]:
         return self._names
 
-    def load(self, part: str) -> Examples:
-        return pictures(self.root / self.folders[part], self._names)
+    def load(self, subset: str) -> Examples:
+        return image_files(self.root / self.folders[subset], self._names)
 
 
 @dataclass(frozen=True)
@@ -93,45 +93,45 @@ class ListedImages:
     lists: Mapping[str, Sequence[str]]
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def subsets(self) -> tuple[str, ...]:
         return tuple(self.lists)
 
-    def lacks(self) -> list[str]:
+    def missing_files(self) -> list[str]:
         absent = [name for names in self.lists.values() for name in names if not (self.root / name).is_file()]
         return absent if _holds_classes(self.root / self.folder) else [f"{self.folder}/<class>/", *absent]
 
-    def sources(self, part: str) -> list[Path]:
-        return [self.root / self.folder, *(self.root / name for name in self.lists[part])]
+    def files(self, subset: str) -> list[Path]:
+        return [self.root / self.folder, *(self.root / name for name in self.lists[subset])]
 
     def names(self) -> list[str]:
         return class_folders(self.root / self.folder)
 
-    def load(self, part: str) -> Examples:
-        lists = [self.root / name for name in self.lists[part]]
-        listed = {os.path.basename(line) for path in lists for line in path.read_text().split()}
+    def load(self, subset: str) -> Examples:
+        lists = [self.root / name for name in self.lists[subset]]
+        named = {os.path.basename(line) for path in lists for line in path.read_text().split()}
         found: set[str] = set()
 
         def wanted(path: str) -> bool:
             name = os.path.basename(path)
-            if name in listed:
+            if name in named:
                 found.add(name)
-            return name in listed
+            return name in named
 
-        examples = pictures(self.root / self.folder, self.names(), wanted)
-        absent = sorted(listed - found)
+        examples = image_files(self.root / self.folder, self.names(), wanted)
+        absent = sorted(named - found)
         if absent:
             raise UserError(
-                f"{len(absent):,} of the {len(listed):,} images in {', '.join(map(str, lists))} are not below "
-                f"{self.root / self.folder} ({few(absent, 2)}); unpack its archive again"
+                f"{len(absent):,} of the {len(named):,} images in {', '.join(map(str, lists))} are not below "
+                f"{self.root / self.folder} ({shorten(absent, 2)}); unpack its archive again"
             )
         return examples
 
 
 def own_folders(root: Path) -> list[ImageFolders]:
     """train/ with test/ and perhaps val/, or with val/ for the test images."""
-    held = [part for part in ("train", "val", "test") if _holds_classes(root / part)]
+    held = [subset for subset in ("train", "val", "test") if _holds_classes(root / subset)]
     if "train" in held and "test" in held:
-        return [ImageFolders(root, {part: part for part in held})]
+        return [ImageFolders(root, {subset: subset for subset in held})]
     return [ImageFolders(root, {"train": "train", "test": "val"})] if held == ["train", "val"] else []
 
 

@@ -13,13 +13,12 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from src.data.class_names import few
 from src.data.readers.errors import UNREADABLE, bad_image
 from src.data.readers.parquet_columns import Columns, class_names, columns_of, values
 from src.data.readers.row_groups import Column
-from src.errors import UserError
+from src.errors import UserError, shorten
 
-PART_OF = {word: part for part, spelled in {"train": ("train", "training"), "test": ("test", "testing"),
+PART_OF = {word: subset for subset, spelled in {"train": ("train", "training"), "test": ("test", "testing"),
            "val": ("val", "valid", "validation", "dev")}.items() for word in spelled}  # fmt: skip
 
 
@@ -45,44 +44,44 @@ class Parquet:
         found: dict[str, list[Path]] = {}
         for path in sorted(self.root.rglob("*.parquet")):
             inner = path.relative_to(self.root)
-            part = _part_of(inner)
-            if part and any(fnmatch(inner.as_posix(), pattern) for pattern in self.patterns):
-                found.setdefault(part, []).append(path)
+            subset = _part_of(inner)
+            if subset and any(fnmatch(inner.as_posix(), pattern) for pattern in self.patterns):
+                found.setdefault(subset, []).append(path)
         if "test" not in found and "val" in found:
             found["test"] = found.pop("val")
         return found
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def subsets(self) -> tuple[str, ...]:
         return tuple(self._files)
 
-    def lacks(self) -> list[str]:
-        lacking = [f"{part}*.parquet" for part in ("train", "test") if part not in self._files] + self.absent()
+    def missing_files(self) -> list[str]:
+        lacking = [f"{subset}*.parquet" for subset in ("train", "test") if subset not in self._files] + self.absent()
         folders = sorted({_configuration(path.relative_to(self.root)) for path in self._files.get("train", [])})
         if len(folders) > 1:
             remedy = f"say 'tasks.{self.task}.patterns=[FOLDER/*]'"
-            lacking.append(f"one folder of train files (it has {few(folders)}; {remedy})")
+            lacking.append(f"one folder of train files (it has {shorten(folders)}; {remedy})")
         return lacking
 
-    def _columns(self, part: str) -> Columns:
-        return columns_of(self._files[part][0], self.columns, self.task)
+    def _columns(self, subset: str) -> Columns:
+        return columns_of(self._files[subset][0], self.columns, self.task)
 
-    def sources(self, part: str) -> list[Path]:
-        return self._files[part]
+    def files(self, subset: str) -> list[Path]:
+        return self._files[subset]
 
     def names(self) -> list[str] | None:
         return class_names(self._files["train"], self._columns("train"))
 
-    def load(self, part: str) -> "Rows":
-        files = self._files[part]
-        columns = self._columns(part)
+    def load(self, subset: str) -> "Rows":
+        files = self._files[subset]
+        columns = self._columns(subset)
         labels = values(files, columns.label)
         if columns.spelled:
             known = {name: label for label, name in enumerate(self.names() or ())}
             strange = sorted({name for name in labels if name is not None and name not in known})
             if strange:
                 raise UserError(
-                    f"the {part} part at {self.root} has classes that the training part has not ({few(strange)}); "
+                    f"the {subset} part at {self.root} has classes that the training part has not ({shorten(strange)}); "
                     f"give both parts the same classes"
                 )
             labels = [known.get(name) for name in labels]
@@ -90,13 +89,13 @@ class Parquet:
             raise UserError(f"the classes of {files[0]} are not those of the training part; give both parts the same classes")
         labels = np.array([-1 if label is None else int(label) for label in labels], int)
         if labels.size and labels.min() < 0:
-            raise UserError(f"{files[0]} has examples without a label; use files whose {part} part is labelled")
+            raise UserError(f"{files[0]} has examples without a label; use files whose {subset} part is labelled")
         return Rows(Column(files, columns.image), labels, np.arange(len(labels)))
 
-    def file_names(self, part: str) -> list[str] | None:
+    def file_names(self, subset: str) -> list[str] | None:
         """What each image's file was called before it was put into parquet; None if that is not known."""
-        files = self._files[part]
-        columns = self._columns(part)
+        files = self._files[subset]
+        columns = self._columns(subset)
         names = values(files, f"{columns.image}.path") if columns.paths else [None]
         return None if None in names else [PurePosixPath(name).name for name in names]
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.data.class_names import few
-from src.errors import UserError
+from src.errors import UserError, shorten
 
 IMAGES, LABELS = ("image", "img", "img_bytes"), ("label", "labels", "fine_label")
 
@@ -36,7 +35,7 @@ def columns_of(path: Path, chosen: Mapping[str, str], task: str) -> Columns:
     schema = pyarrow.parquet.read_schema(path)
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     features = {name: described.get(name) or {} for name in schema.names}
-    pictures = [
+    image_files = [
         name
         for name in schema.names
         if features[name].get("_type") == "Image"
@@ -47,7 +46,7 @@ def columns_of(path: Path, chosen: Mapping[str, str], task: str) -> Columns:
     classes = [name for name in schema.names if features[name].get("_type") == "ClassLabel"]
     numbered = classes or [name for name in LABELS if name in schema.names]
     image, label = (
-        _the("image", IMAGES, pictures, chosen, path, schema.names, task),
+        _the("image", IMAGES, image_files, chosen, path, schema.names, task),
         _the("label", LABELS, numbered, chosen, path, schema.names, task),
     )
     kind = schema.field(label).type
@@ -72,7 +71,7 @@ def _the(
     known = [name for name in usual if name in found]
     if role in chosen or (not known and len(found) != 1):
         raise UserError(
-            f"which column of {path} is the {role} is not clear (it has {few(columns, 9)}); "
+            f"which column of {path} is the {role} is not clear (it has {shorten(columns, 9)}); "
             f"say 'tasks.{task}.columns={{{role}: NAME}}'"
         )
     return known[0] if known else found[0]

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class OfProcess(Generic[Value]):
+class ProcessLocal(Generic[Value]):
     """A value that each process makes for itself.
 
     A fork may happen while another thread holds a lock: in the child nobody would ever let go of it. A pickled copy,

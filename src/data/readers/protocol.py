@@ -8,12 +8,11 @@ from typing import Protocol
 
 import xxhash
 
-from src.data.class_names import few
 from src.data.task import Examples
-from src.errors import UserError
+from src.errors import UserError, shorten
 
 
-class Place(Protocol):
+class ExampleReader(Protocol):
     """Examples below `root`; nothing is read before it is asked for.
 
     kind: part of every digest of examples, so it is a literal that outlives the names of classes.
@@ -25,19 +24,19 @@ class Place(Protocol):
     def root(self) -> Path: ...
 
     @property
-    def parts(self) -> Sequence[str]:
+    def subsets(self) -> Sequence[str]:
         """Which of train, val and test are here."""
 
-    def lacks(self) -> list[str]:
+    def missing_files(self) -> list[str]:
         """What must be here and is not."""
 
-    def sources(self, part: str) -> Iterable[Path]:
+    def files(self, subset: str) -> Iterable[Path]:
         """The files, and folders of files, that a part is read from."""
 
     def names(self) -> Sequence[str] | None:
         """The classes in the order of the labels that `load` gives; None if the format names none."""
 
-    def load(self, part: str) -> Examples: ...
+    def load(self, subset: str) -> Examples: ...
 
 
 def require_listed(what: str, paths: Iterable[str]) -> None:
@@ -53,15 +52,15 @@ def require_listed(what: str, paths: Iterable[str]) -> None:
         absent += [os.path.join(folder, name) for name in names if name not in there]
     if absent:
         raise UserError(
-            f"{len(absent):,} of the {total:,} images that {what} lists are not there ({few(absent, 2)}); "
+            f"{len(absent):,} of the {total:,} images that {what} lists are not there ({shorten(absent, 2)}); "
             f"unpack its archive again"
         )
 
 
-def listing_digest(root: Path, sources: Iterable[Path]) -> str:
+def listing_digest(root: Path, files: Iterable[Path]) -> str:
     """A digest of names, sizes and times of change of files; the place itself may move."""
     digest, prefix = xxhash.xxh3_128(), len(str(root / "x")) - 1
-    for source in sorted(sources):
+    for source in sorted(files):
         for path, status in _files(source):
             digest.update(f"{path[prefix:]}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()

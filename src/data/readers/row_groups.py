@@ -6,12 +6,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.data.readers.process_local import OfProcess
+from src.data.readers.process_local import ProcessLocal
 
 MOST = 2**30  # bytes of encoded images that a process keeps: whole row groups, the longest unused let go first
 
 
-class Groups:
+class RowGroupCache:
     """The row groups that were read last, of all columns. Several threads may ask at once: each group is read by one."""
 
     def __init__(self):
@@ -37,7 +37,7 @@ class Groups:
         return group
 
 
-groups = OfProcess(Groups)
+row_group_cache = ProcessLocal(RowGroupCache)
 
 
 class Column:
@@ -59,7 +59,7 @@ class Column:
 
     def __getitem__(self, row: int):
         place = bisect_right(self._starts, row) - 1
-        group = groups().get((self._name, *self._places[place]), lambda: self._read(*self._places[place]))
+        group = row_group_cache().get((self._name, *self._places[place]), lambda: self._read(*self._places[place]))
         return group[int(row) - self._starts[place]].as_py()
 
     def place(self, row: int) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from src.data.readers.errors import Readable
-from src.data.readers.process_local import OfProcess
+from src.data.readers.errors import NamedErrors
+from src.data.readers.process_local import ProcessLocal
 from src.data.readers.protocol import require_listed
 from src.data.task import Examples
 from src.errors import UserError
@@ -33,7 +33,7 @@ class Torchvision:
     kind: ClassVar[str] = "Torchvision"
 
     root: Path
-    reader: str
+    dataset_class: str
     needs: Mapping[str, Sequence[str]]
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: BY_SPLIT)
     named: bool = False
@@ -41,34 +41,34 @@ class Torchvision:
     listed: str | None = None
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def subsets(self) -> tuple[str, ...]:
         return tuple(self.arguments)
 
-    def lacks(self) -> list[str]:
+    def missing_files(self) -> list[str]:
         needed = dict.fromkeys(name for names in self.needs.values() for name in names)
         return [name for name in needed if not (self.root / name).exists()]
 
-    def sources(self, part: str) -> list[Path]:
-        return [self.root / name for name in self.needs[part]]
+    def files(self, subset: str) -> list[Path]:
+        return [self.root / name for name in self.needs[subset]]
 
     def names(self) -> Sequence[str] | None:
         return list(self._read("test").classes) if self.named else None
 
-    def load(self, part: str) -> Examples:
-        examples = self._read(part)
+    def load(self, subset: str) -> Examples:
+        examples = self._read(subset)
         files = getattr(examples, self.listed, ()) if self.listed else ()
         paths = [str(each[0] if isinstance(each, tuple) else each) for each in files]
-        require_listed(f"the {part} part at {self.root}", paths)
-        return Readable(examples, self.root, paths)
+        require_listed(f"the {subset} part at {self.root}", paths)
+        return NamedErrors(examples, self.root, paths)
 
     def download(self) -> None:
-        for part in self.parts:
-            self._read(part, download=True)
+        for subset in self.subsets:
+            self._read(subset, download=True)
 
-    def _read(self, part: str, **options: object):
+    def _read(self, subset: str, **options: object):
         import torchvision.datasets
 
-        return getattr(torchvision.datasets, self.reader)(str(self.root), **self.arguments[part], **options)
+        return getattr(torchvision.datasets, self.dataset_class)(str(self.root), **self.arguments[subset], **options)
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Stl10(Torchvision):
 
     kind: ClassVar[str] = "Stl10"
 
-    def load(self, part: str) -> Examples:
-        images, labels = self.sources(part)
-        return Readable(Plates(images, np.fromfile(labels, np.uint8).astype(int) - 1), self.root)
+    def load(self, subset: str) -> Examples:
+        images, labels = self.files(subset)
+        return NamedErrors(Stl10Images(images, np.fromfile(labels, np.uint8).astype(int) - 1), self.root)
 
 
-class Plates(Dataset):
+class Stl10Images(Dataset):
     """One file of (3, 96, 96) images, column by column."""
 
     SHAPE = (3, 96, 96)
@@ -107,12 +107,12 @@ class PatchCamelyon(Torchvision):
 
     kind: ClassVar[str] = "PatchCamelyon"
 
-    def load(self, part: str) -> Examples:
-        images, labels = self.sources(part)
-        return Readable(Patches(images, labels), self.root)
+    def load(self, subset: str) -> Examples:
+        images, labels = self.files(subset)
+        return NamedErrors(PcamImages(images, labels), self.root)
 
 
-class Patches(Dataset):
+class PcamImages(Dataset):
     """The images of one HDF5 file with the labels of another."""
 
     def __init__(self, images: Path, labels: Path):
@@ -120,7 +120,7 @@ class Patches(Dataset):
 
         with h5py.File(labels) as file:
             self._labels = np.asarray(file["y"]).reshape(-1)
-        self._opened = OfProcess(partial(_opened, images))
+        self._opened = ProcessLocal(partial(_opened, images))
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -1,7 +1,7 @@
 """A dataset on disk, checked against what was published."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -11,105 +11,113 @@ import xxhash
 from src.data.readers.errors import problems_of
 from src.data.readers.image_folders import ImageFolders, ListedImages
 from src.data.readers.parquet import Parquet, Rows
-from src.data.readers.protocol import Place, listing_digest
+from src.data.readers.protocol import ExampleReader, listing_digest
 from src.data.task import Examples, Name
 from src.data.vision.labels import Named, Relabelled, named, published_names
-from src.data.vision.locate import Whereabouts
-from src.data.vision.spec import Row
+from src.data.vision.locate import DatasetLocation
+from src.data.vision.spec import DatasetSpec
 from src.errors import UserError
+from src.runtime.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, eq=False)
-class Collection:
-    """The examples of a row; `given` are class names in label order that replace the row's own."""
+class ImageDataset:
+    """The examples of a published dataset, or of a user's own, checked against what was published.
+
+    spec: what is known of the dataset.
+    location: where it lies.
+    class_names: the user's, in label order, in place of the spec's.
+    """
 
     kind: ClassVar[str] = "Collection"
 
-    row: Row
-    whereabouts: Whereabouts
-    given: Sequence[Name] | None = None
-    _states: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    spec: DatasetSpec
+    location: DatasetLocation
+    class_names: Sequence[Name] | None = None
+    _fingerprints: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def classes(self) -> Sequence[Name]:
-        """Of a published dataset before any of its data is there."""
-        return published_names(self.row, self.given) or self._named[0]
+        """Class names in label order; of a published dataset before any of its data is there."""
+        return published_names(self.spec, self.class_names) or self._named[0]
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """Of a published dataset only the parts it was used with."""
-        return tuple(part for part in self._place.parts if self.row.count is None or part in self.row.sizes)
+    def subsets(self) -> tuple[str, ...]:
+        """The subsets that are there; of a published dataset only those it was used with."""
+        return tuple(subset for subset in self._reader.subsets if self.spec.count is None or subset in self.spec.sizes)
 
-    def part(self, part: str) -> Examples:
-        place, (names, labels) = self._place, self._named
+    def load(self, subset: str) -> Examples:
+        reader, (names, labels) = self._reader, self._named
         with self._reading:
-            examples = place.load(part)
-            files = place.file_names(part) if self.row.by_name and isinstance(place, Parquet) else None
-        published = self.row.sizes.get(part)
+            examples = reader.load(subset)
+            files = reader.file_names(subset) if self.spec.by_name and isinstance(reader, Parquet) else None
+        published = self.spec.sizes.get(subset)
         if published not in (None, len(examples)):
             raise UserError(
-                f"{self.row.name}: {place.root} has {len(examples):,} examples in its {part} part, and the published one has "
+                f"{self.spec.name}: {reader.root} has {len(examples):,} examples in its {subset} part, and the published one has "
                 f"{published:,}; mend or remove it, or give these examples as a task of your own, under another name"
             )
         if not len(examples):
-            raise UserError(f"{self.row.name}: the {part} part at {place.root} has no examples; put some there")
+            raise UserError(f"{self.spec.name}: the {subset} part at {reader.root} has no examples; put some there")
         if isinstance(examples, Rows) and examples.labels.max() >= len(names):
             raise UserError(
-                f"{self.row.name}: {place.root} has label {examples.labels.max()}, but {len(names)} classes; "
-                f"give all of them as 'tasks.{self.row.name}.classes=[NAME,...]', or mend the labels"
+                f"{self.spec.name}: {reader.root} has label {examples.labels.max()}, but {len(names)} classes; "
+                f"give all of them as 'tasks.{self.spec.name}.classes=[NAME,...]', or mend the labels"
             )
         if files:
             examples = examples.sorted_by(labels, files)
         return examples if labels is None else Relabelled(examples, labels)
 
-    def state(self, part: str) -> str:
-        """Read once: the files of a run's data do not change under it."""
-        if part not in self._states:
-            self._states[part] = self._state(part)
-        return self._states[part]
+    def fingerprint(self, subset: str) -> str:
+        """Return a digest of the files, read once: the files of a run's data do not change under it."""
+        if subset not in self._fingerprints:
+            self._fingerprints[subset] = self._fingerprint(subset)
+        return self._fingerprints[subset]
 
     @property
     def notes(self) -> list[str]:
         """What keeps validation from being that of the papers, for a published dataset that is not in their layout."""
-        place, row = self._place, self.row
-        if row.count is None or place in [make(place.root) for make in row.places]:
+        reader, spec = self._reader, self.spec
+        if spec.count is None or reader in [make(reader.root) for make in spec.readers]:
             return []
-        if "val" in row.sizes and "val" not in self.parts:
+        if "val" in spec.sizes and "val" not in self.subsets:
             return [
-                f"{row.name}: {place.root} has no validation images of its own, as the papers' has; a tenth of train is drawn"
+                f"{spec.name}: {reader.root} has no validation images of its own, as the papers' has; a tenth of train is drawn"
             ]
-        in_folders = isinstance(place, ImageFolders | ListedImages)
-        if "val" in self.parts or (row.by_name and (in_folders or (isinstance(place, Parquet) and place.file_names("train")))):
+        in_folders = isinstance(reader, ImageFolders | ListedImages)
+        if "val" in self.subsets or (
+            spec.by_name and (in_folders or (isinstance(reader, Parquet) and reader.file_names("train")))
+        ):
             return []
-        return [f"{row.name}: validation is drawn from the order of {place.root}, which may not be the papers'"]
+        return [f"{spec.name}: validation is drawn from the order of {reader.root}, which may not be the papers'"]
 
-    def _state(self, part: str) -> str:
-        place = self._place
-        files = listing_digest(place.root, place.sources(part))
-        told = [place.kind, self.row.classes, self.row.by_name, self.given, dict(self.whereabouts.columns or {}), files]
-        return xxhash.xxh3_128_hexdigest(json.dumps(told).encode())
+    def _fingerprint(self, subset: str) -> str:
+        reader = self._reader
+        files = listing_digest(reader.root, reader.files(subset))
+        facts = [reader.kind, self.spec.classes, self.spec.by_name, self.class_names, dict(self.location.columns or {}), files]
+        return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
 
     def problems(self, fetched: bool = False) -> list[str]:
-        return self.whereabouts.problems(fetched)
+        return self.location.problems(fetched)
 
     @property
     def fetchable(self) -> bool:
-        return self.whereabouts.fetchable
+        return self.location.fetchable
 
-    def fetch(self, plan: Callable[[int], None] | None = None, report: Callable[[str, int], None] | None = None) -> None:
-        self._states.clear()
-        self.whereabouts.fetch(plan, report)
+    def fetch(self, progress: Progress = SILENT) -> None:
+        self._fingerprints.clear()
+        self.location.fetch(progress)
 
     @cached_property
     def _named(self) -> Named:
-        place = self._place
+        reader = self._reader
         with self._reading:
-            return named(self.row, place.names(), self.given, str(place.root))
+            return named(self.spec, reader.names(), self.class_names, str(reader.root))
 
     @property
-    def _place(self) -> Place:
-        return self.whereabouts.place
+    def _reader(self) -> ExampleReader:
+        return self.location.reader
 
     @property
     def _reading(self):
-        return problems_of(f"{self.row.name} cannot be read from {self._place.root}", "mend it, or remove it and get it anew")
+        return problems_of(f"{self.spec.name} cannot be read from {self._reader.root}", "mend it, or remove it and get it anew")

@@ -1,20 +1,21 @@
 """Copies of datasets on the Hugging Face Hub, downloaded as parquet files and pinned to one commit."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from src.data.readers.parquet import Parquet
 from src.downloads.hub import fetch as fetch_files
-from src.downloads.record import Record
+from src.downloads.record import DownloadRecord
+from src.runtime.progress import SILENT, Progress
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class Mirror:
+class HubCopy:
     """A dataset repository; of its files, those that match `patterns`.
 
     revision: a commit, a tag or a branch; None for the main branch as it is at the first download. Which commit that
@@ -27,7 +28,7 @@ class Mirror:
     columns: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, text: str, patterns: Sequence[str] | None = None, columns: Mapping[str, str] | None = None) -> "Mirror | None":
+    def of(cls, text: str, patterns: Sequence[str] | None = None, columns: Mapping[str, str] | None = None) -> "HubCopy | None":
         """A user's `owner/name` or `owner/name@revision`; None if the text is neither."""
         found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(.+))?", text)
         if not found or found[1].startswith((".", "/")):
@@ -41,16 +42,15 @@ class Mirror:
         revision = revision[:12] if COMMIT.fullmatch(revision) else revision.replace("/", "--")
         return data / "hub" / (f"{name}@{revision}" if revision else name)
 
-    def place(self, task: str, data: Path) -> Parquet:
+    def reader(self, task: str, data: Path) -> Parquet:
         return Parquet(task, self.folder(data), self.patterns, self.columns, lambda: self._absent(data))
 
-    def fetch(
-        self, data: Path, plan: Callable[[int], None] | None = None, report: Callable[[str, int], None] | None = None
-    ) -> None:
+    def fetch(self, data: Path, progress: Progress = SILENT) -> None:
+        """Download the files below `data`. Raise UserError with what went wrong."""
         moving = self.revision and not COMMIT.fullmatch(self.revision)
         recorded = self._record(data).commit if moving else None
         folder, revision = self.folder(data), recorded or self.revision
-        fetch_files(self.repository, "dataset", self.patterns, folder, revision, plan=plan, report=report)
+        fetch_files(self.repository, "dataset", self.patterns, folder, revision, progress=progress)
 
     def _absent(self, data: Path) -> list[str]:
         """The files that a download of these patterns has still to fetch; none where files were put there by hand."""
@@ -62,5 +62,5 @@ class Mirror:
         }
         return [path for path, size in wanted.items() if not (folder / path).is_file() or (folder / path).stat().st_size != size]
 
-    def _record(self, data: Path) -> Record:
-        return Record(self.folder(data), f"dataset {self.repository}")
+    def _record(self, data: Path) -> DownloadRecord:
+        return DownloadRecord(self.folder(data), f"dataset {self.repository}")

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.data.readers.protocol import Place
+from src.data.readers.protocol import ExampleReader
 from src.data.task import Name
-from src.data.vision.hub_copy import Mirror
+from src.data.vision.hub_copy import HubCopy
 
 
 @dataclass(frozen=True)
-class Row:
+class DatasetSpec:
     """One dataset.
 
     count, sizes: how many classes, and examples in each part, it was published with (no count: a user's own, any);
@@ -28,8 +28,8 @@ class Row:
     sizes: Mapping[str, int] = field(default_factory=dict)
     layout: str = ""
     home: str = ""
-    places: Sequence[Callable[[Path], Place]] = ()
-    mirror: Mirror | None = None
+    readers: Sequence[Callable[[Path], ExampleReader]] = ()
+    hub_copy: HubCopy | None = None
     classes: Sequence[Name] | None = None
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     codes: str | None = None

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from src.data.readers.image_folders import ImageFolders, ListedImages
 from src.data.readers.torchvision import BY_TRAIN, PatchCamelyon, Stl10
-from src.data.vision.hub_copy import Mirror
+from src.data.vision.hub_copy import HubCopy
 from src.data.vision.layouts import both, each, in_folders, like_mnist, read_by_torchvision
-from src.data.vision.spec import Row
+from src.data.vision.spec import DatasetSpec
 
 CARS = "stanford_cars"
 PROMPTS = json.loads(Path(__file__).with_name("prompts.json").read_text())
@@ -26,24 +26,24 @@ def _row(
     train: int,
     test: int,
     val: int | None = None,
-    mirror: Mirror | None = None,
+    hub_copy: HubCopy | None = None,
     initials: bool = False,
     **rest: object,
-) -> Row:
+) -> DatasetSpec:
     """initials: folders are called `a_abbey` for the class abbey, as SUN397 has it."""
     sizes = {"train": train, "test": test} | ({"val": val} if val else {})
-    if mirror and mirror.patterns == Mirror.patterns:  # a copy may have more parts than the papers use
-        mirror = replace(mirror, patterns=tuple(f"*{part}*.parquet" for part in sizes))
+    if hub_copy and hub_copy.patterns == HubCopy.patterns:  # a copy may have more parts than the papers use
+        hub_copy = replace(hub_copy, patterns=tuple(f"*{subset}*.parquet" for subset in sizes))
     known = PROMPTS[name]
     classes = tuple(each if isinstance(each, str) else tuple(each) for each in known["classnames"])
     aliases = {each: [f"{each[0]} {each}"] for each in classes} if initials else known.get("aliases", {})
-    return Row(name, tuple(known["templates"]), count, sizes, classes=classes, aliases=aliases, mirror=mirror, **rest)
+    return DatasetSpec(name, tuple(known["templates"]), count, sizes, classes=classes, aliases=aliases, hub_copy=hub_copy, **rest)
 
 
 _ROWS = (
     _row(
         "Cars", 196, 8144, 8041,
-        mirror=Mirror("tanganke/stanford_cars", revision="9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40"),
+        hub_copy=HubCopy("tanganke/stanford_cars", revision="9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40"),
         **read_by_torchvision(
             "StanfordCars",
             {
@@ -56,10 +56,10 @@ _ROWS = (
     ),
     _row(
         "DTD", 47, 3760, 1880,
-        mirror=Mirror("tanganke/dtd", revision="d2afa97d9f335b1a6b3b09c637aef667f98f966e"),
+        hub_copy=HubCopy("tanganke/dtd", revision="d2afa97d9f335b1a6b3b09c637aef667f98f966e"),
         by_name=True,
         home="dtd",
-        places=[
+        readers=[
             partial(ImageFolders, folders={"train": "train", "test": "val"}),
             *(  # as its authors and torchvision unpack it, which is below another dtd/
                 partial(
@@ -75,13 +75,13 @@ _ROWS = (
     ),
     _row(  # from a mirror without validation images, validation is drawn from train as elsewhere
         "EuroSAT", 10, 21600, 2700, val=2700,
-        mirror=Mirror("tanganke/eurosat"),
+        hub_copy=HubCopy("tanganke/eurosat"),
         by_name=True,
         **in_folders("EuroSAT_splits", {"train": "train", "val": "val", "test": "test"}),
     ),
     _row(
         "GTSRB", 43, 26640, 12630,
-        mirror=Mirror("tanganke/gtsrb", revision="ea889fff70dda7b09e94a4b207dded438deca549"),
+        hub_copy=HubCopy("tanganke/gtsrb", revision="ea889fff70dda7b09e94a4b207dded438deca549"),
         **read_by_torchvision(
             "GTSRB",
             {"train": ["gtsrb/GTSRB/Training"], "test": ["gtsrb/GTSRB/Final_Test/Images", "gtsrb/GT-final_test.csv"]},
@@ -90,33 +90,33 @@ _ROWS = (
     ),
     _row(
         "MNIST", 10, 60000, 10000,
-        mirror=Mirror("ylecun/mnist", revision="77f3279092a1c1579b2250db8eafed0ad422088c"),
+        hub_copy=HubCopy("ylecun/mnist", revision="77f3279092a1c1579b2250db8eafed0ad422088c"),
         **like_mnist("MNIST"),
     ),
     _row(
         "RESISC45", 45, 18900, 6300,
-        mirror=Mirror("tanganke/resisc45"),
+        hub_copy=HubCopy("tanganke/resisc45"),
         by_name=True,
         home="resisc45",
-        places=[
+        readers=[
             partial(ListedImages, folder="NWPU-RESISC45", lists={"train": ["resisc45-train.txt"], "test": ["resisc45-test.txt"]}),
         ],
         layout="resisc45/ with NWPU-RESISC45/<class>/, resisc45-train.txt and resisc45-test.txt",
     ),
     _row(
         "SVHN", 10, 73257, 26032,
-        mirror=Mirror("ufldl-stanford/svhn", ("cropped_digits/train*.parquet", "cropped_digits/test*.parquet")),
+        hub_copy=HubCopy("ufldl-stanford/svhn", ("cropped_digits/train*.parquet", "cropped_digits/test*.parquet")),
         **read_by_torchvision("SVHN", each("{}_32x32.mat"), "svhn/train_32x32.mat and svhn/test_32x32.mat", "svhn"),
     ),
     _row(
         "SUN397", 397, 19850, 19850,
-        mirror=Mirror("tanganke/sun397", revision="9c4afd6174afa3974f209a0ef099dbbe244dfd27"),
+        hub_copy=HubCopy("tanganke/sun397", revision="9c4afd6174afa3974f209a0ef099dbbe244dfd27"),
         by_name=True, initials=True,
         **in_folders("sun397", {"train": "train", "test": "val"}),
     ),
     _row(
         "STL10", 10, 5000, 8000,
-        mirror=Mirror("tanganke/stl10", revision="49ae7f94508f7feae62baf836db284306eab0b0f"),
+        hub_copy=HubCopy("tanganke/stl10", revision="49ae7f94508f7feae62baf836db284306eab0b0f"),
         **read_by_torchvision(
             "STL10", each("stl10_binary/{}_X.bin", "stl10_binary/{}_y.bin"),
             "stl10/stl10_binary/ with train_X.bin, train_y.bin, test_X.bin and test_y.bin", "stl10", Stl10,
@@ -124,7 +124,7 @@ _ROWS = (
     ),
     _row(
         "OxfordIIITPet", 37, 3680, 3669,
-        mirror=Mirror("timm/oxford-iiit-pet", revision="10b688881011725fa2fa3d856a47536c9a7e6968"),
+        hub_copy=HubCopy("timm/oxford-iiit-pet", revision="10b688881011725fa2fa3d856a47536c9a7e6968"),
         **read_by_torchvision(
             "OxfordIIITPet",
             each("oxford-iiit-pet/annotations/{}.txt", "oxford-iiit-pet/images", train="trainval"),
@@ -134,7 +134,7 @@ _ROWS = (
     ),
     _row(
         "Flowers102", 102, 1020, 6149,
-        mirror=Mirror("dpdl-benchmark/oxford_flowers102", revision="544b55c9af69a05742ead7571cd7ae23cfcd758b"),
+        hub_copy=HubCopy("dpdl-benchmark/oxford_flowers102", revision="544b55c9af69a05742ead7571cd7ae23cfcd758b"),
         **read_by_torchvision(
             "Flowers102", both("flowers-102", "jpg", "imagelabels.mat", "setid.mat"),
             "flowers102/flowers-102/ with jpg/, imagelabels.mat and setid.mat", "flowers102", listed="_image_files",
@@ -142,7 +142,7 @@ _ROWS = (
     ),
     _row(
         "CIFAR100", 100, 50000, 10000,
-        mirror=Mirror("uoft-cs/cifar100", revision="aadb3af77e9048adbea6b47c21a81e47dd092ae5"),
+        hub_copy=HubCopy("uoft-cs/cifar100", revision="aadb3af77e9048adbea6b47c21a81e47dd092ae5"),
         **read_by_torchvision(
             "CIFAR100", both("cifar-100-python", "train", "test", "meta"), "cifar-100-python/, all of its files",
             arguments=BY_TRAIN, named=True,
@@ -150,7 +150,7 @@ _ROWS = (
     ),
     _row(
         "PCAM", 2, 262144, 32768,
-        mirror=Mirror("zacharielegault/PatchCamelyon"),
+        hub_copy=HubCopy("zacharielegault/PatchCamelyon"),
         **read_by_torchvision(
             "PCAM", each("pcam/camelyonpatch_level_2_split_{}_x.h5", "pcam/camelyonpatch_level_2_split_{}_y.h5"),
             "PCAM/pcam/camelyonpatch_level_2_split_train_x.h5 and the three files like it, unpacked", "PCAM", PatchCamelyon,
@@ -158,11 +158,11 @@ _ROWS = (
     ),
     _row(  # what the papers load, as the Hub itself converts it to parquet
         "FER2013", 7, 28709, 7178,
-        mirror=Mirror("Jeneral/fer-2013", ("default/train/*.parquet", "default/test/*.parquet"), "refs/convert/parquet"),
+        hub_copy=HubCopy("Jeneral/fer-2013", ("default/train/*.parquet", "default/test/*.parquet"), "refs/convert/parquet"),
     ),
     _row(
         "CIFAR10", 10, 50000, 10000,
-        mirror=Mirror("uoft-cs/cifar10", revision="0b2714987fa478483af9968de7c934580d0bb9a2"),
+        hub_copy=HubCopy("uoft-cs/cifar10", revision="0b2714987fa478483af9968de7c934580d0bb9a2"),
         **read_by_torchvision(
             "CIFAR10",
             both("cifar-10-batches-py", *(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
@@ -171,7 +171,7 @@ _ROWS = (
     ),
     _row(
         "Food101", 101, 75750, 25250,
-        mirror=Mirror(  # what is called validation there are the papers' test images
+        hub_copy=HubCopy(  # what is called validation there are the papers' test images
             "ethz/food101", ("data/train*.parquet", "data/validation*.parquet"), "1ac27ab4707a642b84c229d077056d0f25a62fa7"
         ),
         **read_by_torchvision(
@@ -181,12 +181,12 @@ _ROWS = (
     ),
     _row(
         "FashionMNIST", 10, 60000, 10000,
-        mirror=Mirror("zalando-datasets/fashion_mnist"),
+        hub_copy=HubCopy("zalando-datasets/fashion_mnist"),
         **like_mnist("FashionMNIST", "FashionMNIST"),
     ),
     _row(
         "RenderedSST2", 2, 6920, 1821,
-        mirror=Mirror("nateraw/rendered-sst2"),
+        hub_copy=HubCopy("nateraw/rendered-sst2"),
         **read_by_torchvision(
             "RenderedSST2", each("rendered-sst2/{}"), "RenderedSST2/rendered-sst2/ with train/<class>/ and test/<class>/",
             "RenderedSST2",
@@ -198,7 +198,7 @@ _ROWS = (
     ),
     _row(
         "KMNIST", 10, 60000, 10000,
-        mirror=Mirror("tanganke/kmnist", revision="6b345bef535b98131f1d945d552906452d19b2f9"),
+        hub_copy=HubCopy("tanganke/kmnist", revision="6b345bef535b98131f1d945d552906452d19b2f9"),
         **like_mnist("KMNIST", "KMNIST"),
     ),
     _row(
@@ -208,4 +208,4 @@ _ROWS = (
     ),
 )  # fmt: skip
 
-ROWS = {row.name: row for row in _ROWS}
+ROWS = {spec.name: spec for spec in _ROWS}

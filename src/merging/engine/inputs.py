@@ -16,46 +16,47 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.merging.engine.threads import Ahead, side_by_side
-from src.state_dict import Kept, Lazy, StateDict, blank, floating, model_differences, moves_of
+from src.merging.engine.threads import Prefetched, parallel_map
+from src.state_dict import Lazy, Memoized, StateDict, floating, model_differences, vector_outline, zeros_view
 from src.task_vectors import TaskVector
 
 SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
-NO_LAYER = "text_projection"  # two-dimensional, and no layer: the papers merge it like a vector
-Seen = TypeVar("Seen")
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ingredients:
+class MergeInputs:
     """One pre-trained model, its fine-tuned copies by task, and where to compute.
 
-    depth: the place of a parameter in the network, 0 (first block) to 1 (last block), None outside the blocks.
-    keep: whether vectors made here keep the entries they computed (a search asks again) or not (a file is written).
-    floors: (tasks,) magnitudes below which an entry of a task vector counts as zero; None: nothing is trimmed.
+    depth: returns the depth of a parameter, 0 (first block) to 1 (last block), None outside the blocks.
+    is_layer: whether a two-dimensional parameter is a layer's matrix, which decompositions see whole.
+    keep: whether vectors made here keep the entries they computed (a search reads them again) or not (a file is written).
+    thresholds: (tasks,) magnitudes below which an entry of a task vector counts as zero; None to trim nothing.
+    memo: what trimmed copies of these inputs need not compute again.
 
-    Raises UserError, with all problems at once, if the models' names or shapes differ.
+    Raise UserError, with all problems at once, if the models' names or shapes differ.
     """
 
     pretrained: StateDict
     finetuned: Mapping[str, StateDict]
     depth: Callable[[str], float | None]
+    is_layer: Callable[[str], bool]
     device: torch.device
     keep: bool
-    floors: Tensor | None = None
-    shared: dict = field(default_factory=dict, repr=False)  # what trimmed copies of these ingredients need not redo
+    thresholds: Tensor | None = None
+    memo: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
-        if "checked" not in self.shared:
-            self.shared["checked"] = True
-            found = [p for task, model in self.finetuned.items()
-                     for p in model_differences("the pre-trained model", self.pretrained, task, model)]  # fmt: skip
+        if "checked" not in self.memo:
+            self.memo["checked"] = True
+            problems = [problem for task, model in self.finetuned.items()
+                        for problem in model_differences("the pre-trained model", self.pretrained, task, model)]  # fmt: skip
             if not self.finetuned:
-                found.append("there are no fine-tuned models to merge")
+                problems.append("there are no fine-tuned models to merge")
             if not floating(self.pretrained):
-                found.append("the pre-trained model has no floating-point entries, so there is nothing to merge")
-            if found:
-                raise UserError(found)
+                problems.append("the pre-trained model has no floating-point entries, so there is nothing to merge")
+            if problems:
+                raise UserError(problems)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -64,42 +65,54 @@ class Ingredients:
     @cached_property
     def vectors(self) -> dict[str, TaskVector]:
         """Each task's vector, untrimmed; only that task's model is read for it."""
-        alone = (replace(self, finetuned={task: model}, floors=None, shared={}) for task, model in self.finetuned.items())
-        return {given.tasks[0]: given.slicewise(lambda stack: stack[0]) for given in alone}
+        return {task: self.only(task).slicewise(lambda stack: stack[0]) for task in self.tasks}
+
+    def only(self, task: str) -> "MergeInputs":
+        """Return the inputs of one task, untrimmed."""
+        return replace(self, finetuned={task: self.finetuned[task]}, thresholds=None, memo={})
 
     @cached_property
     def outline(self) -> dict[str, Tensor]:
         """The floating entries of a vector: their shapes and working dtypes, in the order of the pre-trained model."""
-        return moves_of(self.pretrained)
+        return vector_outline(self.pretrained)
 
     @property
     def size(self) -> int:
-        """How many entries a vector has, those no task changed included."""
+        """The number of entries of a vector, those no task changed included."""
         return sum(leaf.numel() for leaf in self.outline.values())
 
     def changed(self, key: str) -> bool:
         """Whether any task changed this parameter; the others are skipped, not decomposed."""
-        known = self.shared.setdefault("changed", {})
-        if key not in known:
+        changed = self.memo.setdefault("changed", {})
+        if key not in changed:
             before = self.pretrained[key]
             models = (model[key] for model in self.finetuned.values())
-            known[key] = before.numel() > 0 and any(
+            changed[key] = before.numel() > 0 and any(
                 after.dtype != before.dtype or not torch.equal(after, before) for after in models
             )
-        return known[key]
+        return changed[key]
 
-    def each(self, key: str, visit: Callable[[slice, Tensor], Seen]) -> Iterator[Seen]:
-        """`visit(part, stack)` of every slice of the flattened parameter `key`, in order; slices start at multiples of 8.
+    def is_matrix(self, key: str) -> bool:
+        """Whether a parameter is a layer's matrix."""
+        return self.outline[key].ndim == 2 and self.is_layer(key)
+
+    def weights(self, key: str) -> tuple[Tensor, list[Tensor]]:
+        """Return the flattened parameter `key`, (n,), of the pre-trained model and of each task's, as they are stored."""
+        return self.pretrained[key].reshape(-1), [model[key].reshape(-1) for model in self.finetuned.values()]
+
+    def each(self, key: str, visit: Callable[[slice, Tensor], T]) -> Iterator[T]:
+        """Yield `visit(part, stack)` of every slice of the flattened parameter `key`, in order; slices start at multiples of 8.
 
         The stack holds the task vectors' entries there, (tasks, n), on the device, trimmed. It is valid during the
         visit, which may edit it; visits of one parameter run side by side on a CPU's cores.
-        Raises UserError naming the task and parameter if an entry is NaN or infinite.
+
+        Raise UserError naming the task and parameter if an entry is NaN or infinite.
         """
         before, models = self.weights(key)
         dtype = self.outline[key].dtype
         room = max(SLICE_BYTES[self.device.type] // dtype.itemsize // 8 * 8, 8)
 
-        def at(start: int) -> Seen:
+        def at(start: int) -> T:
             part = slice(start, min(start + room, len(before)))
             with self._buffer(dtype, len(models) * room) as buffer:
                 stack = buffer.view(len(models), room)[:, : part.stop - part.start]
@@ -111,24 +124,26 @@ class Ingredients:
                         row.copy_(model[part]).sub_(base)
                 if not math.isfinite(stack.sum().item()):
                     self._refuse_non_finite(key)
-                if self.floors is not None:
-                    _trim(stack, self.floors)
+                if self.thresholds is not None:
+                    _trim(stack, self.thresholds)
                 return visit(part, stack)
 
         starts = range(0, len(before), room)
-        return side_by_side(at, starts, self.device) if len(starts) > 1 else map(at, starts)
+        return parallel_map(at, starts, self.device) if len(starts) > 1 else map(at, starts)
 
-    def weights(self, key: str) -> tuple[Tensor, list[Tensor]]:
-        """The flattened parameter `key`, (n,), of the pre-trained model and of each task's, as they are stored."""
-        return self.pretrained[key].reshape(-1), [model[key].reshape(-1) for model in self.finetuned.values()]
+    def scan(self, visit: Callable[[Tensor], T]) -> Iterator[T]:
+        """Yield `visit(stack)` of all changed parameters, for what needs the whole vector; the unchanged are zero."""
+        for key in self.outline:
+            if self.changed(key):
+                yield from self.each(key, lambda _, stack: visit(stack))
 
     def slicewise(self, merge: Callable[[Tensor], Tensor]) -> TaskVector:
-        """The vector whose every slice is `merge(stack)`, (tasks, n) -> (n); zero where no task changed a parameter."""
+        """Return the vector whose every slice is `merge(stack)`, (tasks, n) -> (n); zero where no task changed a parameter."""
 
         def entry(key: str) -> Tensor:
             leaf = self.outline[key]
             if not self.changed(key):
-                return blank(leaf, self.device)
+                return zeros_view(leaf, self.device)
             out = torch.empty(leaf.shape, dtype=leaf.dtype, device=self.device)
             flat = out.view(-1)
 
@@ -139,18 +154,32 @@ class Ingredients:
                 pass
             return out
 
-        return TaskVector.of((Kept if self.keep else Lazy)(self.outline, entry))
+        return self._vector(entry)
 
-    def is_matrix(self, key: str) -> bool:
-        """Whether a parameter is a layer's matrix: two-dimensional, and not CLIP's text projection."""
-        return self.outline[key].ndim == 2 and key.rpartition(".")[2] != NO_LAYER
+    def matrixwise(self, merge: Callable[[Tensor], Tensor], rest: Callable[[Tensor], Tensor]) -> TaskVector:
+        """Return the vector whose matrices are `merge(stack)`, (tasks, m, n) -> (m, n), and whose other entries are
+        `rest(stack)`, (tasks, n) -> (n), a slice at a time; zero where no task changed a parameter."""
+        others = self.slicewise(rest)
+        matrices = self.each_matrix(filter(self.is_matrix, self.outline), merge)
+        return self._vector(lambda key: matrices[key] if key in matrices else others[key])
+
+    def each_matrix(self, keys: Iterable[str], work: Callable[[Tensor], T]) -> Mapping[str, T]:
+        """Return `work(stack)`, (tasks, m, n), of those of these keys that any task changed, made when read.
+
+        Read in order, matrices are worked on side by side, one core each.
+        """
+
+        def make(key: str) -> T:
+            with self.stacked(key) as stack:
+                return work(stack)
+
+        return Prefetched([key for key in keys if self.changed(key)], make, self.device)
 
     @contextmanager
     def stacked(self, key: str) -> Iterator[Tensor]:
-        """The task vectors' entries of a changed matrix, (tasks, m, n), on the device, trimmed; valid, and free to edit,
-        inside.
+        """Yield the task vectors' entries of a changed matrix, (tasks, m, n), on the device, trimmed; free to edit inside.
 
-        Raises UserError naming the task and parameter if an entry is NaN or infinite.
+        Raise UserError naming the task and parameter if an entry is NaN or infinite.
         """
         leaf, tasks = self.outline[key], len(self.finetuned)
         with self._buffer(leaf.dtype, tasks * self._largest_matrix) as buffer:
@@ -163,42 +192,18 @@ class Ingredients:
                 pass
             yield stack.view(tasks, *leaf.shape)
 
-    def matrixwise(self, merge: Callable[[Tensor], Tensor], rest: Callable[[Tensor], Tensor]) -> TaskVector:
-        """The vector whose matrices are `merge(stack)`, (tasks, m, n) -> (m, n), and whose other entries are
-        `rest(stack)`, (tasks, n) -> (n), a slice at a time; zero where no task changed a parameter."""
-        others = self.slicewise(rest)
-        merged = self.each_matrix(filter(self.is_matrix, self.outline), merge)
-
-        def entry(key: str) -> Tensor:
-            return merged[key] if key in merged else others[key]
-
-        return TaskVector.of((Kept if self.keep else Lazy)(self.outline, entry))
-
-    def each_matrix(self, keys: Iterable[str], work: Callable[[Tensor], Made]) -> Mapping[str, Made]:
-        """`work(stack)`, (tasks, m, n), of those of these keys that any task changed, made when asked for; asked for in
-        order, matrices are worked on side by side, one core each."""
-
-        def make(key: str) -> Made:
-            with self.stacked(key) as stack:
-                return work(stack)
-
-        return Ahead([key for key in keys if self.changed(key)], make, self.device)
-
-    def scan(self, visit: Callable[[Tensor], Seen]) -> Iterator[Seen]:
-        """`visit(stack)` of all changed parameters, for what needs the whole vector; the unchanged are zero."""
-        for key in self.outline:
-            if self.changed(key):
-                yield from self.each(key, lambda _, stack: visit(stack))
+    def _vector(self, entry: Callable[[str], Tensor]) -> TaskVector:
+        return TaskVector.of((Memoized if self.keep else Lazy)(self.outline, entry))
 
     @cached_property
     def _largest_matrix(self) -> int:
-        """Entries of the largest matrix that any task changed."""
+        """The number of entries of the largest matrix that any task changed."""
         return max(leaf.numel() for key, leaf in self.outline.items() if leaf.ndim == 2 and self.changed(key))
 
     @contextmanager
     def _buffer(self, dtype: torch.dtype, room: int) -> Iterator[Tensor]:
-        """A (room,) buffer that nobody else is using: visits run side by side."""
-        idle = self.shared.setdefault("idle buffers", {}).setdefault((dtype, room), [])
+        """Yield a (room,) buffer that nobody else is using: visits run side by side."""
+        idle = self.memo.setdefault("idle buffers", {}).setdefault((dtype, room), [])
         try:
             buffer = idle.pop()
         except IndexError:
@@ -210,23 +215,23 @@ class Ingredients:
 
     def _refuse_non_finite(self, key: str) -> None:
         models = {"the pre-trained model": self.pretrained, **self.finetuned}
-        found = [name for name, model in models.items() if not torch.isfinite(model[key]).all()]
-        if found:
-            raise UserError(f"{key} holds NaN or infinite values in {', '.join(found)}; train or fetch it again")
+        names = [name for name, model in models.items() if not torch.isfinite(model[key]).all()]
+        if names:
+            raise UserError(f"{key} holds NaN or infinite values in {', '.join(names)}; train or fetch it again")
         raise UserError(f"the task vectors' entries of {key} are too large to add up in {self.outline[key].dtype}")
 
 
-def _trim(stack: Tensor, floors: Tensor) -> None:
-    """Set the entries below each row's floor to zero, in place."""
-    for row, floor in zip(stack, floors):
-        kept = smallest_kept(floor, row.dtype)
+def _trim(stack: Tensor, thresholds: Tensor) -> None:
+    """Set the entries below each row's threshold to zero, in place."""
+    for row, threshold in zip(stack, thresholds):
+        kept = smallest_kept(threshold, row.dtype)
         if kept > 0:  # hardshrink keeps what is above its limit, in one pass and without a temporary
             torch.hardshrink(row, torch.nextafter(kept, torch.zeros_like(kept)).item(), out=row)
 
 
-def smallest_kept(floor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The smallest magnitude of `dtype` that is not below `floor`, on the CPU."""
-    kept = floor.cpu().to(dtype)
-    if kept.double() < floor.double():
+def smallest_kept(threshold: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the smallest magnitude of `dtype` that is not below `threshold`, on the CPU."""
+    kept = threshold.cpu().to(dtype)
+    if kept.double() < threshold.double():
         kept = torch.nextafter(kept, torch.full_like(kept, torch.inf))
     return kept

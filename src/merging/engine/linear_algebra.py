@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from src.merging.engine.eigensolver import largest_eigenpairs
-from src.merging.engine.threads import side_by_side
+from src.merging.engine.threads import parallel_map
 
 EPSILON = torch.finfo(torch.float32).eps
 UNITS_FLOOR = 8 * EPSILON
@@ -42,7 +42,7 @@ class Triplets(NamedTuple):
 
 
 def leading_triplets(matrix: Tensor, rank: int) -> Triplets:
-    """The `rank` leading singular triplets of `matrix`, (m, n), in its dtype."""
+    """Return the `rank` leading singular triplets of `matrix`, (m, n), in its dtype."""
     matrix = _aligned(matrix)
     tall = matrix.shape[0] > matrix.shape[1]
     rows = matrix.T if tall else matrix  # no more rows than columns
@@ -62,18 +62,18 @@ def leading_triplets(matrix: Tensor, rank: int) -> Triplets:
 
 
 def leading_triplets_of_each(stack: Tensor, rank: int) -> list[Triplets]:
-    """Those of each matrix of a stack, (tasks, m, n), side by side."""
-    return list(side_by_side(lambda matrix: leading_triplets(matrix, rank), stack, stack.device))
+    """Return the leading triplets of each matrix of a stack, (tasks, m, n), computed side by side."""
+    return list(parallel_map(lambda matrix: leading_triplets(matrix, rank), stack, stack.device))
 
 
 def concatenated(parts: Sequence[Triplets]) -> Triplets:
-    """The triplets of all parts beside one another; no longer orthogonal."""
+    """Return the triplets of all parts beside one another; they are no longer orthogonal."""
     left, values, right = zip(*parts)
     return Triplets(torch.cat(left, dim=1), torch.cat(values), torch.cat(right, dim=1))
 
 
 def polar_factor(matrix: Tensor, floor: float) -> Tensor:
-    """(m, n): U V^T of the singular value decomposition U S V^T, the nearest matrix with orthonormal rows or columns.
+    """Return U V^T, (m, n), of the decomposition U S V^T: the nearest matrix with orthonormal rows or columns.
 
     Directions whose singular value is at most `floor` (`weights_floor`, `UNITS_FLOOR`) of the largest are left out, so
     that it is determined for matrices of low rank.
@@ -89,25 +89,25 @@ def polar_factor(matrix: Tensor, floor: float) -> Tensor:
 
 
 def orthogonalised(triplets: Triplets) -> Triplets:
-    """Both sides replaced by their polar factors: the nearest orthonormal ones."""
+    """Return the triplets with both sides replaced by their polar factors, the nearest orthonormal ones."""
     sides = (triplets.left, triplets.right)
-    left, right = side_by_side(lambda side: polar_factor(side, UNITS_FLOOR), sides, triplets.left.device)
+    left, right = parallel_map(lambda side: polar_factor(side, UNITS_FLOOR), sides, triplets.left.device)
     return Triplets(left, triplets.values, right)
 
 
 def singular_values(matrix: Tensor) -> Tensor:
-    """All min(m, n) singular values, float64, largest first; those that count as zero are."""
+    """Return all min(m, n) singular values, float64, largest first; those that count as zero are zero."""
     rows = (matrix.T if matrix.shape[0] > matrix.shape[1] else matrix).double()
     return _singular(torch.linalg.eigvalsh(_gram(rows)).flip(0), weights_floor(matrix))[0]
 
 
 def weights_floor(matrix: Tensor) -> float:
-    """The share of the largest singular value at which those of a matrix of weights count as zero."""
+    """Return the share of the largest singular value at which those of a matrix of weights count as zero."""
     return EPSILON * max(matrix.shape)
 
 
 def _eigen(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The `rank` largest eigenvalues of `rows rows^T`, largest first, and their eigenvectors in columns."""
+    """Return the `rank` largest eigenvalues of `rows rows^T`, largest first, and their eigenvectors in columns."""
     gram = _gram(rows)
     few = gram.device.type == "cpu" and rank <= FEW * len(gram)
     try:
@@ -119,7 +119,7 @@ def _eigen(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """`rows rows^T` on and below the diagonal, which is all that eigh reads: little more than half of the work."""
+    """Return `rows rows^T` on and below the diagonal, which is all that eigh reads: little more than half of the work."""
     count = len(rows)
     if rows.device.type != "cpu" or count < 2 * BLOCK:
         return rows @ rows.T
@@ -131,30 +131,30 @@ def _gram(rows: Tensor) -> Tensor:
 
 
 def _singular(eigenvalues: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """Singular values, zero where they count as zero, and which do not."""
+    """Return singular values, zero where they count as zero, and which do not."""
     values = eigenvalues.clamp_min(0).sqrt()
     kept = values > floor * values[0]
     return values * kept, kept
 
 
 def _images(matrix: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
-    """`matrix vectors / values`: the singular vectors of the other side, zero where the value is.
+    """Return `matrix vectors / values`, the singular vectors of the other side, zero where the value is.
 
     The image of a short direction is a difference of large numbers, so short ones are computed in double precision.
     """
-    found = matrix @ vectors.to(matrix.dtype)
+    images = matrix @ vectors.to(matrix.dtype)
     short = values < SHORT * values[0]
     if matrix.dtype != torch.float64 and short.any():
-        found[:, short] = (matrix.double() @ vectors[:, short].double()).to(matrix.dtype)
-    return found.div_(torch.where(values > 0, values, torch.inf).to(matrix.dtype))
+        images[:, short] = (matrix.double() @ vectors[:, short].double()).to(matrix.dtype)
+    return images.div_(torch.where(values > 0, values, torch.inf).to(matrix.dtype))
 
 
 def _scale(matrix: Tensor) -> float:
-    """What to divide by so that squares stay in the dtype's range: a power of two, and 1 for all but extreme entries."""
+    """Return what to divide by so that squares stay in the dtype's range: a power of two, 1 for all but extreme entries."""
     exponent = math.frexp(torch.linalg.vector_norm(matrix, torch.inf).item())[1]
     return 1.0 if abs(exponent) < SAFE else 2.0**exponent
 
 
 def _aligned(matrix: Tensor) -> Tensor:
-    """Equal matrices at addresses of one alignment: else libraries round them differently, and noise looks like a rank."""
+    """Return the matrix at an aligned address: else libraries round equal ones differently, and noise looks like a rank."""
     return matrix if matrix.data_ptr() % 64 == 0 else matrix.clone()

@@ -6,42 +6,29 @@ import torch
 from torch import Tensor
 
 from src.compact import Compact, masks_as_parts, pack, packed_size
-from src.errors import UserError
-from src.merging.engine.inputs import Ingredients
-from src.merging.method import Method
-from src.state_dict import Kept, Lazy, StateDict, outline
+from src.merging.engine.inputs import MergeInputs
+from src.state_dict import Lazy, Memoized, StateDict, outline
 
 Masks = Iterable[Iterable[Tensor]]  # of one slice: for each mask number, for each task, (n,) bool
 Select = Callable[[slice, Tensor], Masks]
 
 
-def check_base(base: Method) -> None:
-    """Raise UserError unless a base method makes one vector that all tasks share."""
-    if base.per_task:
-        raise UserError("method.base gives each task its own vector, and masks select from one that all share; choose another")
-
-
-def multi_task_vector(base: Method, given: Ingredients) -> StateDict:
-    """The vector of a base method that all tasks share, coefficient 1, changed entries only, each computed once."""
-    vector = next(iter(base(given)(1.0).values()))
-    return Kept({key: leaf for key, leaf in given.outline.items() if given.changed(key)}, vector.__getitem__)
-
-
 class MaskStack:
-    """Several masks a task: entry KEY is (masks, tasks, ceil(n / 8)) packed bits, made at once, when asked for, and kept.
+    """Several masks a task: entry KEY is (masks, tasks, ceil(n / 8)) packed bits, made when first read, and kept.
 
-    `prepare(key)` gives what makes the `count` masks of each task from a slice of the stack, as `Ingredients.each` visits.
+    count: number of masks a task.
+    prepare: `prepare(key)` returns what makes all masks of a slice of the stack, as `MergeInputs.each` visits.
     """
 
-    def __init__(self, given: Ingredients, count: int, prepare: Callable[[str], Select]):
-        self._given = given
-        changed = [key for key, leaf in given.outline.items() if given.changed(key)]
-        sizes = {key: (count, len(given.tasks), packed_size(given.outline[key].numel())) for key in changed}
+    def __init__(self, inputs: MergeInputs, count: int, prepare: Callable[[str], Select]):
+        self._inputs = inputs
+        changed = [key for key, leaf in inputs.outline.items() if inputs.changed(key)]
+        sizes = {key: (count, len(inputs.tasks), packed_size(inputs.outline[key].numel())) for key in changed}
         shapes = {key: torch.empty(size, dtype=torch.uint8, device="meta") for key, size in sizes.items()}
 
         def entry(key: str) -> Tensor:
             select = prepare(key)
-            packed = torch.empty(sizes[key], dtype=torch.uint8, device=given.device)
+            packed = torch.empty(sizes[key], dtype=torch.uint8, device=inputs.device)
 
             def visit(part: slice, stack: Tensor) -> None:
                 where = slice(part.start // 8, packed_size(part.stop))
@@ -49,23 +36,23 @@ class MaskStack:
                     for row, mask in zip(layer, masks):
                         row[where] = pack(mask)
 
-            for _ in given.each(key, visit):
+            for _ in inputs.each(key, visit):
                 pass
             return packed
 
-        self._packed = Kept(shapes, entry)
+        self._packed = Memoized(shapes, entry)
 
-    def chosen(self, numbers: Mapping[str, int]) -> dict[str, StateDict]:
-        """By task and key, the packed mask whose number is given for the task."""
+    def at(self, numbers: Mapping[str, int]) -> dict[str, StateDict]:
+        """Return the packed masks by task and key, of each task the one with the number given for it."""
 
         def of_task(row: int, number: int) -> Lazy:
             shapes = {key: leaf[number, row] for key, leaf in self._packed.outline.items()}
             return Lazy(shapes, lambda key: self._packed[key][number, row])
 
-        return {task: of_task(row, numbers[task]) for row, task in enumerate(self._given.tasks)}
+        return {task: of_task(row, numbers[task]) for row, task in enumerate(self._inputs.tasks)}
 
 
-def masked_compact(given: Ingredients, shared: StateDict, masks: Mapping[str, StateDict]) -> Compact:
-    """The vectors that packed masks select from the shared one; masks of what no task changed are left out."""
-    told = {task: Lazy({key: outline(masks[task])[key] for key in shared}, masks[task].__getitem__) for task in given.tasks}
-    return Compact(given.outline, masks_as_parts(told), shared)
+def masked_compact(inputs: MergeInputs, shared: StateDict, masks: Mapping[str, StateDict]) -> Compact:
+    """Return the vectors that packed masks select from the shared one; masks of what no task changed are left out."""
+    kept = {task: Lazy({key: outline(masks[task])[key] for key in shared}, masks[task].__getitem__) for task in inputs.tasks}
+    return Compact(inputs.outline, masks_as_parts(kept), shared)

@@ -8,49 +8,54 @@ from typing import TypeVar
 
 import torch
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+S = TypeVar("S")
+T = TypeVar("T")
 _this_thread = local()
 
 
 @cache
-def cores() -> ThreadPoolExecutor:
-    """A worker a core, each computing alone: slices side by side stay in their cores' caches."""
+def thread_pool() -> ThreadPoolExecutor:
+    """Return a pool of one thread a core, each computing alone: slices side by side stay in their cores' caches."""
     count = torch.get_num_threads()
-    workers = ThreadPoolExecutor(count, initializer=_begin)
+    pool = ThreadPoolExecutor(count, initializer=_init_thread)
     started = Barrier(count)
-    list(workers.map(lambda _: started.wait(), range(count)))
-    torch.set_num_threads(count)  # what a worker set for itself also became the default of threads to come
-    return workers
+    list(pool.map(lambda _: started.wait(), range(count)))
+    torch.set_num_threads(count)  # what a thread set for itself also became the default of threads to come
+    return pool
 
 
-def side_by_side(work: Callable[[Given], Made], pieces: Iterable[Given], device: torch.device) -> Iterator[Made]:
-    """`work` of each piece, in order, on the cores. A GPU takes them one after another, and so does a piece its own."""
-    return map(work, pieces) if alone(device) else cores().map(work, pieces)
+def parallel_map(work: Callable[[S], T], items: Iterable[S], device: torch.device) -> Iterator[T]:
+    """Yield `work` of each item, in order, on the pool; one after another on a GPU, and inside work of the pool."""
+    return map(work, items) if runs_serially(device) else thread_pool().map(work, items)
 
 
-class Ahead(Mapping[str, Made]):
-    """`make(key)` for each of `keys`; when one is asked for, the next few are begun on the other cores.
+def runs_serially(device: torch.device) -> bool:
+    """Whether items are worked on one after another: on a GPU, and inside work of the pool."""
+    return device.type != "cpu" or getattr(_this_thread, "is_in_pool", False)
 
-    Nothing is kept: a key that is asked for again is made again.
+
+class Prefetched(Mapping[str, T]):
+    """`make(key)` for each of `keys`; when one is read, the next few are begun on the other cores.
+
+    Nothing is kept: a key that is read again is made again.
     """
 
-    def __init__(self, keys: Iterable[str], make: Callable[[str], Made], device: torch.device):
-        self._places = {key: place for place, key in enumerate(keys)}
-        self._keys, self._make, self._device = list(self._places), make, device
-        self._begun: dict[str, Future[Made]] = {}
+    def __init__(self, keys: Iterable[str], make: Callable[[str], T], device: torch.device):
+        self._positions = {key: position for position, key in enumerate(keys)}
+        self._keys, self._make, self._device = list(self._positions), make, device
+        self._begun: dict[str, Future[T]] = {}
 
-    def __getitem__(self, key: str) -> Made:
-        place = self._places[key]
-        if alone(self._device):
+    def __getitem__(self, key: str) -> T:
+        position = self._positions[key]
+        if runs_serially(self._device):
             return self._make(key)
-        for other in self._keys[place : place + 1 + torch.get_num_threads()]:
+        for other in self._keys[position : position + 1 + torch.get_num_threads()]:
             if other not in self._begun:
-                self._begun[other] = cores().submit(self._make, other)
+                self._begun[other] = thread_pool().submit(self._make, other)
         return self._begun.pop(key).result()
 
     def __contains__(self, key: object) -> bool:
-        return key in self._places
+        return key in self._positions
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -59,11 +64,6 @@ class Ahead(Mapping[str, Made]):
         return len(self._keys)
 
 
-def alone(device: torch.device) -> bool:
-    """Whether pieces are taken one after another here: on a GPU, and inside a piece."""
-    return device.type != "cpu" or getattr(_this_thread, "is_a_core", False)
-
-
-def _begin() -> None:
-    _this_thread.is_a_core = True
+def _init_thread() -> None:
+    _this_thread.is_in_pool = True
     torch.set_num_threads(1)

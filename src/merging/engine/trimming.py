@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.merging.engine.inputs import Ingredients
+from src.merging.engine.inputs import MergeInputs
 
 DIGIT = 12
 
@@ -22,55 +22,55 @@ def check_percentage(k: float, name: str) -> None:
         raise UserError(f"{name}.k is the percentage of entries kept, in (0, 100] (a number below 1 is a fraction); got {k}")
 
 
-def trimmed(given: Ingredients, k: float) -> Ingredients:
-    """`given` with all but the `k` percent largest entries of each task vector counting as zero (ties are kept)."""
+def trimmed(inputs: MergeInputs, k: float) -> MergeInputs:
+    """Return the inputs with all but the `k` percent largest entries of each task vector counting as zero (ties are kept)."""
     if k == 100:
-        return given
-    known = given.shared.setdefault("floors", {})
-    if k not in known:
-        known[k] = magnitude_floors(given, k)
-    return replace(given, floors=known[k])
+        return inputs
+    thresholds = inputs.memo.setdefault("thresholds", {})
+    if k not in thresholds:
+        thresholds[k] = magnitude_thresholds(inputs, k)
+    return replace(inputs, thresholds=thresholds[k])
 
 
-def magnitude_floors(given: Ingredients, k: float) -> Tensor:
-    """(tasks,) the `d - int(d * k%)`-th smallest magnitude of each task's d entries; 0 where that is none."""
+def magnitude_thresholds(inputs: MergeInputs, k: float) -> Tensor:
+    """Return (tasks,) the `d - int(d * k%)`-th smallest magnitude of each task's d entries; 0 where that is none."""
     share = k if k < 1 else k / 100
-    rank = given.size - int(given.size * share)
-    dtypes = {leaf.dtype for leaf in given.outline.values()}
+    rank = inputs.size - int(inputs.size * share)
+    dtypes = {leaf.dtype for leaf in inputs.outline.values()}
     width = torch.finfo(max(dtypes, key=lambda dtype: dtype.itemsize)).bits
     integers, floats = {32: (torch.int32, torch.float32), 64: (torch.int64, torch.float64)}[width]
     if rank == 0:
-        return torch.zeros(len(given.tasks), dtype=floats)
-    zeros = given.size - sum(leaf.numel() for key, leaf in given.outline.items() if given.changed(key))
-    found = torch.zeros(len(given.tasks), 1, dtype=integers, device=given.device)  # the thresholds' leading bits
-    left = [rank] * len(given.tasks)  # their ranks among the entries that share those bits
+        return torch.zeros(len(inputs.tasks), dtype=floats)
+    zeros = inputs.size - sum(leaf.numel() for key, leaf in inputs.outline.items() if inputs.changed(key))
+    leading = torch.zeros(len(inputs.tasks), 1, dtype=integers, device=inputs.device)  # bits of the thresholds
+    ranks = [rank] * len(inputs.tasks)  # among the entries that share those bits
     high = width
     while high:
         low = max(high - DIGIT, 0)
-        counts = _count(given, floats, integers, found, high, low)
+        counts = _count(inputs, floats, integers, leading, high, low)
         for row, count in enumerate(counts):
-            if found[row] == 0:
+            if leading[row] == 0:
                 count[0] += zeros
             below = count.cumsum(0)
-            digit = int(torch.searchsorted(below, left[row]))
-            left[row] -= int(below[digit - 1]) if digit else 0
-            found[row] = found[row] << (high - low) | digit
+            digit = int(torch.searchsorted(below, ranks[row]))
+            ranks[row] -= int(below[digit - 1]) if digit else 0
+            leading[row] = leading[row] << (high - low) | digit
         high = low
-    return found[:, 0].cpu().view(floats)
+    return leading[:, 0].cpu().view(floats)
 
 
-def _count(given: Ingredients, floats: torch.dtype, integers: torch.dtype, found: Tensor, high: int, low: int) -> Tensor:
-    """(tasks, 2**(high - low)) how many magnitudes start with the bits `found` and go on, down to bit `low`, as each."""
+def _count(inputs: MergeInputs, floats: torch.dtype, integers: torch.dtype, leading: Tensor, high: int, low: int) -> Tensor:
+    """Return (tasks, 2**(high - low)) how many magnitudes begin with the bits `leading` and go on, down to bit `low`, as each."""
     size = 2 ** (high - low)
-    first = found << (high - low)
-    total = torch.zeros(len(given.tasks), size, dtype=torch.int64)
+    first = leading << (high - low)
+    total = torch.zeros(len(inputs.tasks), size, dtype=torch.int64)
 
     def visit(stack: Tensor) -> Tensor:
         digits = stack.to(floats).abs_().view(integers).bitwise_right_shift_(low)
-        # what starts otherwise falls into a bin at either end; counting it is faster than leaving it out
+        # what begins otherwise falls into a bin at either end; counting it is faster than leaving it out
         digits.sub_(first).clamp_(-1, size).add_(1)
         return torch.stack([torch.bincount(row, minlength=size + 2)[1:-1] for row in digits])
 
-    for counts in given.scan(visit):
+    for counts in inputs.scan(visit):
         total += counts.cpu()
     return total

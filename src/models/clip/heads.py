@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from src.checkpoints.reading import metadata_of, open_checkpoint
+from src.checkpoints.opening import open_checkpoint
+from src.checkpoints.reading import metadata_of
 from src.checkpoints.writing import save_file
 from src.errors import UserError
 from src.models.family import TaskLike
@@ -18,9 +19,11 @@ from src.models.family import TaskLike
 class Heads:
     """Where heads come from.
 
-    folder: keeps those built from prompts; published: the file of a task's published head, if there is one;
-    source: `published`, `prompts`, or None for the published one where there is one; parity: write the list of a
-    class's synonyms into the prompt, as the code that made the published FER2013 head did, rather than average them.
+    folder: keeps those built from prompts.
+    published: returns the file of a task's published head, if there is one.
+    source: `published`, `prompts`, or None for the published one where there is one.
+    parity: whether the list of a class's synonyms is written into the prompt, as the code that made the published
+        FER2013 head did, rather than averaged over.
     """
 
     folder: Path
@@ -35,21 +38,23 @@ class Heads:
             raise UserError(f"heads.parity is true or false; got {self.parity}")
 
     def from_file(self, task: str) -> Path | None:
-        """The published head that will be used for a task."""
+        """Return the published head that will be used for a task; None if it is built from prompts."""
         path = None if self.source == "prompts" else self.published(task)
         return None if path and "made_from" in metadata_of(path) else path  # one that was built here
 
-    def weight(self, task: TaskLike, made_with: Callable[[], str], build: Callable[[Sequence[str]], Tensor]) -> Tensor:
-        """(classes, width) rows of a task's head.
+    def weight(self, task: TaskLike, tower: Callable[[], str], build: Callable[[Sequence[Sequence[str]]], Tensor]) -> Tensor:
+        """Return the rows of a task's head, (classes, width).
 
-        `made_with()` is a digest of the text tower, `build(groups)` makes a row from each class's prompts. A head that
-        was built before is read again if prompts and tower are the same.
+        A head that was built before is read again if prompts and text tower are the same.
+
+        tower: returns a digest of the text tower.
+        build: makes a row from each class's prompts.
         """
         published = self.from_file(task.name)
         if published is not None:
             return _published(published, task)
         prompts = prompts_of(task, self.parity)
-        made_from = json.dumps([made_with(), prompts])
+        made_from = json.dumps([tower(), prompts])
         path = self.folder / f"{task.name}.safetensors"
         if metadata_of(path).get("made_from") == made_from:
             return open_checkpoint(path)["weight"]
@@ -59,7 +64,7 @@ class Heads:
 
 
 def prompts_of(task: TaskLike, parity: bool) -> list[list[str]]:
-    """Each class's prompts: every template with each of the class's names, or, for parity, with the list of them."""
+    """Return each class's prompts: every template with each of the class's names, or, for parity, with the list of them."""
     groups = []
     for names in task.classes:
         if isinstance(names, str):
@@ -72,7 +77,7 @@ def prompts_of(task: TaskLike, parity: bool) -> list[list[str]]:
 
 @torch.no_grad()
 def zero_shot_head(model: nn.Module, tokenize: Callable, prompts: Sequence[Sequence[str]], device: torch.device) -> Tensor:
-    """(classes, width) rows: the mean of the unit features of a class's prompts, made unit, times the logit scale."""
+    """Return (classes, width): the mean of the unit features of a class's prompts, made unit, times the logit scale."""
     rows = []
     for group in prompts:
         mean = model.encode_text(tokenize(list(group)).to(device), normalize=True).mean(0)
@@ -81,13 +86,13 @@ def zero_shot_head(model: nn.Module, tokenize: Callable, prompts: Sequence[Seque
 
 
 def _published(path: Path, task: TaskLike) -> Tensor:
-    """Of shape (classes, width). Raises UserError where it is no head of this task."""
-    found = open_checkpoint(path)
-    if "weight" not in found or found["weight"].ndim != 2:
-        raise UserError(f"{path} is no classification head: it holds {', '.join(list(found)[:3])} and not one weight matrix")
-    weight = found["weight"]
+    """Return a published head, (classes, width). Raise UserError where it is no head of this task."""
+    entries = open_checkpoint(path)
+    if "weight" not in entries or entries["weight"].ndim != 2:
+        raise UserError(f"{path} is no classification head: it holds {', '.join(list(entries)[:3])} and not one weight matrix")
+    weight = entries["weight"]
     if len(weight) != len(task.classes):
         raise UserError(f"{path} has {len(weight)} classes, and {task.name} has {len(task.classes)}; use heads.source=prompts")
-    if "bias" in found and found["bias"].any():
+    if "bias" in entries and entries["bias"].any():
         raise UserError(f"{path} has a bias, and heads of CLIP have none; use heads.source=prompts")
     return weight.float()

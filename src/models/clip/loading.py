@@ -12,7 +12,7 @@ from torchvision.transforms import Compose
 from src.errors import UserError
 
 
-def created(
+def create_model(
     architecture: str, pretrained: str | None, tag: dict, quick_gelu: bool, device: torch.device, load: bool
 ) -> tuple[nn.Module, Compose, Compose]:
     """open_clip's model, with the weights of `pretrained` or with random ones, and the preprocessing of `tag`."""

@@ -1,5 +1,6 @@
 """CLIP image towers of open_clip, with zero-shot heads: the model family of the image papers."""
 
+import contextlib
 import copy
 import json
 import re
@@ -22,23 +23,22 @@ from torchvision.transforms import Compose, Normalize
 from src.checkpoints.writing import save_file
 from src.errors import UserError
 from src.models.adapters import adapter
-from src.models.clip.augmentation import Augmented, loaded
+from src.models.clip.augmentation import AugmentedImages
 from src.models.clip.heads import Heads, zero_shot_head
-from src.models.clip.loading import activation, check_activation, created, tag_of
+from src.models.clip.loading import activation, check_activation, create_model, tag_of
 from src.models.clip.pixel_cache import PixelStore, Split
-from src.models.depth import depth_by_name
-from src.models.example_ids import Place
-from src.models.family import PRECISIONS, Batch, Predictor, TaskLike
+from src.models.family import PRECISIONS, Batch, Predictor, TaskLike, Trainable
 from src.models.hf_clip import from_hf, is_hf
+from src.models.layers import depth_by_name, is_layer_by_name
 from src.models.linearize import tangent
+from src.models.loader import ExampleId, load_batches
 from src.models.modes import LowRank, Mode, trained
-from src.models.trainable import Learner
 from src.state_dict import StateDict, digest, outline
 
 PREFIX, TOWER, TEXT = "model.", "model.visual.", ("transformer.", "text.", "text_decoder.")
 BLOCKS = r"^model\.visual\.(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\."
 Features = Callable[[StateDict, Tensor], Tensor]  # of the image tower, of uint8 pixels
-Thing = TypeVar("Thing")
+T = TypeVar("T")
 
 
 class Clip:
@@ -47,14 +47,19 @@ class Clip:
     Those hold the whole CLIP but the text transformer, under the prefix `model.`; only the image tower is ever trained
     or edited here, as in the papers, so the heads stay those of the pre-trained model.
 
-    name: how runs and folders call the model; architecture, pretrained: open_clip's name and tag (or weight file;
-    None for random weights); quick_gelu: whether the activation is QuickGELU, None for what the tag was trained with;
-    like: the tag whose activation and preprocessing a weight file has;
-    heads, pixels: where heads and decoded images are kept; reference: the pre-trained weights, where a set of
-    checkpoints brings its own; precision: of predictions (fp32, bf16, fp16); compiled: whether torch.compile makes them;
-    config: a folder with the json, if open_clip does not know the architecture, and merges, the tokenizer's file.
+    name: what runs and folders call the model.
+    architecture: open_clip's name.
+    pretrained: open_clip's tag, or a weight file; None for random weights.
+    quick_gelu: whether the activation is QuickGELU; None for what the tag was trained with.
+    heads, pixels: where heads and decoded images are kept.
+    reference: the pre-trained weights, where a set of checkpoints brings its own.
+    like: the tag whose activation and preprocessing a weight file has.
+    precision: of predictions, fp32, bf16 or fp16.
+    compiled: whether torch.compile makes the predictions.
+    config: a folder with the architecture's json, if open_clip does not know it.
+    merges: the tokenizer's file, if it is not CLIP's own.
 
-    Raises UserError if the weights cannot be had, or were trained with another activation than asked for.
+    Raise UserError if the weights cannot be had, or were trained with another activation than asked for.
     """
 
     def __init__(
@@ -77,14 +82,14 @@ class Clip:
             raise UserError(f"precision is {', '.join(PRECISIONS)}; got {precision}")
         self.name, self.device, self.precision = name, device, precision
         self._architecture = architecture
-        self._heads_made, self._pixels = heads, pixels
+        self._head_source, self._pixels = heads, pixels
         if config:
             open_clip.add_model_config(config)
         if open_clip.get_model_config(architecture) is None:
             raise UserError(f"open_clip knows no architecture {architecture}; see open_clip.list_models()")
         tag = tag_of(architecture, pretrained, like)
         self._quick_gelu = activation(f"{architecture}/{pretrained}", architecture, tag, quick_gelu, pretrained is not None)
-        self._create = partial(created, architecture, pretrained, tag or {}, self._quick_gelu, device)
+        self._create = partial(create_model, architecture, pretrained, tag or {}, self._quick_gelu, device)
         self._bpe = {"bpe_path": merges} if merges else {}
         # a reference brings no text tower; one of transformers' lacks more, which comes from the weights of open_clip
         self._complete = reference is None or is_hf(reference)
@@ -97,7 +102,7 @@ class Clip:
         self._live = {PREFIX + key: leaf for key, leaf in self._clip.state_dict().items() if not key.startswith(TEXT)}
         self.pretrained: StateDict = {key: leaf.detach().cpu().clone() for key, leaf in self._live.items()}
         if reference is not None:
-            reference = self.named(reference)
+            reference = self.canonical(reference)
             self._check_fits(reference)
             self.pretrained = reference
         settings = [
@@ -110,23 +115,28 @@ class Clip:
         self.identity = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode() + words)
         self._features: Features = torch.compile(self._image_features) if compiled else self._image_features
 
-    def named(self, weights: StateDict) -> StateDict:
+    @cached_property
+    def pretrained_digest(self) -> str:
+        return digest(self.pretrained.items())
+
+    def canonical(self, weights: StateDict) -> StateDict:
         return from_hf(weights, self.pretrained) if is_hf(weights) else weights
 
     def linearized(self) -> "Clip":
-        """The same family with the tangent model of the image tower, around the pre-trained weights, in its place.
+        """Return the same family with the tangent model of the image tower, around the pre-trained weights, in its place.
 
-        Features are what is linear in the weights, before they are made unit, as in the released code.
+        Features are what is linear in the weights, before they are divided by their norm, as in the released code.
         """
+        identity = xxhash.xxh3_128_hexdigest(f"{self.identity} around {self.pretrained_digest}".encode())
         other = copy.copy(self)
-        other.identity = xxhash.xxh3_128_hexdigest(f"{self.identity} around {digest(self.pretrained.items())}".encode())
+        other.identity = identity
         other._features = self._tangent_features
         return other
 
-    def learner(self, mode: Mode) -> Learner:
-        """The part of the image tower that trains in this mode, from the pre-trained weights on."""
-        reference, kept = self._reference, {name for name, _ in self._clip.visual.named_parameters()}
-        trainable = {TOWER + name: leaf for name, leaf in reference.items() if name in kept}
+    def trainable(self, mode: Mode) -> Trainable:
+        """Return the part of the image tower that trains in this mode, starting from the pre-trained weights."""
+        reference, parameters = self._reference, {name for name, _ in self._clip.visual.named_parameters()}
+        trainable = {TOWER + name: leaf for name, leaf in reference.items() if name in parameters}
         names = trained(trainable, BLOCKS, mode.trains)
         whole = sum(leaf.numel() for leaf in trainable.values())
         if mode.lora:
@@ -135,22 +145,24 @@ class Clip:
 
         def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
             tower = {**reference, **{name.removeprefix(TOWER): leaf for name, leaf in entries.items()}}
-            return self._summed_loss(features(tower, batch.inputs), batch)
+            with self._training():
+                return self._summed_loss(features(tower, batch.inputs), batch)
 
         def save(entries: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
             save_file({key: entries.get(key, leaf) for key, leaf in self.pretrained.items()}, path, metadata)
 
-        return Learner({name: nn.Parameter(trainable[name].clone()) for name in names}, loss, save, whole)
+        return Trainable({name: nn.Parameter(trainable[name].clone()) for name in names}, loss, save, whole)
 
-    def _low_rank_learner(self, lora: LowRank, names: Sequence[str], whole: int) -> Learner:
+    def _low_rank_learner(self, lora: LowRank, names: Sequence[str], whole: int) -> Trainable:
         tower = copy.deepcopy(self._clip.visual)
         adapted = adapter(tower, lora, [name.removeprefix(TOWER) for name in names])
 
         def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
-            moved = adapted.weights(entries, self._reference)
-            return self._summed_loss(self._image_features({**self._reference, **moved}, batch.inputs), batch)
+            tower = {**self._reference, **adapted.weights(entries, self._reference)}
+            with self._training():
+                return self._summed_loss(self._image_features(tower, batch.inputs), batch)
 
-        return Learner(adapted.parameters, loss, adapted.save, whole)
+        return Trainable(adapted.parameters, loss, adapted.save, whole)
 
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
         self._check_fits(weights)
@@ -166,9 +178,9 @@ class Clip:
         return predict
 
     def prepare(self, task: TaskLike) -> str:
-        """Make the task's head, or read it; its digest."""
+        """Make the task's head, or read it; return its digest."""
         if task.name not in self._heads:
-            weight = self._heads_made.weight(task, lambda: self.identity + self._text_digest, self._head).to(self.device)
+            weight = self._head_source.weight(task, lambda: self.identity + self._text_digest, self._head).to(self.device)
             if weight.shape[1] != self._width:
                 raise UserError(
                     f"the head of {task.name} is for features of width {weight.shape[1]}, and {self.name}'s are {self._width}"
@@ -177,7 +189,7 @@ class Clip:
         return self._heads[task.name][1]
 
     def spans(self, task: TaskLike, split: str) -> Sequence[range]:
-        return self._split(task, split).parts
+        return self._split(task, split).spans
 
     def count(self, task: TaskLike, split: str) -> int:
         return self._split(task, split).count
@@ -189,24 +201,40 @@ class Clip:
             part = slice(start, start + size)
             if self.device.type == "cpu":
                 return Batch(task.name, pixels[part], labels[part])
-            here = (leaf[part].contiguous().pin_memory().to(self.device, non_blocking=True) for leaf in (pixels, labels))
-            return Batch(task.name, *here)
+            moved = (leaf[part].contiguous().pin_memory().to(self.device, non_blocking=True) for leaf in (pixels, labels))
+            return Batch(task.name, *moved)
 
-        made = map(batch, range(0, len(labels), size))
-        return made if self.device.type == "cpu" else _one_ahead(made)
+        found = map(batch, range(0, len(labels), size))
+        return found if self.device.type == "cpu" else _one_ahead(found)
 
-    def training_batches(self, task: TaskLike, places: Iterable[Sequence[Place]], seed: int, workers: int) -> Iterator[Batch]:
-        examples = Augmented(partial(task.examples, "train"), lambda image: _tensor(self._crop(image)), seed)
+    def training_batches(
+        self, task: TaskLike, batches: Iterable[Sequence[ExampleId]], seed: int, workers: int
+    ) -> Iterator[Batch]:
+        images = AugmentedImages(partial(task.examples, "train"), lambda image: _tensor(self._crop(image)), seed)
         on_gpu = self.device.type == "cuda"
-        made = loaded(examples, places, workers, pinned=on_gpu)
-        batches = (Batch(task.name, *(leaf.to(self.device, non_blocking=on_gpu) for leaf in leaves)) for leaves in made)
-        return _one_ahead(batches) if on_gpu else batches
+        loaded = load_batches(images, batches, workers, pinned=on_gpu)
+        moved = (Batch(task.name, *(leaf.to(self.device, non_blocking=on_gpu) for leaf in leaves)) for leaves in loaded)
+        return _one_ahead(moved) if on_gpu else moved
 
     def data_digest(self, task: TaskLike, split: str) -> str:
         return self._split(task, split).digest
 
     def depth(self, key: str) -> float | None:
         return self._depths(key) if key.startswith(TOWER) else None
+
+    def is_layer(self, key: str) -> bool:
+        return is_layer_by_name(key)
+
+    def notes(self, tasks: Iterable[TaskLike]) -> list[str]:
+        """Return a note where some heads are published ones, whose prompts are not known."""
+        origins = self.head_origins(tasks)
+        published, built = ([task for task, origin in origins.items() if origin == kind] for kind in ("published", "prompts"))
+        mixed = f"; built from prompts for {', '.join(built)}" if built else ""
+        return [f"heads: published for {', '.join(published)}{mixed}"] if published else []
+
+    def head_origins(self, tasks: Iterable[TaskLike]) -> dict[str, str]:
+        """Return whether each task's head is `published` or built from `prompts`."""
+        return {task.name: "published" if self._head_source.from_file(task.name) else "prompts" for task in tasks}
 
     @cached_property
     def _depths(self) -> Callable[[str], float | None]:
@@ -220,7 +248,7 @@ class Clip:
 
     @cached_property
     def _text(self) -> nn.Module:
-        """The model whose text tower makes heads: a checkpoint's reference brings no text tower, so it is fetched then."""
+        """The model whose text tower makes heads; a checkpoint's reference brings none, so it is fetched then."""
         return self._clip if self._complete else self._create(load=True)[0]
 
     def _head(self, prompts: Sequence[Sequence[str]]) -> Tensor:
@@ -229,7 +257,7 @@ class Clip:
 
     @cached_property
     def _text_digest(self) -> str:
-        """What heads are made with: all weights but the image tower's."""
+        """The digest of what heads are made with: all weights but the image tower's."""
         return digest((key, leaf) for key, leaf in self._text.state_dict().items() if not key.startswith("visual."))
 
     def _split(self, task: TaskLike, split: str) -> Split:
@@ -258,7 +286,7 @@ class Clip:
         return self._normalise(pixels.float() / 255)
 
     def _tower(self, weights: StateDict) -> dict[str, Tensor]:
-        """The image tower's entries under its own names, on the device."""
+        """Return the image tower's entries under its own names, on the device."""
         return {key.removeprefix(TOWER): weights[key].to(self.device, leaf.dtype)
                 for key, leaf in self._live.items() if key.startswith(TOWER)}  # fmt: skip
 
@@ -266,6 +294,17 @@ class Clip:
     def _reference(self) -> dict[str, Tensor]:
         """The pre-trained image tower, on the device."""
         return self._tower(self.pretrained)
+
+    @contextlib.contextmanager
+    def _training(self) -> Iterator[None]:
+        """Let layers that drop units, patches or paths do so; running statistics are those of the pre-trained model."""
+        tower = self._clip.visual
+        for module in tower.modules():
+            module.training = not isinstance(module, nn.modules.batchnorm._NormBase)
+        try:
+            yield
+        finally:
+            tower.eval()
 
     def _tangent_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
         return tangent(lambda weights: self._image_features(weights, pixels), self._reference, tower)
@@ -282,22 +321,22 @@ class Clip:
 
 
 def _pooled(features: Tensor | tuple) -> Tensor:
-    """Towers of captioning models give the tokens beside the pooled feature."""
+    """Return the pooled feature, beside which towers of captioning models give the tokens."""
     return features[0] if isinstance(features, tuple) else features
 
 
-def _one_ahead(things: Iterable[Thing]) -> Iterator[Thing]:
-    """The same, the next one being made while one is in use."""
-    things, end = iter(things), object()
+def _one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield the same items, the next one being made while one is in use."""
+    items, end = iter(items), object()
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, things, end)
-        while (thing := coming.result()) is not end:
-            coming = thread.submit(next, things, end)
-            yield thing
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item
 
 
 def _pixels(transform: Compose) -> Compose:
-    """open_clip's preprocessing up to the last two steps, which make the image a tensor and normalise it."""
+    """Return open_clip's preprocessing but for the last two steps, which make the image a tensor and normalise it."""
     if not isinstance(transform.transforms[-1], Normalize):
         raise TypeError(f"open_clip's preprocessing no longer ends in Normalize: {transform}")
     return Compose(transform.transforms[:-2])

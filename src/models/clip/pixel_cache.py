@@ -15,11 +15,12 @@ import torch
 import xxhash
 from torch import Tensor
 
-from src.checkpoints.reading import open_checkpoint
-from src.checkpoints.writing import save_file, size_of
+from src.checkpoints.reading import open_files
+from src.checkpoints.writing import save_file
 from src.errors import UserError
 from src.runtime.files import write_json
-from src.state_dict import digest
+from src.runtime.progress import SILENT, Progress
+from src.state_dict import byte_size, digest
 
 SPAN = 1024  # images a file: what a killed run loses at most
 HEADER = 1024  # bytes of a file that are neither pixels nor labels, at most
@@ -27,51 +28,55 @@ VERSION = 1  # of what is kept: raise it when the same examples come to be read 
 
 
 class Span(NamedTuple):
-    """uint8 pixels (n, 3, height, width) and labels (n,) of consecutive examples."""
+    """Consecutive examples: uint8 pixels (n, 3, height, width) and labels (n,)."""
 
     pixels: Tensor
     labels: Tensor
 
 
-Decode = Callable[[int], tuple[Tensor, int]]  # the uint8 pixels (3, height, width) and the label of one example
+Decode = Callable[[int], tuple[Tensor, int]]  # returns uint8 pixels (3, height, width) and the label of one example
 
 
 @dataclass(frozen=True)
 class PixelStore:
-    """Decoded splits under `folder`, which takes at most `limit` bytes: those used longest ago make room for new ones.
+    """Decoded splits on disk: those used longest ago make room for new ones.
 
-    workers: threads that decode; report: is told what is being decoded; ours: the folders of splits that this process
-    uses. A split that would not fit on its own is decoded each time instead.
+    folder: where they lie.
+    limit: bytes that they take at most. A split that would not fit on its own is decoded each time instead.
+    workers: threads that decode.
+    progress: listener, told what is being decoded.
+    in_use: folders of the splits that this process uses.
     """
 
     folder: Path
     limit: int
     workers: int
-    report: Callable[[str, int], None] = lambda what, done: None
-    ours: set[Path] = field(default_factory=set, init=False)
+    progress: Progress = SILENT
+    in_use: set[Path] = field(default_factory=set, init=False)
 
-    def split(self, made_from: str, count: Callable[[], int], decode: Decode, what: str) -> "Split":
-        """The split, called `what`, that `made_from` describes: its data and all its preprocessing.
+    def split(self, made_from: str, count: Callable[[], int], decode: Decode, name: str) -> "Split":
+        """Return the split that `made_from` describes: its data and all its preprocessing.
 
-        count: says how many examples there are; it is not asked where a split is known from an earlier run.
+        count: returns the number of examples; not called where a split is known from an earlier run.
+        name: what it is called in reports.
         """
-        split = Split(self, xxhash.xxh3_128_hexdigest(f"{VERSION} {made_from}".encode()), count, decode, what)
-        self.ours.add(split.folder)
+        split = Split(self, xxhash.xxh3_128_hexdigest(f"{VERSION} {made_from}".encode()), count, decode, name)
+        self.in_use.add(split.folder)
         return split
 
     def make_room(self, size: int) -> bool:
-        """Remove splits, the longest unused first and none of this process's, until `size` more bytes fit; whether they do.
+        """Remove splits, the longest unused first and none in use, until `size` more bytes fit; return whether they do.
 
-        Splits that one run goes through again and again must not push one another out: the last ones are not kept.
+        Splits that one run goes through again and again would push one another out, so those in use are never removed.
         """
-        sizes, used = {}, {}
+        sizes, last_used = {}, {}
         for path in self.folder.iterdir() if self.folder.exists() else ():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # another process makes room, too
                 with os.scandir(path) as files:
                     sizes[path] = sum(file.stat().st_size for file in files)
-                if path not in self.ours:
-                    used[path] = path.stat().st_mtime
-        for path in sorted(used, key=used.__getitem__):
+                if path not in self.in_use:
+                    last_used[path] = path.stat().st_mtime
+        for path in sorted(last_used, key=last_used.__getitem__):
             if sum(sizes.values()) + size <= self.limit:
                 return True
             shutil.rmtree(path, ignore_errors=True)  # another run that reads it keeps what it has mapped
@@ -82,66 +87,66 @@ class PixelStore:
 class Split:
     """One decoded split, span by span; what is on disk is mapped, the rest is decoded and put there."""
 
-    def __init__(self, store: PixelStore, name: str, count: Callable[[], int], decode: Decode, what: str):
-        self._store, self._count, self._decode, self._what = store, count, decode, what
-        self.folder, self._known_file = store.folder / name, store.folder / f"{name}.json"
+    def __init__(self, store: PixelStore, key: str, count: Callable[[], int], decode: Decode, name: str):
+        self._store, self._count, self._decode, self._name = store, count, decode, name
+        self.folder, self._facts_file = store.folder / key, store.folder / f"{key}.json"
 
     @cached_property
     def count(self) -> int:
-        """How many examples there are."""
-        return self._known.get("count") or self._count()
+        """The number of examples."""
+        return self._facts().get("count") or self._count()
 
     @property
-    def parts(self) -> list[range]:
-        """The examples of each span."""
+    def spans(self) -> list[range]:
+        """The examples of each file."""
         return [range(start, min(start + SPAN, self.count)) for start in range(0, self.count, SPAN)]
 
-    def span(self, part: range) -> Span:
-        """The examples of one of `parts`."""
-        path = self.folder / f"{part.start:09}.safetensors"
+    def span(self, indices: range) -> Span:
+        """Return the examples of one of `spans`."""
+        path = self.folder / f"{indices.start:09}.safetensors"
         try:
-            found = open_checkpoint(path)
+            saved = open_files(path)
             os.utime(self.folder)
-            return Span(found["pixels"], found["labels"])
+            return Span(saved["pixels"], saved["labels"])
         except (UserError, KeyError, FileNotFoundError):  # not there, or spoiled
             pass
-        made = self._made(part)
-        size = size_of(made._asdict()) + HEADER
-        if size // len(part) * self.count <= self._store.limit and self._store.make_room(size):
+        decoded = self._decoded(indices)
+        size = byte_size(decoded._asdict()) + HEADER
+        if size // len(indices) * self.count <= self._store.limit and self._store.make_room(size):
             with contextlib.suppress(UserError, FileNotFoundError):  # a full disk, or another process that makes room
-                save_file(made._asdict(), path)
-        return made
+                save_file(decoded._asdict(), path)
+        return decoded
 
     @cached_property
     def digest(self) -> str:
-        """Of all pixels and labels. It is remembered when the pixels themselves had to make room."""
-        if "digest" in self._known:
-            return self._known["digest"]
-        parts = [digest(span._asdict().items()) for span in map(self.span, self.parts)]
+        """The digest of all pixels and labels. It is remembered when the pixels themselves had to make room."""
+        facts = self._facts()  # read now: another process of the group may have found it out since `count` was asked for
+        if "digest" in facts:
+            return facts["digest"]
+        parts = [digest(span._asdict().items()) for span in map(self.span, self.spans)]
         value = parts[0] if len(parts) == 1 else xxhash.xxh3_128_hexdigest("".join(parts).encode())
-        write_json(self._known_file, {"digest": value, "count": self.count})
+        write_json(self._facts_file, {"digest": value, "count": self.count})
         return value
 
-    @cached_property
-    def _known(self) -> dict:
-        """What an earlier run found out."""
+    def _facts(self) -> dict:
+        """Return the count and digest that an earlier run, or another process, found out."""
         try:
-            known = json.loads(self._known_file.read_text())
-            return {"digest": str(known["digest"]), "count": int(known["count"])}
+            facts = json.loads(self._facts_file.read_text())
+            return {"digest": str(facts["digest"]), "count": int(facts["count"])}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
-    def _made(self, indices: range) -> Span:
+    def _decoded(self, indices: range) -> Span:
         first, label = self._decode(indices[0])
         pixels = torch.empty((len(indices), *first.shape), dtype=torch.uint8)
         labels = torch.empty(len(indices), dtype=torch.int64)
         pixels[0], labels[0] = first, label
 
-        def place(row: int) -> None:
+        def decode(row: int) -> None:
             pixels[row], labels[row] = self._decode(indices[row])
 
         with ThreadPoolExecutor(self._store.workers) as threads:  # decoding and resizing let go of Python's lock
-            for row, _ in enumerate(threads.map(place, range(1, len(indices))), start=1):
+            for row, _ in enumerate(threads.map(decode, range(1, len(indices))), start=1):
                 if row % 64 == 0:
-                    self._store.report(f"decoding {self._what}: {indices[row]} of {self.count}", 0)
+                    self._store.progress.report(f"decoding {self._name}: {indices[row]} of {self.count}", 0)
         return Span(pixels, labels)

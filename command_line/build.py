@@ -1,0 +1,238 @@
+"""The objects that a configuration describes: a device, a method, a model family with its fine-tuned weights."""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from command_line.paths import Paths
+from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
+from src.checkpoints.published import MODES
+from src.checkpoints.reading import Checkpoint, open_tangent_pair
+from src.checkpoints.shards import PICKLED
+from src.errors import UserError, raise_any
+from src.merging.lines import under_lines
+from src.merging.method import Method
+from src.models.family import ModelFamily
+from src.models.modes import Mode
+from src.runtime.distributed import ProcessGroup
+from src.runtime.environment import is_distributed, local_world_size
+from src.runtime.progress import SILENT, Progress
+from src.state_dict import differences, digest
+from src.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from src.models.clip.heads import Heads
+
+# Of method=, and no fields of its class: what is put around it, or read by other code.
+OPTIONS = ("apply_lines", "depth_pattern", "use_ties", "own_base", "ties_base", "load_mask")
+MOST_PER_PASS = 8  # models scored in one pass: more gain nothing, and a killed run loses a span of all of them
+LAST_LAYERS = ("visual.proj", "visual_projection.weight")
+
+
+def build_device(config: DictConfig) -> torch.device:
+    """Return the device asked for, or this process's GPU where there is one, with its number: threads have none of their own.
+
+    Raise UserError if there is no such device.
+    """
+    name = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device={name} is not a device torch knows; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}, but torch sees no GPU here; use device=cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name} is not supported; use cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
+    if device.type == "cuda" and is_distributed() and device.index is not None:
+        raise UserError(f"device={name} puts all processes of a team on one GPU; leave the number out")
+    if device.type == "cuda":
+        return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    return device
+
+
+def build_method(config: DictConfig) -> Method:
+    """Return the merging method, over TIES and under LiNeS if asked, over the grid asked for."""
+    fields = _fields(OmegaConf.to_container(config.method, resolve=True))
+    if config.specify_lambda is not None and "grid" in fields:
+        fields["grid"] = [config.specify_lambda]
+    method = instantiate(fields, _convert_="all")
+    for flag in ("apply_lines", "use_ties"):
+        if config.method.get(flag, False) not in (True, False):
+            raise UserError(f"method.{flag} is true or false; got {config.method[flag]}")
+    if config.method.apply_lines:
+        method = under_lines(method)
+    is_respaced = config.n_eval_points is not None and config.specify_lambda is None
+    return method.respaced(config.n_eval_points) if is_respaced else method
+
+
+def _fields(options: dict) -> dict:
+    """Return the fields of a method's class, with the base exchanged where use_ties asks for it."""
+    fields = {key: value for key, value in options.items() if key not in OPTIONS}
+    if options.get("use_ties") is True:
+        if fields["base"] != options["own_base"]:
+            raise UserError("method.use_ties=True masks TIES, and method.base says what else to mask; give one of the two")
+        fields["base"] = options["ties_base"]
+    return {key: _fields(value) if isinstance(value, dict) and "_target_" in value else value for key, value in fields.items()}
+
+
+def specified_coefficient(config: DictConfig, method: Method, tasks: int) -> float | None:
+    """Return the one coefficient to use, the user's or the method's own; None if it is to be searched."""
+    if config.specify_lambda is not None:
+        if method.makes_masks and config.method.get("load_mask", False):
+            raise UserError("specify_lambda makes masks and method.load_mask loads them; give one of the two")
+        method.check_coefficient(float(config.specify_lambda), tasks)
+        return float(config.specify_lambda)
+    coefficients = method.coefficients(tasks)
+    return coefficients[0] if len(coefficients) == 1 else None
+
+
+def build_mode(config: DictConfig) -> Mode:
+    """Return the fine-tuning mode."""
+    return instantiate(config.finetuning_mode)
+
+
+def build_recipe(config: DictConfig, task: str) -> Recipe:
+    """Return the model's recipe, for as many epochs as the task asks for if the recipe says none."""
+    epochs = config.model.recipe.epochs
+    if epochs is None:
+        epochs = config.tasks[task].get("epochs") if task in config.tasks else None
+    if epochs is None:
+        raise UserError(f"nothing says how long to fine-tune on {task}: give tasks.{task}.epochs=N or model.recipe.epochs=N")
+    return instantiate(config.model.recipe, epochs=epochs)
+
+
+def build_family(config: DictConfig, paths: Paths, device: torch.device, progress: Progress = SILENT) -> ModelFamily:
+    """Return the model with its pre-trained weights, as the fine-tuning mode scores it.
+
+    progress: listener, told what is decoded.
+    """
+    from src.models.clip.pixel_cache import PixelStore  # with open_clip, which is slow to import
+
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32: convolutions would round by default
+    make = instantiate(config.model.family, _partial_=True)  # what Hydra is handed it turns into configuration
+    family = make(
+        name=config.model.name,
+        device=device,
+        heads=build_heads(config, paths),
+        pixels=PixelStore(paths.cache / "pixels", int(config.pixel_cache_gb * 10**9), workers_of(config), progress),
+        reference=_reference(config, paths),
+        precision=config.precision,
+        compiled=config.compile,
+    )
+    return family.linearized() if build_mode(config).scored_linearized else family
+
+
+def build_heads(config: DictConfig, paths: Paths) -> "Heads":
+    """Return where the model's classification heads come from."""
+    from src.models.clip.heads import Heads  # with open_clip, which is slow to import
+
+    return Heads(paths.model / "heads", paths.published.head, config.heads.source, config.heads.parity)
+
+
+def _reference(config: DictConfig, paths: Paths) -> Checkpoint | None:
+    """Return the pre-trained weights that the user names, or that lie beside the fine-tuned ones; None for the model's own.
+
+    Raise UserError if several lie there that differ, which their last layers tell without reading all of them.
+    """
+    if paths.pretrained:
+        return open_checkpoint(paths.pretrained)
+    published = paths.published
+    references = [open_checkpoint(path) for path in published.zeroshots(paths.mode)] or _tangent_references(paths)
+    if not references and paths.mode != MODES[0]:
+        references = [open_checkpoint(path) for path in published.zeroshots()]
+    if len(references) > 1:
+        last = [digest((key, each[key]) for key in each if key.endswith(LAST_LAYERS)) for each in references]
+        other = next((each for each, known in zip(references, last) if known != last[0]), None)
+        if other:
+            one, two = references[0].path, other.path
+            raise UserError(f"{one} and {two} start from different weights; remove one, or give pretrained=PATH")
+    return references[0] if references else None
+
+
+def _tangent_references(paths: Paths) -> list[Checkpoint]:
+    """Return the models that linearized checkpoints without names are linear around, which they hold, too."""
+    pickled = [path for path in paths.published.all_finetuned(paths.mode) if path.suffix in PICKLED]
+    return [reference for path in pickled if (reference := open_tangent_pair(path)[1]) is not None]
+
+
+def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> dict[str, Checkpoint]:
+    """Return the fine-tuned checkpoints by task, under the names that the family gives to weights.
+
+    Raise UserError with the problems of all that cannot be opened, or are of another architecture.
+    """
+    opened_by = partial(open_finetuned, pretrained=family.pretrained, base_digest=family.pretrained_digest)
+    checkpoints, problems = open_all({task: paths.finetuned(task) for task in tasks}, opened_by), []
+    for task, checkpoint in checkpoints.items():
+        try:
+            entries = family.canonical(checkpoint)
+            misfits = differences("it", entries, "the pre-trained model", family.pretrained)
+            if misfits:
+                problems.append(f"{checkpoint.path} is of another model than {family.name}: {misfits[0]} ({len(misfits)} in all)")
+            if entries is not checkpoint:  # what the file lacks comes from the pre-trained model
+                checkpoints[task] = checkpoint.view(entries, family.pretrained_digest)
+        except UserError as error:
+            problems += [f"{checkpoint.path}: {problem}" for problem in error.problems]
+    raise_any(problems)
+    return checkpoints
+
+
+def workers_of(config: DictConfig) -> int:
+    """Return the threads or processes that read images, for each process of the group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return config.workers or max(cores // local_world_size(), 1)
+
+
+def batch_size_of(config: DictConfig, device: torch.device) -> int:
+    """Return the batch size of evaluation: unless given, large enough to keep a device busy and no larger."""
+    return config.batch_size or (512 if device.type == "cuda" else 64)
+
+
+def candidates_per_pass(config: DictConfig, device: torch.device, size: int, group: ProcessGroup) -> int:
+    """Return how many merged models of `size` bytes are scored in one pass over the data.
+
+    As many as a quarter of the free memory holds, the same in all processes of the group.
+    """
+    if config.candidates_per_pass is not None:
+        return config.candidates_per_pass
+    free = [_free_memory() // local_world_size()]
+    if device.type == "cuda":
+        free.append(torch.cuda.mem_get_info(device)[0])
+    return min(group.all_gather(max(1, min(MOST_PER_PASS, min(free) // 4 // size))))
+
+
+def _free_memory(root: Path = Path("/")) -> int:
+    """Return the bytes that this process could take: what the machine and its control groups have, page cache counted as free.
+
+    root: where proc/ and sys/ are.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            name = line.split(":", 2)[2].strip("/")  # a Slurm job, say, lies some groups below the root, each with a limit
+            groups = [Path(name), *Path(name).parents]
+            free = min([free, *(_group_memory(root / "sys/fs/cgroup" / group) for group in groups)])
+    return max(free, 0)
+
+
+def _group_memory(group: Path) -> float:
+    """Return the bytes that a control group (v2) has left; infinity without a limit."""
+    try:
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int(statistics["anon"]) + int(statistics.get("shmem", 0))  # memory.current counts the page cache, too
+        return int((group / "memory.max").read_text()) - used
+    except (OSError, ValueError, KeyError):
+        return float("inf")

@@ -1,0 +1,115 @@
+"""Where the files of a run lie, from its configuration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from src.checkpoints.bundles import BUNDLE_FILES
+from src.checkpoints.published import MODES, PublishedFiles, finetuned_path
+from src.checkpoints.shards import INDEX, PICKLED
+from src.errors import UserError, raise_any
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders and files of a run on one model. Made once a run: the models folder is then walked once, too.
+
+    data, models, cache, results: data_location, model_location, cache_dir, results_dir.
+    name: the model's.
+    mode: prefix of the files with weights of this run's fine-tuning mode.
+    masks: the folder that masks are kept below.
+    given: the user's fine-tuned weights, by task.
+    pretrained: the user's pre-trained weights; None for the model's own.
+    """
+
+    data: Path
+    models: Path
+    cache: Path
+    results: Path
+    name: str
+    mode: str
+    masks: Path
+    given: Mapping[str, Path]
+    pretrained: Path | None
+
+    @property
+    def model(self) -> Path:
+        """The folder of the model's own files."""
+        return self.models / self.name
+
+    @cached_property
+    def published(self) -> PublishedFiles:
+        """The model's files below the models folder, published ones and our own."""
+        return PublishedFiles(self.models, self.name)
+
+    def finetuned(self, task: str) -> Path:
+        """Return where a task's weights are, the user's, ours or published ones, or where fine-tuning puts them."""
+        if task in self.given:
+            return self.given[task]
+        return self.published.finetuned(task, self.mode) or finetuned_path(self.models, self.name, task, self.mode)
+
+
+def paths_of(config: DictConfig) -> Paths:
+    """Return the paths of a run on a model. Raise UserError unless finetuned= names tasks."""
+    if config.finetuned is not None and not isinstance(config.finetuned, DictConfig):
+        raise UserError("with this model, finetuned= names tasks: 'finetuned={MNIST: a.safetensors, Cars: b.pt}'")
+    models, mode = expanded(config.model_location), config.finetuning_mode
+    # Published masks are of standard models that predict as they are: those of any other mode lie apart.
+    is_standard = mode.linearized == "never" and mode.files == MODES[0]
+    return Paths(
+        data=expanded(config.data_location),
+        models=models,
+        cache=expanded(config.cache_dir),
+        results=expanded(config.results_dir),
+        name=config.model.name,
+        mode=mode.files,
+        masks=models / config.model.name if is_standard else models / config.model.name / mode.name,
+        given={task: expanded(path) for task, path in (config.finetuned or {}).items()},
+        pretrained=expanded(config.pretrained) if config.pretrained else None,
+    )
+
+
+def expanded(path: object) -> Path:
+    """Return a path as the user typed it, `~` replaced."""
+    return Path(str(path)).expanduser()
+
+
+def file_sources(config: DictConfig) -> tuple[Path, dict[str, Path]]:
+    """Return the pre-trained checkpoint of model=files, and the fine-tuned ones by task.
+
+    Raise UserError for all that is missing or ambiguous at once.
+    """
+    examples = {"pretrained": "A.safetensors", "finetuned": "[B.pt,C.safetensors]", "output": "merged.safetensors"}
+    problems = [f"model=files needs {key}, such as {key}={example}" for key, example in examples.items() if not config[key]]
+    finetuned = config.finetuned
+    if isinstance(finetuned, DictConfig):
+        sources = {str(task): expanded(path) for task, path in finetuned.items()}
+    else:
+        paths = [
+            expanded(path) for path in (finetuned if isinstance(finetuned, ListConfig) else [finetuned] if finetuned else [])
+        ]
+        names = [path.name if path.is_dir() else _stem(path.name) for path in paths]
+        by_name = {name: [str(path) for path, other in zip(paths, names) if other == name] for name in names}
+        problems += [
+            f"{' and '.join(same)} would both be task {name}; name them: 'finetuned={{one: {same[0]}, two: {same[1]}}}'"
+            for name, same in by_name.items()
+            if len(same) > 1
+        ]
+        sources = dict(zip(names, paths))
+    problems += [
+        f"a task cannot be called {task!r}, because its files are called as it is; name it as in 'finetuned={{cars: {path}}}'"
+        for task, path in sources.items()
+        if not task or task.startswith(".") or set(task) & {"/", "\\"} or f"{task}.safetensors" in BUNDLE_FILES
+    ]
+    raise_any(problems)
+    return expanded(config.pretrained), sources
+
+
+def _stem(name: str) -> str:
+    """Return a file's name without the endings that only say how weights are stored."""
+    for ending in (INDEX, ".safetensors", *PICKLED):
+        name = name.removesuffix(ending)
+    return name

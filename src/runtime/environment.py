@@ -1,0 +1,18 @@
+"""What the environment tells a process of the group it was started in, before torch is imported."""
+
+import os
+
+
+def is_distributed() -> bool:
+    """Whether torchrun, or a launcher that sets the same variables, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+
+
+def is_main_process() -> bool:
+    """Whether this process has rank 0."""
+    return not is_distributed() or os.environ["RANK"] == "0"
+
+
+def local_world_size() -> int:
+    """Return the number of processes of the group on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_distributed() else 1

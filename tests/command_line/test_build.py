@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from command_line import build
+from command_line.build import build_device, candidates_per_pass
+from command_line.config import compose_config
+from src.errors import UserError
+from src.runtime.distributed import SINGLE, ProcessGroup
+
+
+def test_a_batch_for_a_gpu_is_made_with_the_gpus_number(monkeypatch):
+    """Threads have no current GPU of their own, and batches are made in one."""
+    config = compose_config(["device=cuda"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert build_device(config) == torch.device("cuda", 3)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="one GPU"):
+        build_device(compose_config(["device=cuda:0"]))
+
+
+def test_a_group_scores_as_many_models_in_a_pass_as_its_poorest_process_can(monkeypatch):
+    class Two(ProcessGroup):
+        def all_gather(self, value):
+            return [value, 3]
+
+    config, two = compose_config([]), Two(0, 2, 0)
+    assert candidates_per_pass(config, torch.device("cpu"), 2**20, two) == 3
+    assert candidates_per_pass(config, torch.device("cpu"), 2**20, SINGLE) == 8
+    assert candidates_per_pass(config, torch.device("cpu"), 2**60, SINGLE) == 1
+
+
+GROUPS = {
+    "sys/fs/cgroup": ("max", 10 * 2**30),  # no limit
+    "sys/fs/cgroup/job": (8 * 2**30, 3 * 2**30),
+    "sys/fs/cgroup/job/step": (6 * 2**30, 2 * 2**30),
+}
+
+
+@pytest.mark.parametrize(("group", "free"), [("/", 20), ("/job", 5), ("/job/step", 4), ("/elsewhere", 20)])
+def test_free_memory_is_what_the_narrowest_control_group_leaves(tmp_path, group, free):
+    """Mapped files are the page cache's, which gives way, so they count as free; a job's own group counts, not the root's."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {20 * 2**20} kB\n")
+    (tmp_path / "proc/self/cgroup").write_text(f"0::{group}\n")
+    for folder, (limit, used) in GROUPS.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / folder / "memory.current").write_text(f"{2**40}\n")
+        (tmp_path / folder / "memory.stat").write_text(f"anon {used}\nfile {2**40}\nshmem 0\n")
+    assert build._free_memory(tmp_path) == free * 2**30
