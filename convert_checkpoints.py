@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from command_line.console import run_script, user_message
-from src.checkpoints.conversion import convert, is_same, pickled_files
+from src.checkpoints.conversion import convert, is_converted, pickled_files
 from src.errors import UserError, raise_any
 from src.pickles.archives import check_contents
 
@@ -41,11 +41,13 @@ def main() -> None:
             print(f"{source} -> {', '.join(map(str, written))}" if written else f"{source} is converted already", flush=True)
             if options.remove:
                 check_contents(source)  # else damaged bytes would be all that is left, and equal to the bit
-                if is_same(source, target):
+                if is_converted(source, target):
                     source.unlink()
-                print(f"{source} removed")
-        except (UserError, OSError) as reason:
-            problems += user_message(reason) or [str(reason)]
+                    print(f"{source} removed")
+                else:
+                    problems.append(f"{source} is kept: its conversion is another; remove {target} and run this again")
+        except (UserError, OSError) as error:
+            problems += user_message(error) or [str(error)]
     raise_any(problems)
 
 

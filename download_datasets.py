@@ -29,7 +29,7 @@ def main() -> None:
         if not task.problems():
             print(f"{task.name} is there")
     with ProgressBar(unit="B") as bar:
-        require_data([task for task in tasks if task.fetchable], True, bar)
+        require_data([task for task in tasks if task.is_fetchable], True, bar)
     require_data(tasks, download=False)
     print(f"{len(tasks)} datasets are under {config.data_location}")
 

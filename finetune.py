@@ -58,7 +58,7 @@ def main() -> None:
 def what_trains(family: ModelFamily, mode: Mode) -> str:
     """Return how many parameters train, and of how many."""
     trainable, through = family.trainable(mode), " through LoRA" if mode.lora else ""
-    return f"{mode.name}: {trainable.count:,} parameters train ({mode.trains}{through}), the image tower has {trainable.whole:,}"
+    return f"{mode.name}: {trainable.count:,} parameters train ({mode.trains}{through}), the image tower has {trainable.total:,}"
 
 
 if __name__ == "__main__":

@@ -19,12 +19,15 @@ from command_line.console import exit_status, user_errors
 @hydra.main(version_base=None, config_path="config", config_name="config")
 @user_errors
 def main(config: DictConfig) -> None:
-    from command_line.merging import merge_and_score, merge_files  # with torch, which --help has no need to wait for
-
     validate(config)
+    # imported where they are needed: --help waits for no torch, and a merge of files for nothing that only scoring uses
     if config.model.family is None:
+        from command_line.files import merge_files
+
         merge_files(config)
     else:
+        from command_line.merging import merge_and_score
+
         merge_and_score(config)
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from command_line.paths import Paths
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
-from src.checkpoints.published import MODES
+from src.checkpoints.published import FILE_PREFIXES
 from src.checkpoints.reading import Checkpoint, open_tangent_pair
 from src.checkpoints.shards import PICKLED
 from src.errors import UserError, raise_any
@@ -148,7 +148,7 @@ def _reference(config: DictConfig, paths: Paths) -> Checkpoint | None:
         return open_checkpoint(paths.pretrained)
     published = paths.published
     references = [open_checkpoint(path) for path in published.zeroshots(paths.mode)] or _tangent_references(paths)
-    if not references and paths.mode != MODES[0]:
+    if not references and paths.mode != FILE_PREFIXES[0]:
         references = [open_checkpoint(path) for path in published.zeroshots()]
     if len(references) > 1:
         last = [digest((key, each[key]) for key in each if key.endswith(LAST_LAYERS)) for each in references]

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from src.checkpoints.bundles import BUNDLE_FILES
-from src.checkpoints.published import MODES, PublishedFiles, finetuned_path
+from src.checkpoints.published import FILE_PREFIXES, PublishedFiles, finetuned_path
 from src.checkpoints.shards import INDEX, PICKLED
 from src.errors import UserError, raise_any
 
@@ -58,7 +58,7 @@ def paths_of(config: DictConfig) -> Paths:
         raise UserError("with this model, finetuned= names tasks: 'finetuned={MNIST: a.safetensors, Cars: b.pt}'")
     models, mode = expanded(config.model_location), config.finetuning_mode
     # Published masks are of standard models that predict as they are: those of any other mode lie apart.
-    is_standard = mode.linearized == "never" and mode.files == MODES[0]
+    is_standard = mode.linearized == "never" and mode.files == FILE_PREFIXES[0]
     return Paths(
         data=expanded(config.data_location),
         models=models,

@@ -1,23 +1,18 @@
-"""What can be wrong, looked for before any work: tasks, data, heads, checkpoints, the output."""
+"""What a scored run needs, looked for before any work: tasks, data, heads, checkpoints."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from command_line.build import build_heads
-from command_line.config import method_name
 from command_line.console import ProgressBar
 from command_line.paths import Paths, expanded
 from src.checkpoints.published import SERVED_MODELS, file_names
-from src.checkpoints.writing import check_target
 from src.data.registry import find_tasks, require_data
 from src.data.task import Task
 from src.errors import UserError, raise_any
-from src.merging.method import Method
 from src.runtime.distributed import ProcessGroup
-from src.state_dict import StateDict, byte_size
 from src.validation import is_whole
 
 
@@ -84,7 +79,7 @@ def _missing_heads(config: DictConfig, paths: Paths, names: list[str]) -> list[s
     if config.heads.source != "published":
         return []
     heads = build_heads(config, paths)
-    missing = [name for name in names if heads.from_file(name) is None]
+    missing = [name for name in names if heads.published_file(name) is None]
     download = _download_command(config)
     remedy = f"run {download}, or " if download else ""
     return [
@@ -109,7 +104,7 @@ def _finetune_command(config: DictConfig) -> str:
 
 def missing_data(config: DictConfig, tasks: list[Task]) -> list[str]:
     """Return a sentence for each dataset that is missing and will not be downloaded."""
-    return [problem for task in tasks if not (config.download and task.fetchable) for problem in task.problems()]
+    return [problem for task in tasks if not (config.download and task.is_fetchable) for problem in task.problems()]
 
 
 def fetch_data(config: DictConfig, tasks: list[Task], group: ProcessGroup) -> None:
@@ -118,19 +113,3 @@ def fetch_data(config: DictConfig, tasks: list[Task], group: ProcessGroup) -> No
         with ProgressBar(unit="B") as bar:
             require_data(tasks, config.download, bar)
     group.barrier()
-
-
-def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pretrained: StateDict, tasks: int) -> None:
-    """Raise UserError, before any work, if what `output` asks for cannot be written or would destroy an input."""
-    if config.output_kind == "bundle" and not method.per_task:
-        raise UserError(
-            f"method={method_name(config)} makes one model: there is nothing to bundle; use output_kind=model or task_vector"
-        )
-    if not config.output:
-        return
-    path, masks = expanded(config.output), config.method.get("load_mask")
-    inputs = [*inputs, *([expanded(masks)] if isinstance(masks, str) else [])]
-    if method.per_task and path.suffix == ".safetensors":
-        raise UserError(f"output={path}: this method makes a model for each task, which a folder holds; name a folder")
-    copies = 2 if config.output_kind == "bundle" else tasks if method.per_task else 1
-    check_target(path, method.per_task or path.suffix != ".safetensors", inputs, copies * byte_size(pretrained))

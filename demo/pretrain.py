@@ -24,7 +24,7 @@ from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
-from src.data.demo.tasks import DRAWN, PLAIN
+from src.data.demo.tasks import DRAWN_TASKS, PLAIN
 
 HERE = Path(__file__).parent
 CONFIG = HERE / "ViT-demo.json"
@@ -32,7 +32,7 @@ CONFIG = HERE / "ViT-demo.json"
 
 def captions() -> list[list[str]]:
     """For each class, counted through all tasks, its captions: three each."""
-    return [[template.format(name) for template in task.templates] for task in DRAWN for name in task.classes]
+    return [[template.format(name) for template in task.templates] for task in DRAWN_TASKS for name in task.classes]
 
 
 def learn_merges(texts: list[str], count: int) -> list[tuple[str, str]]:
@@ -63,8 +63,8 @@ def learn_merges(texts: list[str], count: int) -> list[tuple[str, str]]:
 def draw(count: int, device: torch.device, generator: Generator) -> tuple[Tensor, Tensor]:
     """`count` plain images of all tasks alike, normalised as open_clip does, with class numbers through all tasks."""
     images, numbers, before = [], [], 0
-    for task in DRAWN:
-        labels = torch.randint(len(task.classes), (count // len(DRAWN),), generator=generator, device=device)
+    for task in DRAWN_TASKS:
+        labels = torch.randint(len(task.classes), (count // len(DRAWN_TASKS),), generator=generator, device=device)
         images.append(task.draw(labels, PLAIN, generator))
         numbers.append(labels + before)
         before += len(task.classes)
@@ -117,9 +117,10 @@ def main() -> None:
             rate = min(1, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / options.steps))
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * rate
-            said = tokens[:, step % tokens.shape[1]]
-            seen, read = model.encode_image(images, normalize=True), model.encode_text(said, normalize=True)
-            logits = seen @ read.T * model.logit_scale.exp()
+            prompts = tokens[:, step % tokens.shape[1]]
+            image_features = model.encode_image(images, normalize=True)
+            text_features = model.encode_text(prompts, normalize=True)
+            logits = image_features @ text_features.T * model.logit_scale.exp()
             loss = contrastive_loss(logits, numbers)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

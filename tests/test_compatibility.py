@@ -103,7 +103,7 @@ def test_a_result_has_the_same_name():
     config = compose_config(["num_tasks=2"])
     question = {**setting(config, [task.name for task in selected_tasks(config)]), **merge_question(config)}
     assert question == expected and list(question) == list(expected)  # their order is part of the name, too
-    figures = {"coefficients": {}, "curve": [], "grid_size": 0, "rows": {}, "summary": {}, "bytes_stored": 0}
+    figures = {"coefficients": {}, "curve": [], "grid_size": 0, "scores": {}, "summary": {}, "bytes_stored": 0}
     about = {"config": {}, "lineage": {"pretrained": PRETRAINED}, "benchmark": "demo", "seconds": 0.0}
     result = MergeResult(title="ViT-demo, 2 tasks, sum", question=question, **about, **figures)
     assert result.name == "ViT-demo-2-tasks-sum-d866ecbd"
@@ -150,7 +150,7 @@ DRAWN = {  # of the first eight training images of each task: labels, and the me
 @pytest.mark.parametrize("name", DRAWN)
 def test_the_demos_images_are_drawn_as_before(name):
     """Whoever changes them on purpose gives `demo.DRAWING` another word, so that decoded images are made anew."""
-    (drawn,) = (drawn for drawn in demo.DRAWN if drawn.name == name)
+    (drawn,) = (drawn for drawn in demo.DRAWN_TASKS if drawn.name == name)
     images, labels = drawn.images("train", 8)
     expected = DRAWN[name]
     assert labels.tolist() == expected[0]

@@ -1,4 +1,4 @@
-"""Pickled checkpoints and heads as safetensors beside them: read once, mapped ever after, and no pickle any more."""
+"""Pickled checkpoints and heads converted to safetensors, so that a pickle is read only once."""
 
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from src.errors import UserError
 from src.runtime.files import hash_file
 from src.state_dict import digest
 
-SOURCE = "converted_from"  # its name and digest
-STATE = "converted_at"  # its name, size and time of change
-BESIDE = "converted_beside"  # the name of the other file it became, or nothing
+# What the metadata of a conversion say of its source.
+SOURCE = "converted_from"  # name and digest
+STATE = "converted_at"  # name, size and time of change
+BESIDE = "converted_beside"  # the name of the other file that it became, or nothing
 
 
 def pickled_files(folder: Path) -> list[Path]:
-    """The files to convert in a folder and below it, by name.
+    """Return the files to convert in a folder and below it, by name.
 
     Masks are left out: published ones do not say which checkpoints they are of, and ours have to.
     """
@@ -28,48 +29,53 @@ def pickled_files(folder: Path) -> list[Path]:
 
 
 def convert(source: Path, target: Path) -> list[Path]:
-    """Write `target`, and beside that of a linearized checkpoint the model it is linear around, as a zero-shot one.
+    """Write the conversion of `source` to `target`; return the files written, none if they are there already.
 
-    Returns the files written: none if they are there from this source already, of which nothing is read if its size and
-    time of change are those it was converted at. Raises UserError if the source cannot be read, or `target` is there and
-    was not made from it.
+    Beside that of a linearized checkpoint, write the model that it is linearized around, as a zero-shot checkpoint. A
+    source whose size and time of change are those it was converted at is not read again.
+
+    Raise UserError if the source cannot be read, or if `target` is there and was not made from it.
     """
-    made_from = metadata_of(target) if target.exists() else {}
-    beside = made_from.get(BESIDE)
-    if made_from.get(STATE) == _state(source) and beside is not None and (not beside or target.with_name(beside).exists()):
+    earlier = metadata_of(target) if target.exists() else {}
+    beside = earlier.get(BESIDE)
+    if earlier.get(STATE) == _state(source) and beside is not None and (not beside or target.with_name(beside).exists()):
         return []
-    mark = _mark(source)
-    if target.exists() and made_from.get(SOURCE) != mark:
+    identity = _identity(source)
+    if target.exists() and earlier.get(SOURCE) != identity:
         raise UserError(f"{target} is there and was not made from {source} as it is now; move one of them away")
-    parts = _parts(source, target)
-    told = {SOURCE: mark, STATE: _state(source), BESIDE: next((path.name for path in parts if path != target), "")}
-    missing = {path: weights for path, weights in parts.items() if not path.exists()}
-    for path, weights in missing.items():
-        save_file(weights, path, told)
+    checkpoints = _checkpoints(source, target)
+    others = [path.name for path in checkpoints if path != target]
+    metadata = {SOURCE: identity, STATE: _state(source), BESIDE: next(iter(others), "")}
+    missing = {path: entries for path, entries in checkpoints.items() if not path.exists()}
+    for path, entries in missing.items():
+        save_file(entries, path, metadata)
     return list(missing)
 
 
-def is_same(source: Path, target: Path) -> bool:
-    """Whether the conversion holds every entry of its source to the bit, so that the source may go."""
-    parts = _parts(source, target)
-    return all(path.exists() and digest(open_checkpoint(path).items()) == digest(parts[path].items()) for path in parts)
+def is_converted(source: Path, target: Path) -> bool:
+    """Whether the conversion holds every entry of its source to the bit, so that the source may be removed."""
+    checkpoints = _checkpoints(source, target)
+    return all(
+        path.exists() and digest(open_checkpoint(path).items()) == digest(entries.items())
+        for path, entries in checkpoints.items()
+    )
 
 
-def _parts(source: Path, target: Path) -> dict[Path, Checkpoint]:
-    """The files that a pickled one becomes, `target` last: where it is, the other is."""
+def _checkpoints(source: Path, target: Path) -> dict[Path, Checkpoint]:
+    """Return what a pickled file is converted to, by path; `target` is written last, so where it is, the other one is."""
     finetuned, reference = open_tangent_pair(source)
     zeroshot = target.with_name(target.name.replace("finetuned", "zeroshot"))
-    published = any(source.with_name(f"{zeroshot.stem}{suffix}").exists() for suffix in PICKLED)
-    wanted = reference is not None and zeroshot != target and not published
-    return {**({zeroshot: reference} if wanted else {}), target: finetuned}
+    has_own_file = any(source.with_name(f"{zeroshot.stem}{suffix}").exists() for suffix in PICKLED)
+    has_zeroshot = reference is not None and zeroshot != target and not has_own_file
+    return {**({zeroshot: reference} if has_zeroshot else {}), target: finetuned}
 
 
 def _state(source: Path) -> str:
-    """What tells, without reading it, that a source is as it was."""
+    """Return what shows, without reading a source, that it has not changed."""
     state = source.stat()
     return f"{source.name} {state.st_size} {state.st_mtime_ns}"
 
 
-def _mark(source: Path) -> str:
-    """Return what a conversion remembers of its source."""
+def _identity(source: Path) -> str:
+    """Return the name and the digest of a source."""
     return f"{source.name} {hash_file(source, xxhash.xxh3_128())}"

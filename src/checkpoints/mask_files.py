@@ -99,6 +99,32 @@ def save_masks(
     return path
 
 
+def load_masks(
+    load: bool | str | None, folder: Path | None, provenance: MaskProvenance, shapes: StateDict, grid: Sequence[float]
+) -> SavedMasks | None:
+    """Return the masks saved earlier that are to be used; None where they are to be made.
+
+    load: True for any under `folder` that fit, a path for its own, None for those chosen from `grid` if there are any,
+        False for none.
+    folder: the model's own, as `find_masks` has it; None where there is none.
+
+    Raise UserError with the reason where the masks asked for do not fit.
+    """
+    if load is False or (load is None and folder is None):
+        return None
+    if isinstance(load, str):
+        return open_masks(Path(load).expanduser(), provenance, shapes)
+    if folder is None:
+        raise UserError("method.load_mask=True looks beside a model's checkpoints; with model=files give the masks' path")
+    try:
+        masks = find_masks(folder, provenance, shapes, grid)
+    except UserError:
+        if load:
+            raise
+        return None
+    return masks if load or masks.chosen_from == list(grid) else None
+
+
 def open_masks(path: Path, provenance: MaskProvenance, shapes: StateDict) -> SavedMasks:
     """Return the masks in one of our files, in a bundle, or in a published file, for vectors of these shapes.
 

@@ -1,1 +1,1 @@
-"""Examples by task and split; a task is a row in a table."""
+"""Tasks: their examples by split, and the datasets that these are read from."""

@@ -3,40 +3,49 @@
 import re
 from collections.abc import Sequence
 
-from src.data.task import Name
+from src.data.task import ClassName
 from src.errors import shorten
 
 
-def synonyms(name: Name) -> tuple[str, ...]:
+def synonyms(name: ClassName) -> tuple[str, ...]:
+    """Return all names of a class."""
     return (name,) if isinstance(name, str) else tuple(name)
 
 
-def plain(name: str) -> str:
-    """What is compared of a name."""
+def match_key(name: str) -> str:
+    """Return what names are compared by: their letters and digits, in lower case."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def labels_of(found: Sequence[str], known: Sequence[tuple[str, ...]]) -> list[int] | None:
-    """The label of each name found, where `known` has all that each class may be called; None unless one to one.
+def labels_of(names: Sequence[str], classes: Sequence[tuple[str, ...]]) -> list[int] | None:
+    """Return the label of each name; None unless names and classes match one to one.
 
-    Numbers (folders 0, 1, 10, 2 ...) are labels themselves.
+    Names that are numbers (folders 0, 1, 10, 2 ...) and no classes' names are labels themselves.
+
+    classes: in label order, all names that each class may have.
     """
-    owner = {plain(name): label for label, names in enumerate(known) for name in names}
-    labels = [owner.get(plain(name), -1) for name in found]
-    if sorted(labels) != list(range(len(known))) and all(re.fullmatch("[0-9]+", name) for name in found):
-        labels = [int(name) for name in found]
-    return labels if sorted(labels) == list(range(len(known))) else None
+    expected = list(range(len(classes)))
+    label_of = {match_key(variant): label for label, variants in enumerate(classes) for variant in variants}
+    labels = [label_of.get(match_key(name), -1) for name in names]
+    if sorted(labels) != expected and all(re.fullmatch("[0-9]+", name) for name in names):
+        labels = [int(name) for name in names]
+    return labels if sorted(labels) == expected else None
 
 
-def difference(found: Sequence[str], known: Sequence[tuple[str, ...]]) -> str:
-    """Some names that only one side has, for a sentence."""
-    ours, theirs = {plain(name) for names in known for name in names}, {plain(name) for name in found}
-    strange = [name for name in found if plain(name) not in ours]
-    absent = [names[0] for names in known if not {plain(name) for name in names} & theirs]
-    said = [f"{shorten(strange)} unknown"] if strange else []
-    said += [f"{shorten(absent)} not there"] if absent else []
-    return "; ".join(said) or "some name stands twice"
+def difference(names: Sequence[str], classes: Sequence[tuple[str, ...]]) -> str:
+    """Return some names that only one side has, for a sentence.
+
+    classes: as in `labels_of`.
+    """
+    class_keys = {match_key(variant) for variants in classes for variant in variants}
+    name_keys = {match_key(name) for name in names}
+    unknown = [name for name in names if match_key(name) not in class_keys]
+    absent = [variants[0] for variants in classes if not {match_key(variant) for variant in variants} & name_keys]
+    phrases = [f"{shorten(unknown)} unknown"] if unknown else []
+    phrases += [f"{shorten(absent)} not there"] if absent else []
+    return "; ".join(phrases) or "some name stands twice"
 
 
 def words(name: str) -> str:
+    """Return the name of a folder as words."""
     return name.replace("_", " ")

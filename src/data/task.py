@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.runtime.progress import SILENT, Progress
 
 Examples = Dataset[tuple[Image, int]]
-Name = str | tuple[str, ...]  # what a class is called: one name, or synonyms
+ClassName = str | tuple[str, ...]  # one name, or synonyms
 
 SPLITS = ("train", "val", "test")
 VALIDATION_SHARE, VALIDATION_MOST, SEED = 0.1, 5000, 0
@@ -33,7 +33,7 @@ class ExampleSource(Protocol):
     kind: str
 
     @property
-    def classes(self) -> Sequence[Name]:
+    def classes(self) -> Sequence[ClassName]:
         """Class names in label order."""
 
     @property
@@ -50,11 +50,11 @@ class ExampleSource(Protocol):
     def notes(self) -> Sequence[str]:
         """Sentences on what makes the examples others than the papers'."""
 
-    def problems(self, fetched: bool = False) -> list[str]:
+    def problems(self, was_fetched: bool = False) -> list[str]:
         """Return what is missing, as `Task.problems` does."""
 
     @property
-    def fetchable(self) -> bool:
+    def is_fetchable(self) -> bool:
         """Whether the data can be downloaded."""
 
     def fetch(self, progress: Progress = SILENT) -> None:
@@ -78,7 +78,7 @@ class Task:
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     @property
-    def classes(self) -> Sequence[Name]:
+    def classes(self) -> Sequence[ClassName]:
         """Class names in label order; a class with synonyms is a tuple of them."""
         return self.source.classes
 
@@ -114,17 +114,17 @@ class Task:
         """Sentences to print and to record: what makes these examples others than the papers'. Needs the data."""
         return list(self.source.notes)
 
-    def problems(self, fetched: bool = False) -> list[str]:
+    def problems(self, was_fetched: bool = False) -> list[str]:
         """Return sentences that say what is missing, where it was looked for, what helps; [] if the data is there.
 
-        fetched: whether it was downloaded just now, so that doing so again is no remedy.
+        was_fetched: whether it was downloaded just now, so that doing so again is no remedy.
         """
-        return self.source.problems(fetched)
+        return self.source.problems(was_fetched)
 
     @property
-    def fetchable(self) -> bool:
+    def is_fetchable(self) -> bool:
         """Whether the data can be downloaded."""
-        return self.source.fetchable
+        return self.source.is_fetchable
 
     def fetch(self, progress: Progress = SILENT) -> None:
         """Download the data. Raise UserError with the reason and the way by hand.

@@ -77,6 +77,25 @@ class Evaluator:
         jobs = [Job(task, split, partial(_candidates, models, name)) for name, task in self.tasks.items()]
         return [dict(zip(self.tasks, scores, strict=True)) for scores in zip(*self.scorer.scores(jobs), strict=True)]
 
+    def sweep(
+        self,
+        merges: Callable[[float], Mapping[str, TaskVector]],
+        coefficients: Sequence[float],
+        split: str,
+        name: Callable[[float], str],
+    ) -> list[dict[str, Score]]:
+        """Return the scores of a merge at each coefficient: a pass over the data for as many as are held together.
+
+        merges: returns the vectors by task.
+        name: returns what a merged model is called in reports.
+        """
+        scores: list[dict[str, Score]] = []
+        for start in range(0, len(coefficients), self.candidates_per_pass):  # no more vectors at a time than models
+            batch = coefficients[start : start + self.candidates_per_pass]
+            names = [name(coefficient) for coefficient in batch]
+            scores += self.merged([merges(coefficient) for coefficient in batch], split, names)
+        return scores
+
     def compared(self, vectors: Mapping[str, TaskVector]) -> dict[str, tuple[Score, Score, Score]]:
         """Return test scores of the pre-trained, the fine-tuned and the merged model by task, in one pass over the data."""
         models = [lambda task: self._pretrained, self._finetuned, self._merged(vectors, "the merged model")]
@@ -123,7 +142,7 @@ class Evaluator:
             "tasks": {name: task.definition for name, task in tasks.items()},
             "heads": {name: family.prepare(task) for name, task in tasks.items()},
             "data": {name: {split: family.data_digest(task, split) for split in splits} for name, task in tasks.items()},
-            "heads_from": family.head_origins(tasks.values()),
+            "heads_from": family.head_sources(tasks.values()),
         }
 
     def _scores(self, split: str, model: Callable[[str], Candidate]) -> dict[str, Score]:

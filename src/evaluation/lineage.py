@@ -21,7 +21,9 @@ GAP, ERRORS = 0.05, 4  # a leak is suspected where test is above validation by s
 
 
 def read_manifests(paths: Iterable[Path]) -> list[tuple[str, dict]]:
-    """Return the benchmarks that manifests name, in order, as (name, {model: {section: digests}}), sections as in a lineage.
+    """Return the benchmarks that manifests name, in order.
+
+    Each is (name, {model: {section: digests}}), with the sections of a lineage.
 
     Raise UserError for files that are no such manifests.
     """
@@ -46,27 +48,28 @@ def benchmark_of(lineage: Mapping, model: str, entries: Iterable[tuple[str, dict
     has_finetuned = lineage.get("finetuned") != {}  # else only the pre-trained model was looked at
     for name, models in entries:
         for sections in (models.get(model), models.get(ANY)):
-            compared = {
-                section: known for section, known in (sections or {}).items() if has_finetuned or section not in FINETUNED
+            expected = {
+                section: digests for section, digests in (sections or {}).items() if has_finetuned or section not in FINETUNED
             }
-            if compared and all(_agrees(lineage.get(section), known) for section, known in compared.items()):
+            if expected and all(_agrees(lineage.get(section), digests) for section, digests in expected.items()):
                 return name
     return UNKNOWN
 
 
-def _agrees(ours: object, known: object) -> bool:
-    """Whether everything of ours is known.
+def _agrees(ours: object, expected: object) -> bool:
+    """Whether a section of a lineage, or one digest, is one that a manifest expects.
 
-    Of a table all entries are, each by its name or by what holds for all; of a list any one is; ANY means that there is
-    something.
+    ours: a digest, or a table of them, all of which have to agree.
+    expected: a digest, a list of digests of which any will do, or ANY for whatever there is; for a table, one of these for
+        all its entries, or a table of them by the entries' names.
     """
     if isinstance(ours, Mapping):
-        if isinstance(known, Mapping):
-            return all(key in known and _agrees(ours[key], known[key]) for key in ours)
-        return all(_agrees(value, known) for value in ours.values())
-    if known == ANY:
+        if isinstance(expected, Mapping):
+            return all(key in expected and _agrees(ours[key], expected[key]) for key in ours)
+        return all(_agrees(value, expected) for value in ours.values())
+    if expected == ANY:
         return ours is not None
-    return ours in known if isinstance(known, list) else ours is not None and ours == known
+    return ours in expected if isinstance(expected, list) else ours is not None and ours == expected
 
 
 def leak_warnings(validation: Mapping[str, Score], test: Mapping[str, Score]) -> list[str]:

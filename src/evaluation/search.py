@@ -53,7 +53,7 @@ class Strategy(Protocol):
 
 
 def whole_grid(count: int, values: Callable[[Sequence[int]], Sequence[float]]) -> None:
-    """Look everywhere, as the papers do."""
+    """Look at every index, as the papers do."""
     values(range(count))
 
 
@@ -66,24 +66,25 @@ def golden_section(count: int, values: Callable[[Sequence[int]], Sequence[float]
     one peak between those indices, or noise in it, can hide a better one: the whole grid is the papers' way.
     """
     step = max(round(math.sqrt(count)), 1)
-    known: dict[int, float] = {}
+    values_at: dict[int, float] = {}
 
     def look(indices: Iterable[int]) -> list[float]:
         inside = [index for index in indices if 0 <= index < count]
-        known.update(zip(inside, values(inside), strict=True))
-        return [known[index] for index in inside]
+        values_at.update(zip(inside, values(inside), strict=True))
+        return [values_at[index] for index in inside]
 
     def best() -> int:
-        return max(sorted(known), key=known.__getitem__)  # the first of equals
+        return max(sorted(values_at), key=values_at.__getitem__)  # the first of equals
 
     look(sorted({*range(0, count, step), count - 1}))
     low, high = max(best() - step, 0), min(best() + step, count - 1)
     while high - low > 4:
         first = round(high - GOLDEN * (high - low))
-        left, right = look((first, max(round(low + GOLDEN * (high - low)), first + 1)))
-        low, high = (low, max(round(low + GOLDEN * (high - low)), first + 1)) if left >= right else (first, high)
-    while beside := [index for index in range(best() - 2, best() + 3) if 0 <= index < count and index not in known]:
-        look(beside)
+        second = max(round(low + GOLDEN * (high - low)), first + 1)
+        left, right = look((first, second))
+        low, high = (low, second) if left >= right else (first, high)
+    while neighbours := [index for index in range(best() - 2, best() + 3) if 0 <= index < count and index not in values_at]:
+        look(neighbours)
 
 
 STRATEGIES: dict[str, Strategy] = {"grid": whole_grid, "golden": golden_section}

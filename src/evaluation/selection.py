@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.checkpoints.mask_files import FOLDER, MaskProvenance, SavedMasks, find_masks, open_masks, save_masks
-from src.errors import UserError
+from src.checkpoints.mask_files import FOLDER, MaskProvenance, SavedMasks, load_masks, open_masks, save_masks
 from src.evaluation.evaluator import Evaluator, accuracies
 from src.evaluation.search import LazyAccuracies, SearchPoint, Strategy, search
-from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Method
 from src.task_vectors import TaskVector
 
@@ -54,13 +52,14 @@ def select(
     Masks whose lambda is chosen or specified here are saved.
 
     specified: the one coefficient to use; None to search the method's grid.
-    load: method.load_mask.
+    load: as `load_masks` has it; None takes masks only where the method lacks some.
     folder: of the model's checkpoints and masks.
     strategy: how grids are searched.
     """
     inputs, tasks, maker = evaluator.inputs, evaluator.tasks, method.mask_method
     provenance = MaskProvenance(method.mask_base, evaluator.family.pretrained_digest, evaluator.finetuned_digests)
-    masks = load_masks(method, load, folder, inputs, provenance)
+    load = False if load is None and maker is None else load
+    masks = load_masks(load, folder, provenance, inputs.outline, (maker or method).coefficients(len(tasks)))
     is_given = bool(masks and method.per_task)  # then the masks are all there is to choose
     grid = (specified,) if specified is not None else method.coefficients(len(tasks))
     _plan(evaluator, [*([] if is_given else [grid]), *([maker.coefficients(len(tasks))] if maker and not masks else [])])
@@ -92,41 +91,11 @@ def choose(
         return dict.fromkeys(evaluator.tasks, grid[0]), []
 
     def measure(coefficients: Sequence[float]) -> list[dict[str, float]]:
-        found: list[dict[str, float]] = []
-        for start in range(0, len(coefficients), evaluator.candidates_per_pass):  # no more vectors at a time than models
-            part = coefficients[start : start + evaluator.candidates_per_pass]
-            names = [f"coefficient {coefficient:.4g}" for coefficient in part]
-            found += map(accuracies, evaluator.merged([merges(coefficient) for coefficient in part], "val", names))
-        return found
+        return list(map(accuracies, evaluator.sweep(merges, coefficients, "val", "coefficient {:.4g}".format)))
 
     finetuned = LazyAccuracies(tuple(evaluator.tasks), lambda: accuracies(evaluator.finetuned("val")))
     zeroshot = LazyAccuracies(tuple(evaluator.tasks), lambda: accuracies(evaluator.zeroshot("val")))
     return search(method, grid, strategy, measure, finetuned, zeroshot)
-
-
-def load_masks(
-    method: Method, load: bool | str | None, folder: Path | None, inputs: MergeInputs, provenance: MaskProvenance
-) -> SavedMasks | None:
-    """Return the masks saved earlier that `method` is to use; None where it is to make them.
-
-    load: True for any under `folder` that fit, a path for its own, None for those of the same grid if there are any.
-
-    Raise UserError with the reason where the masks asked for do not fit.
-    """
-    if load is False or (load is None and (method.mask_method is None or folder is None)):
-        return None
-    if isinstance(load, str):
-        return open_masks(Path(load).expanduser(), provenance, inputs.outline)
-    if folder is None:
-        raise UserError("method.load_mask=True looks beside a model's checkpoints; with model=files give the masks' path")
-    grid = (method.mask_method or method).coefficients(len(inputs.tasks))
-    try:
-        masks = find_masks(folder, provenance, inputs.outline, grid)
-    except UserError:
-        if load:
-            raise
-        return None
-    return masks if load or masks.chosen_from == list(grid) else None
 
 
 def _make_masks(maker: Method, folder: Path, evaluator: Evaluator, provenance: MaskProvenance, strategy: Strategy) -> SavedMasks:

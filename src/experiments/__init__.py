@@ -1,1 +1,1 @@
-"""What is asked of models, and the table and record that answer it."""
+"""Experiments on models, each with the table and the record of its result."""

@@ -66,18 +66,21 @@ class Analysis:
 def analyse(inputs: MergeInputs, masks: Mapping[str, StateDict] | None) -> Analysis:
     """Return all figures, streaming: one pass for the cosines, one decomposition for each layer's matrix of each task."""
     tasks = list(inputs.tasks)
-    gram = sum(inputs.scan(lambda stack: _inner_products(stack)), start=torch.zeros(len(tasks), len(tasks), dtype=torch.float64))
+    gram = sum(inputs.scan(_inner_products), start=torch.zeros(len(tasks), len(tasks), dtype=torch.float64))
     norm = gram.diagonal().sqrt()
     scale = norm.outer(norm)
     cosine = torch.where(scale > 0, gram / scale, 0.0)
     layers = [_spectrum(inputs, key) for key in inputs.outline if inputs.is_matrix(key) and inputs.changed(key)]
-    changed = any(inputs.changed(key) for key in inputs.outline)
-    use = mask_use(inputs, [masks[task] for task in tasks]) if masks and changed else None
+    has_changes = any(inputs.changed(key) for key in inputs.outline)
+    use = mask_use(inputs, [masks[task] for task in tasks]) if masks and has_changes else None
     return Analysis(tasks, cosine.tolist(), norm.tolist(), layers, use)
 
 
 def mask_use(inputs: MergeInputs, masks: Sequence[StateDict]) -> MaskUse:
-    """Return how tasks share the weights that any of them changed; masks are packed, by key, in the order of the tasks."""
+    """Return how tasks share the weights that any of them changed.
+
+    masks: of each task, packed, by key.
+    """
     count = len(masks)
     votes = torch.zeros(count + 1, dtype=torch.int64)
     both = torch.zeros(count, count, dtype=torch.float64)
@@ -89,25 +92,25 @@ def mask_use(inputs: MergeInputs, masks: Sequence[StateDict]) -> MaskUse:
         packed = [mask[key].cpu() for mask in masks]
         for start in range(0, len(packed[0]), 2**14):
             length = min(8 * 2**14, leaf.numel() - 8 * start)
-            on = torch.stack([unpack(mask[start : start + 2**14], length) for mask in packed])
-            votes += torch.bincount(on.sum(0), minlength=count + 1)
-            selected = on.float()
-            both += selected @ selected.T
-    alone = both.diagonal()
-    either = alone[:, None] + alone[None] - both
+            bits = torch.stack([unpack(mask[start : start + 2**14], length) for mask in packed])
+            votes += torch.bincount(bits.sum(0), minlength=count + 1)
+            indicators = bits.float()
+            both += indicators @ indicators.T
+    sizes = both.diagonal()
+    either = sizes[:, None] + sizes[None] - both
     overlap = torch.where(either > 0, both / either, 0.0)
-    return MaskUse((votes / total).tolist(), (alone / total).tolist(), overlap.tolist())
+    return MaskUse((votes / total).tolist(), (sizes / total).tolist(), overlap.tolist())
 
 
 def _inner_products(stack: Tensor) -> Tensor:
-    wide = stack.double()
-    return (wide @ wide.T).cpu()
+    vectors = stack.double()
+    return (vectors @ vectors.T).cpu()
 
 
 def _spectrum(inputs: MergeInputs, key: str) -> LayerSpectrum:
     with inputs.stacked(key) as stack:
         rank = max(int(min(stack.shape[1:]) / len(stack)), 1)
         values = list(parallel_map(singular_values, stack, inputs.device))
-        bases = torch.stack([found.left for found in leading_triplets_of_each(stack, rank)])
+        bases = torch.stack([triplets.left for triplets in leading_triplets_of_each(stack, rank)])
     overlap = torch.einsum("imr,jms->ijrs", bases, bases).square().sum((2, 3)) / rank
-    return LayerSpectrum(key, inputs.depth(key), [found.tolist() for found in values], rank, overlap.tolist())
+    return LayerSpectrum(key, inputs.depth(key), [singular.tolist() for singular in values], rank, overlap.tolist())

@@ -1,13 +1,12 @@
-"""Weight disentanglement (Ortiz-Jimenez, Favero, Frossard, NeurIPS 2023): whether two tasks' vectors, added together, leave
-each other's predictions alone.
+"""Weight disentanglement (Ortiz-Jimenez, Favero, Frossard, NeurIPS 2023): how little two tasks' vectors disturb each other.
 
-    error(a, b) = sum over both tasks of the share of the task's test examples on which the model with both vectors,
-                  pretrained + a v1 + b v2, predicts otherwise than the model with the task's vector alone
+error(a, b) = sum over both tasks of the share of the task's test examples on which the model with both vectors,
+              pretrained + a v1 + b v2, predicts otherwise than the model with only the task's vector
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from statistics import fmean
 from typing import ClassVar
 
@@ -28,57 +27,55 @@ Map = list[list[float]]  # by the first task's coefficient, then by the second's
 def disagreements(evaluator: Evaluator, pair: Sequence[Task], grid: Sequence[float], most: int | None) -> dict[str, Map]:
     """Return, for each of two tasks, the share of its test examples on which the two-vector model disagrees with its own.
 
-    Each pair of coefficients is remembered.
+    Each pair of coefficients is cached.
 
     most: number of test examples of a task to look at, evenly spread; None for all.
     """
     scorer, pretrained = evaluator.scorer, evaluator.family.pretrained
-    data = [_Examples(evaluator, task, most) for task in pair]
+    samples = [_Examples(evaluator, task, most) for task in pair]
     vectors = [evaluator.inputs.vectors[task.name].load() for task in pair]
     digests = evaluator.finetuned_digests
-    keys = [[scorer.key(task, "test"), digests[task.name], examples.count] for task, examples in zip(pair, data)]
-    own: dict[tuple[int, float], Tensor] = {}
+    keys = [[scorer.key(task, "test"), digests[task.name], examples.count] for task, examples in zip(pair, samples)]
 
+    @cache
     def own_predictions(number: int, coefficient: float) -> Tensor:
-        if (number, coefficient) not in own:
-            own[number, coefficient] = data[number].predictions(add_vector(pretrained, vectors[number], coefficient))
-        return own[number, coefficient]
+        return samples[number].predictions(add_vector(pretrained, vectors[number], coefficient))
 
     def shares(coefficients: tuple[float, float]) -> dict[str, float]:
         both = dict(add_vector(add_vector(pretrained, vectors[0], coefficients[0]), vectors[1], coefficients[1]))
-        changed = (examples.predictions(both) != own_predictions(number, coefficients[number])
-                   for number, examples in enumerate(data))  # fmt: skip
-        return {task.name: share.double().mean().item() for task, share in zip(pair, changed)}
+        disagree = (examples.predictions(both) != own_predictions(number, coefficients[number])
+                    for number, examples in enumerate(samples))  # fmt: skip
+        return {task.name: flags.double().mean().item() for task, flags in zip(pair, disagree)}
 
     cells = [(first, second) for first in grid for second in grid]
-    computed = {}
+    own_shares = {}
     for number in scorer.group.assign([1] * len(cells)):
         key = sorted([*each, coefficient] for each, coefficient in zip(keys, cells[number]))  # whichever task is first
-        cached = scorer.cache.get("disagreement", [evaluator.family.pretrained_digest, *key], partial(shares, cells[number]))
-        computed[number] = cached
+        key = [evaluator.family.pretrained_digest, *key]
+        own_shares[number] = scorer.cache.get("disagreement", key, partial(shares, cells[number]))
         scorer.progress.report(f"comparing models of {pair[0].name} and {pair[1].name}", 1)
-    by_cell = {number: share for part in scorer.group.all_gather(computed) for number, share in part.items()}
+    by_cell = {number: share for process in scorer.group.all_gather(own_shares) for number, share in process.items()}
     rows = [[by_cell[row * len(grid) + column] for column in range(len(grid))] for row in range(len(grid))]
     return {task.name: [[cell[task.name] for cell in row] for row in rows] for task in pair}
 
 
 class _Examples:
-    """A task's test examples, or `most` of them, evenly spread, which are then held in memory.
+    """A task's test examples, or `most` of them, evenly spread, which then stay in memory.
 
-    count: number of them.
+    count: number of the examples.
     """
 
     def __init__(self, evaluator: Evaluator, task: Task, most: int | None):
         self._scorer, self._task = evaluator.scorer, task
         count = evaluator.family.count(task, "test")
-        is_whole = most is None or most >= count
-        self._chosen = None if is_whole else torch.tensor([number * count // most for number in range(most)])
-        self.count = count if self._chosen is None else len(self._chosen)
+        has_all = most is None or most >= count
+        self._indices = None if has_all else torch.tensor([number * count // most for number in range(most)])
+        self.count = count if self._indices is None else len(self._indices)
 
     def predictions(self, weights: StateDict) -> Tensor:
         """Return the classes predicted for the examples, (n,), on the CPU."""
         predict = self._scorer.family.predictor(weights)
-        batches = self._all() if self._chosen is None else self._few
+        batches = self._all() if self._indices is None else self._sample
         return torch.cat([predict(batch).cpu() for batch in batches])
 
     def _all(self) -> Iterator[Batch]:
@@ -87,15 +84,15 @@ class _Examples:
             yield from family.batches(self._task, "test", self._scorer.batch_size, span)
 
     @cached_property
-    def _few(self) -> list[Batch]:
+    def _sample(self) -> list[Batch]:
         inputs, labels, first = [], [], 0
         for batch in self._all():
-            inside = self._chosen[(self._chosen >= first) & (self._chosen < first + len(batch.labels))] - first
-            inputs.append(batch.inputs[inside.to(batch.inputs.device)])
-            labels.append(batch.labels[inside.to(batch.labels.device)])
+            indices = self._indices[(self._indices >= first) & (self._indices < first + len(batch.labels))] - first
+            inputs.append(batch.inputs[indices.to(batch.inputs.device)])
+            labels.append(batch.labels[indices.to(batch.labels.device)])
             first += len(batch.labels)
-        parts = zip(torch.cat(inputs).split(self._scorer.batch_size), torch.cat(labels).split(self._scorer.batch_size))
-        return [Batch(self._task.name, *part) for part in parts]
+        batches = zip(torch.cat(inputs).split(self._scorer.batch_size), torch.cat(labels).split(self._scorer.batch_size))
+        return [Batch(self._task.name, *batch) for batch in batches]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +120,7 @@ class DisentanglementResult(Run):
         if {0.0, 1.0} <= set(self.grid):
             ranges["from 0 to 1"] = range(self.grid.index(0.0), self.grid.index(1.0) + 1)
         error = self.error
-        return {name: {"mean": fmean(error[row][column] for row in part for column in part)} for name, part in ranges.items()}
+        return {name: {"mean": fmean(error[row][column] for row in span for column in span)} for name, span in ranges.items()}
 
     def figures(self) -> dict:
         return {"grid": self.grid, "shares": self.shares, "error": self.error, "means": self.means()}
@@ -133,7 +130,7 @@ class DisentanglementResult(Run):
         table = Table(title=title, min_width=len(title))
         table.add_column("both coefficients")
         table.add_column("error", justify="right")
-        for where, error in self.means().items():
-            table.add_row(where, f"{100 * error['mean']:.1f}")
+        for name, error in self.means().items():
+            table.add_row(name, f"{100 * error['mean']:.1f}")
         console.print(table)
         self.show_notes(console)

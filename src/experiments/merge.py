@@ -11,12 +11,12 @@ from rich.table import Table
 from src.evaluation.scorer import Score
 from src.evaluation.search import SearchPoint
 from src.evaluation.selection import Selection
-from src.experiments.record import Run, format_coefficient, half_width
+from src.experiments.record import Run, format_coefficient, format_means, half_width
 from src.experiments.storage import Storage, storage_of
 from src.merging.engine.inputs import MergeInputs
 from src.state_dict import byte_size
 
-MODELS = ("merged", "finetuned", "zeroshot")
+MODELS = ("zeroshot", "finetuned", "merged")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class MergeResult(Run):
     coefficients: by task; None where it is not known (masks that do not say).
     curve: the points that the search looked at.
     grid_size: number of coefficients that it chose from.
-    rows: test scores, by task.
+    scores: of test data, by task.
     summary: further figures, by name.
     bytes_stored: of the merged model, or of what all tasks' models are rebuilt from.
     scale_by_depth: LiNeS' factor of each block.
@@ -60,7 +60,7 @@ class MergeResult(Run):
     coefficients: dict[str, float | None]
     curve: list[SearchPoint]
     grid_size: int
-    rows: dict[str, TaskScores]
+    scores: dict[str, TaskScores]
     summary: dict[str, float]
     bytes_stored: int
     scale_by_depth: list[tuple[str, float]] = field(default_factory=list)
@@ -68,22 +68,22 @@ class MergeResult(Run):
 
     @classmethod
     def of(
-        cls, selection: Selection, scores: Mapping[str, TaskScores], inputs: MergeInputs, written: int | None, **about: Any
+        cls, selection: Selection, scores: Mapping[str, TaskScores], inputs: MergeInputs, disk_bytes: int | None, **about: Any
     ) -> "MergeResult":
         """Return the result of what was selected.
 
-        written: bytes of the bundle on disk; None if none was written.
+        disk_bytes: size of the bundle on disk; None if none was written.
         about: the fields of every `Run`.
         """
         merges, coefficients = selection.merges, selection.coefficients
-        storage = storage_of(merges.compact(coefficients), inputs.pretrained, written) if merges.compact else None
-        accuracies = ({task: getattr(each, kind).accuracy for task, each in scores.items()} for kind in MODELS)
+        storage = storage_of(merges.compact(coefficients), inputs.pretrained, disk_bytes) if merges.compact else None
+        accuracies = {model: {task: getattr(each, model).accuracy for task, each in scores.items()} for model in MODELS}
         return cls(
             coefficients=coefficients,
             curve=selection.curve,
             grid_size=selection.grid_size,
-            rows=dict(scores),
-            summary=selection.method.summary(*accuracies),
+            scores=dict(scores),
+            summary=selection.method.summary(**accuracies),
             scale_by_depth=merges.depth_profile(coefficients, inputs),
             bytes_stored=storage.bytes if storage else byte_size(inputs.pretrained),
             storage=storage,
@@ -92,7 +92,7 @@ class MergeResult(Run):
 
     @property
     def coefficient(self) -> float | None:
-        """The one that all tasks have; None if they differ or are not known."""
+        """The coefficient that all tasks have; None if they differ or are not known."""
         values = set(self.coefficients.values())
         return values.pop() if len(values) == 1 else None
 
@@ -104,14 +104,13 @@ class MergeResult(Run):
 
     def means(self) -> dict[str, dict[str, float]]:
         """Return mean accuracies over tasks with the half width of their 95 % confidence interval."""
-        rows = self.rows.values()
+        tasks = self.scores.values()
         means = {}
-        for kind in ("zeroshot", "finetuned", "merged"):
-            scores = [getattr(row, kind) for row in rows]
-            means[kind] = (fmean(s.accuracy for s in scores), half_width([s.variance for s in scores]))
-        normalised = fmean(row.normalised for row in rows), half_width([row.normalised_variance for row in rows])
-        return {kind: {"mean": mean, "half_width_95": width}
-                for kind, (mean, width) in {**means, "normalised": normalised}.items()}  # fmt: skip
+        for model in MODELS:
+            scores = [getattr(task, model) for task in tasks]
+            means[model] = (fmean(score.accuracy for score in scores), half_width([score.variance for score in scores]))
+        means["normalised"] = fmean(task.normalised for task in tasks), half_width([task.normalised_variance for task in tasks])
+        return {name: {"mean": mean, "half_width_95": width} for name, (mean, width) in means.items()}
 
     def figures(self) -> dict:
         return {
@@ -120,10 +119,10 @@ class MergeResult(Run):
             "validation": [vars(point) for point in self.curve],
             "test": {
                 task: {
-                    **{kind: getattr(row, kind).record() for kind in ("zeroshot", "finetuned", "merged")},
-                    "normalised": row.normalised,
+                    **{model: getattr(scores, model).record() for model in MODELS},
+                    "normalised": scores.normalised,
                 }
-                for task, row in self.rows.items()
+                for task, scores in self.scores.items()
             },
             "means": self.means(),
             "evaluations": {"made": len(self.curve), "grid": self.grid_size},
@@ -138,20 +137,17 @@ class MergeResult(Run):
         title = f"{self.heading}, test accuracy in %"
         table = Table(title=title, min_width=len(title))
         table.add_column("task")
-        by_task = len(set(self.coefficients.values())) > 1
-        if by_task:
+        differs_by_task = len(set(self.coefficients.values())) > 1
+        if differs_by_task:
             table.add_column("coefficient", justify="right")
         for heading in ("zero-shot", "fine-tuned", "merged", "normalised"):
             table.add_column(heading, justify="right")
-        for task, row in self.rows.items():
-            figures = (row.zeroshot.accuracy, row.finetuned.accuracy, row.merged.accuracy, row.normalised)
-            own = [format_coefficient(self.coefficients[task], "-")] if by_task else []
+        for task, scores in self.scores.items():
+            figures = (scores.zeroshot.accuracy, scores.finetuned.accuracy, scores.merged.accuracy, scores.normalised)
+            own = [format_coefficient(self.coefficients[task], "-")] if differs_by_task else []
             table.add_row(task, *own, *(f"{100 * figure:.1f}" for figure in figures))
         table.add_section()
-        means = self.means()
-        kinds = ("zeroshot", "finetuned", "merged", "normalised")
-        cells = [""] if by_task else []
-        table.add_row("mean", *cells, *(f"{100 * means[k]['mean']:.1f} ± {100 * means[k]['half_width_95']:.1f}" for k in kinds))
+        table.add_row("mean", *[""] * differs_by_task, *format_means(self.means()))
         console.print(table)
         for name, figure in self.summary.items():
             console.print(f"{name}: {figure:.4f}", highlight=False)

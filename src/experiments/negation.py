@@ -1,5 +1,7 @@
-"""Forgetting by negation (Ilharco et al., ICLR 2023): the pre-trained model minus a task's vector, which should lose that
-task and keep another, the control task."""
+"""Forgetting by negation (Ilharco et al., ICLR 2023): subtract a task's vector from the pre-trained model.
+
+It should lose that task, the target, and keep another, the control task.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from src.data.task import Task
 from src.evaluation.evaluator import Evaluator, accuracies
 from src.evaluation.scorer import Score
 from src.evaluation.search import SearchPoint
-from src.experiments.record import Run, half_width
+from src.experiments.record import Run, format_means, half_width
 from src.task_vectors import TaskVector
 
 
@@ -21,7 +23,7 @@ from src.task_vectors import TaskVector
 class TaskNegation:
     """What negating one task's vector does.
 
-    coefficient: the one chosen.
+    coefficient: what the vector is multiplied by before it is subtracted.
     curve: validation accuracies on the target and the control task, by coefficient.
     target, control: test scores of the pre-trained and of the negated model.
     """
@@ -35,16 +37,19 @@ class TaskNegation:
 def negate_all(
     evaluator: Evaluator, targets: Sequence[Task], control: Task, grid: Sequence[float], threshold: float
 ) -> dict[str, TaskNegation]:
-    """Return what negating each target's vector does; processes share the targets, for each needs the control's data again."""
+    """Return what negating each target's vector does, by task.
+
+    Processes share the targets, for each needs the control's data again.
+    """
     group, count, single = evaluator.scorer.group, evaluator.family.count, evaluator.single_process()
     assigned = [targets[number] for number in group.assign([count(task, "val") + count(control, "val") for task in targets])]
     own = {task.name: negate(single, task, control, grid, threshold) for task in assigned}
-    by_task = {name: negation for part in group.all_gather(own) for name, negation in part.items()}
+    by_task = {name: negation for process in group.all_gather(own) for name, negation in process.items()}
     return {task.name: by_task[task.name] for task in targets}
 
 
 def control_losses(negations: Mapping[str, TaskNegation], control: str, threshold: float) -> list[str]:
-    """Return a note on each negation that keeps less of the control on test data than was asked of it on validation data."""
+    """Return a note on each negation that keeps less than `threshold` of the control's accuracy on test data."""
     shares = {task: negation.control[1].accuracy / negation.control[0].accuracy
               for task, negation in negations.items() if negation.control[0].right}  # fmt: skip
     return [
@@ -64,36 +69,35 @@ def negate(evaluator: Evaluator, target: Task, control: Task, grid: Sequence[flo
     vector = evaluator.inputs.only(target.name).vectors[target.name]  # one vector in memory
     coefficients = sorted({0.0, *grid})
 
-    def merges(chosen: Sequence[float]) -> list[dict[str, TaskVector]]:
-        return [dict.fromkeys(pair.tasks, vector * -coefficient) for coefficient in chosen]
+    def negated(coefficient: float) -> dict[str, TaskVector]:
+        return dict.fromkeys(pair.tasks, vector * -coefficient)
 
-    scores = []
-    for start in range(0, len(coefficients), evaluator.candidates_per_pass):
-        part = coefficients[start : start + evaluator.candidates_per_pass]
-        scores += pair.merged(merges(part), "val", [f"-{coefficient:.4g} x {target.name}" for coefficient in part])
+    scores = pair.sweep(negated, coefficients, "val", lambda coefficient: f"-{coefficient:.4g} x {target.name}")
     curve = [SearchPoint(coefficient, accuracies(score), -score[target.name].accuracy)
              for coefficient, score in zip(coefficients, scores, strict=True)]  # fmt: skip
     coefficient = best_negation(curve, target.name, control.name, threshold)
-    before, after = pair.merged(merges((0.0, coefficient)), "test", ("the pre-trained model", "the negated model"))
+    vectors = [negated(0.0), negated(coefficient)]
+    before, after = pair.merged(vectors, "test", ("the pre-trained model", "the negated model"))
     return TaskNegation(coefficient, curve, *((before[name], after[name]) for name in (target.name, control.name)))
 
 
 def best_negation(curve: Sequence[SearchPoint], target: str, control: str, threshold: float) -> float:
     """Return the coefficient of the lowest target accuracy among those that keep the control accuracy; the first of equals.
 
-    curve: starts at 0, the pre-trained model, `threshold` times whose control accuracy is to be kept.
+    curve: starts at 0, the pre-trained model.
+    threshold: share of the pre-trained model's control accuracy that is to be kept.
     """
-    least = threshold * curve[0].accuracy[control]
-    kept = (point for point in curve if point.accuracy[control] >= least)
-    return min(kept, key=lambda point: point.accuracy[target]).coefficient
+    minimum = threshold * curve[0].accuracy[control]
+    candidates = (point for point in curve if point.accuracy[control] >= minimum)
+    return min(candidates, key=lambda point: point.accuracy[target]).coefficient
 
 
 @dataclass(frozen=True, kw_only=True)
 class NegationResult(Run):
     """The result of negating each of several task vectors.
 
-    tasks: what each does, by task.
-    control: the task that was to be kept.
+    tasks: what each negation does, by target.
+    control: name of the task that was to be kept.
     """
 
     kind: ClassVar[str] = "negation"
@@ -111,8 +115,8 @@ class NegationResult(Run):
         for kind in ("target", "control"):
             for column, model in enumerate(("pretrained", "negated")):
                 scores = [getattr(negation, kind)[column] for negation in self.tasks.values()]
-                one_by_one = [half_width([score.variance]) for score in scores]
-                width = fmean(one_by_one) if kind == "control" else half_width([score.variance for score in scores])
+                widths = [half_width([score.variance]) for score in scores]
+                width = fmean(widths) if kind == "control" else half_width([score.variance for score in scores])
                 means[f"{kind}_{model}"] = {"mean": fmean(score.accuracy for score in scores), "half_width_95": width}
         return means
 
@@ -139,7 +143,6 @@ class NegationResult(Run):
             accuracy = (f"{100 * score.accuracy:.1f}" for score in (*each.target, *each.control))
             table.add_row(task, f"{each.coefficient:.4g}", *accuracy)
         table.add_section()
-        cells = (f"{100 * mean['mean']:.1f} ± {100 * mean['half_width_95']:.1f}" for mean in self.means().values())
-        table.add_row("mean", "", *cells)
+        table.add_row("mean", "", *format_means(self.means()))
         console.print(table)
         self.show_notes(console)

@@ -1,11 +1,11 @@
-"""The record of a run: what every one holds; experiments differ in their figures."""
+"""The result of a run: the record that all experiments share; they differ in their figures."""
 
 import math
 import platform
 import re
 import resource
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -27,11 +27,11 @@ class Run(ABC):
     kind: the experiment, as its records name it.
     title: of its table.
     config: all options.
-    question: those of them that decide the figures.
-    lineage: digests of all that went in.
-    benchmark: the name of what they add up to.
+    question: the options that decide the figures.
+    lineage: digests of the models, heads and data that went in.
+    benchmark: the name of what these digests add up to.
     seconds: duration.
-    notes: sentences to print and to keep.
+    notes: sentences to print and to record.
     """
 
     kind: ClassVar[str]
@@ -46,11 +46,11 @@ class Run(ABC):
 
     @abstractmethod
     def figures(self) -> dict:
-        """Return what was measured and what follows from it, as JSON values."""
+        """Return the measurements and what follows from them, as JSON values."""
 
     @abstractmethod
     def means(self) -> dict[str, dict[str, float]]:
-        """Return the figures that sum it up, each with the half width of its 95 % confidence interval where it has one."""
+        """Return the means that sum up the figures, with the half widths of 95 % confidence intervals where they have one."""
 
     @abstractmethod
     def show(self, console: Console) -> None:
@@ -59,8 +59,8 @@ class Run(ABC):
     @property
     def name(self) -> str:
         """The title and a digest of question and lineage, so that a rerun replaces its own result."""
-        key = xxhash.xxh3_64_hexdigest(repr((self.question, self.lineage)).encode())
-        return f"{re.sub('[^A-Za-z0-9]+', '-', self.title).strip('-')}-{key[:8]}"
+        suffix = xxhash.xxh3_64_hexdigest(repr((self.question, self.lineage)).encode())
+        return f"{re.sub('[^A-Za-z0-9]+', '-', self.title).strip('-')}-{suffix[:8]}"
 
     def record(self) -> dict:
         """Return everything as JSON values."""
@@ -99,6 +99,11 @@ def half_width(variances: Sequence[float]) -> float:
     return Z95 * math.sqrt(sum(variances)) / len(variances)
 
 
+def format_means(means: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return means with their intervals as tables show them, in percent."""
+    return [f"{100 * mean['mean']:.1f} ± {100 * mean['half_width_95']:.1f}" for mean in means.values()]
+
+
 def format_coefficient(coefficient: float | None, unknown: str) -> str:
-    """Return a coefficient as tables have it; `unknown` for None."""
+    """Return a coefficient as tables show it; `unknown` for None."""
     return unknown if coefficient is None else f"{coefficient:.4g}"

@@ -11,7 +11,7 @@ from rich.table import Table
 from src.evaluation.scorer import Score
 from src.experiments.record import Run, half_width
 
-SPLITS = {"val": "validation", "test": "test"}
+SPLITS = {"val": "validation", "test": "test"}  # with their headings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,13 @@ class SingleTaskResult(Run):
     def means(self) -> dict[str, dict[str, float]]:
         """Return mean accuracies over tasks with the half width of their 95 % confidence interval."""
         columns = {split: [scores[split] for scores in self.scores.values()] for split in SPLITS}
-        return {split: {"mean": fmean(s.accuracy for s in column), "half_width_95": half_width([s.variance for s in column])}
-                for split, column in columns.items()}  # fmt: skip
+        return {
+            split: {
+                "mean": fmean(score.accuracy for score in column),
+                "half_width_95": half_width([score.variance for score in column]),
+            }
+            for split, column in columns.items()
+        }
 
     def figures(self) -> dict:
         rows = {task: {split: score.record() for split, score in scores.items()} for task, scores in self.scores.items()}
@@ -45,7 +50,7 @@ class SingleTaskResult(Run):
             cells = (f"{100 * scores[split].accuracy:.1f} ± {100 * half_width([scores[split].variance]):.1f}" for split in SPLITS)
             table.add_row(task, *cells)
         table.add_section()
-        means = self.means()
-        table.add_row("mean", *(f"{100 * means[s]['mean']:.1f} ± {100 * means[s]['half_width_95']:.1f}" for s in SPLITS))
+        cells = (f"{100 * mean['mean']:.1f} ± {100 * mean['half_width_95']:.1f}" for mean in self.means().values())
+        table.add_row("mean", *cells)
         console.print(table)
         self.show_notes(console)

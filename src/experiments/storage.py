@@ -9,13 +9,13 @@ from src.state_dict import StateDict, byte_size, outline
 
 @dataclass(frozen=True)
 class Storage:
-    """What several tasks' models take.
+    """The storage that several tasks' models take.
 
-    tasks: number of them.
-    bytes: of all together.
-    on_disk: whether these were measured in files, or counted.
+    tasks: number of tasks.
+    bytes: of all models together.
+    on_disk: whether `bytes` was measured in files; else it is the sum of the entries' sizes.
     separate: bytes of as many fine-tuned models.
-    formula_bits: what the TALL masks paper counts, 32 bits a number and 1 a mask's entry.
+    formula_bits: bits as the TALL masks paper counts them, 32 for a number and 1 for a mask's entry.
     """
 
     tasks: int
@@ -26,10 +26,11 @@ class Storage:
 
     @property
     def bits_per_task(self) -> float:
+        """The storage of all models over the number of tasks, in bits."""
         return 8 * self.bytes / self.tasks
 
     def sentences(self) -> list[str]:
-        """Return the figures for people."""
+        """Return the figures as lines to print."""
         where = "on disk" if self.on_disk else "if bundled (output_kind=bundle output=FOLDER)"
         return [
             f"stored {where}: {_mega(self.bytes)}B, {_mega(self.bits_per_task)}bit a task",
@@ -37,17 +38,21 @@ class Storage:
         ]
 
 
-def storage_of(compact: Compact, pretrained: StateDict, measured: int | None) -> Storage:
-    """Return the storage of a compact form; `measured` bytes on disk, None if it was not written."""
+def storage_of(compact: Compact, pretrained: StateDict, disk_bytes: int | None) -> Storage:
+    """Return the storage of a compact form.
+
+    disk_bytes: size of its bundle on disk; None if it was not written.
+    """
     shapes = compact.outline
     bits = 32 * sum(leaf.numel() for tree in (pretrained, compact.shared) for leaf in outline(tree).values())
     for part in compact.parts.values():
         for name, leaf in outline(part).items():
             bits += shapes[name.removeprefix(MASK)].numel() if name.startswith(MASK) else 32 * leaf.numel()
-    counted = bundle_size(compact, pretrained)
-    separate = len(compact.parts) * byte_size(pretrained)
-    return Storage(len(compact.parts), counted if measured is None else measured, measured is not None, separate, bits)
+    on_disk, tasks = disk_bytes is not None, len(compact.parts)
+    size = disk_bytes if on_disk else bundle_size(compact, pretrained)
+    return Storage(tasks, size, on_disk, tasks * byte_size(pretrained), bits)
 
 
 def _mega(amount: float) -> str:
+    """Return a number in millions, `1.5 M`, to which the unit is appended."""
     return f"{amount / 1e6:,.1f} M"

@@ -61,12 +61,12 @@ class Trainable(nn.Module):
     parameters: by name.
     loss: of named entries on a batch, summed over its examples.
     save: writes the fine-tuned model that entries make, with metadata.
-    whole: number of parameters of the model that could be trained.
+    total: number of parameters of the model that could be trained.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], loss: Loss, save: Save, whole: int):
+    def __init__(self, parameters: Mapping[str, nn.Parameter], loss: Loss, save: Save, total: int):
         super().__init__()
-        self.names, self.whole = tuple(parameters), whole
+        self.names, self.total = tuple(parameters), total
         self.values = nn.ParameterList(parameters.values())
         self._loss, self._save = loss, save
 
@@ -152,5 +152,5 @@ class ModelFamily(Protocol):
     def notes(self, tasks: Iterable[TaskLike]) -> list[str]:
         """Return what is to be known of how the tasks' classes are predicted, for the record."""
 
-    def head_origins(self, tasks: Iterable[TaskLike]) -> dict[str, str]:
+    def head_sources(self, tasks: Iterable[TaskLike]) -> dict[str, str]:
         """Return where what predicts each task's classes comes from, for the lineage."""

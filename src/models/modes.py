@@ -1,4 +1,4 @@
-"""Fine-tuning modes: which parameters train, on which model, and how what comes of it is scored."""
+"""Fine-tuning modes: which parameters train, on which model, and which model is scored."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from src.errors import UserError
 
 EVERYTHING, ATTENTION, BIASES, MLP, LINEAR = "all", "attention", "attention+bias", "mlp", "all-linear"
 TRAINS = (EVERYTHING, ATTENTION, BIASES, MLP, LINEAR)
-PARTS = {ATTENTION: ("attn",), BIASES: ("attn",), MLP: ("mlp",), LINEAR: ("attn", "mlp")}  # modules of a block, by name
+MODULES = {ATTENTION: ("attn",), BIASES: ("attn",), MLP: ("mlp",), LINEAR: ("attn", "mlp")}  # by their names in a block
 NEVER, POSTHOC, ALWAYS = "never", "posthoc", "always"
 
 
@@ -35,9 +35,12 @@ class LowRank:
 class Mode:
     """How models are fine-tuned and scored.
 
-    files: the prefix of the files with fine-tuned weights; trains: one of TRAINS; linearized: whether the tangent model
-    (Ortiz-Jimenez et al., 2023) is never used, used to score what the model itself was trained to be (posthoc), or
-    always, in training and scoring; lora: LoRA on the matrices that train, in place of the matrices themselves.
+    name: what options and reports call it.
+    files: prefix of the files with fine-tuned weights.
+    trains: one of TRAINS.
+    linearized: when the tangent model (Ortiz-Jimenez et al., 2023) is used in place of the model itself: never, only in
+        scoring (posthoc), or in training and scoring (always).
+    lora: LoRA on the matrices that train, in place of the matrices themselves; None for none.
     """
 
     name: str
@@ -61,43 +64,50 @@ class Mode:
 
     @property
     def trained_linearized(self) -> bool:
+        """Whether the tangent model is the one that trains."""
         return self.linearized == ALWAYS
 
     @property
     def scored_linearized(self) -> bool:
+        """Whether the tangent model is the one that is scored."""
         return self.linearized != NEVER
 
     @property
     def is_usual(self) -> bool:
-        """Whether all of the model itself trains, and is scored, as wherever nothing is said of a mode."""
+        """Whether all of the model itself trains and is scored: the mode of everything that names none."""
         return (self.trains, self.linearized, self.lora) == (EVERYTHING, NEVER, None)
 
     @property
     def training(self) -> dict:
-        """What decides fine-tuned weights, as json values; how they are scored does not."""
+        """The fields that decide fine-tuned weights, as JSON values: all but how they are scored."""
         return {"trains": self.trains, "linearized": self.trained_linearized, "lora": self.lora and asdict(self.lora)}
 
 
-def trained(entries: Mapping[str, Tensor], blocks: str, trains: str) -> list[str]:
-    """The names that train, of the parameters `entries`.
+def trained_parameters(entries: Mapping[str, Tensor], blocks: str, trains: str) -> list[str]:
+    """Return the names of the parameters that train.
 
-    `blocks`: a regular expression that matches a name up to its place in a block. Only what is inside a block's attention
-    or feed-forward module counts as such: matrices, and with `attention+bias` the biases of their layers.
-    Raises UserError if there is nothing of the kind.
+    Unless all do, only those inside a block's attention or feed-forward module count: matrices, and with `attention+bias`
+    the biases of their layers.
+
+    entries: all parameters.
+    blocks: a regular expression for the beginning of a name, up to what is inside a block.
+    trains: one of TRAINS.
+
+    Raise UserError if there are none.
     """
     if trains == EVERYTHING:
         return list(entries)
-    parts = {key: key[match.end() :].split(".") for key in entries if (match := re.match(blocks, key))}
-    inside = [key for key, (part, *_) in parts.items() if part in PARTS[trains]]
-    found = [key for key in inside if entries[key].ndim >= 2 or (trains == BIASES and _is_bias(parts[key]))]
-    if not found:
+    paths = {key: key[match.end() :].split(".") for key in entries if (match := re.match(blocks, key))}
+    inside = [key for key, (module, *_) in paths.items() if module in MODULES[trains]]
+    names = [key for key in inside if entries[key].ndim >= 2 or (trains == BIASES and _is_bias(paths[key]))]
+    if not names:
         raise UserError(
             f"this architecture has no {trains} parameters in blocks that are known here; use finetuning_mode.trains=all"
         )
-    return found
+    return names
 
 
-def _is_bias(parts: Iterable[str]) -> bool:
-    """Whether the last of these names is a linear layer's bias: attention has norms, too, in some architectures."""
-    *modules, name = parts
+def _is_bias(path: Iterable[str]) -> bool:
+    """Whether a path in a block is a linear layer's bias: attention has norms, too, in some architectures."""
+    *modules, name = path
     return name.endswith("bias") and not any("norm" in module or module.startswith("ln") for module in modules)

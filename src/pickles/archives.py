@@ -1,46 +1,49 @@
-"""The zips that torch.save writes: entries as they are, one after another, each with a checksum."""
+"""The zip archives that torch.save writes: uncompressed entries, one after another, each with a checksum."""
 
 import zipfile
 from pathlib import Path
 
 from src.errors import UserError
 
-ZIP = b"PK\x03\x04"
+SIGNATURE = b"PK\x03\x04"
 
 
 def is_archive(path: Path) -> bool:
+    """Whether a file starts as a zip archive does."""
     with path.open("rb") as file:
-        return file.read(len(ZIP)) == ZIP
+        return file.read(len(SIGNATURE)) == SIGNATURE
 
 
 def check_archive(path: Path) -> None:
-    """Raise BadZipFile if the entries may take more memory than the file does on disk; reads only the table of contents.
+    """Raise BadZipFile if the entries may take more memory than the file does on disk; read only the table of contents.
 
     torch.save never compresses, and a compressed entry of a kilobyte can inflate without end.
     """
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        raise zipfile.BadZipFile(f"{packed[0]} is compressed, which torch.save never does")
+    compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if compressed:
+        raise zipfile.BadZipFile(f"{compressed[0]} is compressed, which torch.save never does")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise zipfile.BadZipFile("its entries say they are larger than the file, or share its bytes")
 
 
 def check_contents(path: Path) -> None:
-    """Raise UserError if a byte of a zip that torch.save wrote has changed since; older files have no checksums.
+    """Raise UserError if a byte of an archive has changed since torch.save wrote it; older formats have no checksums.
 
-    Reads the whole file: opening one reads only names and shapes, and finds bytes that are missing, but none that are others.
+    Read the whole file: opening a checkpoint reads names and shapes only, which shows bytes that are missing, but none
+    that have changed.
     """
     if not is_archive(path):
         return
     try:
         check_archive(path)
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as reason:
-        raise UserError(f"{path} cannot be read ({reason}); remove it, and copy or download it again") from reason
-    if damaged:
+            damaged_entry = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove it, and copy or download it again") from error
+    if damaged_entry:
         raise UserError(
-            f"{path} is damaged: the bytes of {damaged} are not those that were saved; remove it, and copy or download it again"
+            f"{path} is damaged: the bytes of {damaged_entry} are not those that were saved; remove it, and copy or download it "
+            "again"
         )

@@ -1,7 +1,7 @@
-"""Read the tensors of pickled modules without running, importing or even having the code that they are objects of.
+"""Read the tensors of pickled modules without running, importing or even having the code of their classes.
 
 Heads and older encoders were saved as objects. Every name such a pickle uses stands here for something inert: a class of
-a module becomes an object that holds what was set on it, tensors are rebuilt by us, and any other name is refused.
+a module becomes an object that keeps its attributes, tensors are rebuilt by us, and any other name is refused.
 """
 
 import pickle
@@ -15,32 +15,45 @@ from src.pickles.stand_ins import STAND_INS, InertObject, PendingTensor
 from src.pickles.torch_format import PickledStorage, read_torch_file
 from src.pickles.unpickler import InertUnpickler
 
-# Whose classes modules and the preprocessing beside them are made of. None of it is imported.
+# Where the classes of published modules, and of the preprocessing saved with them, are defined. None of it is imported.
 PACKAGES = ("torch.nn.", "torchvision.transforms.", "open_clip.", "clip.", "src.")
-DEEPEST = 2  # dicts in dicts: {"model": {"weight": ...}} and one to spare, as a few bytes can nest them for ever
-MOST = 100_000  # modules and their tensors in one file: a few bytes can name one child for ever
-LONGEST = 1000  # letters of a name, which comes once again in the names of all that is below it
+# A few bytes can nest dicts without end, name one child without end, and repeat a name in all names below it.
+MAX_DEPTH = 2  # of dicts in dicts: {"model": {"weight": ...}} has 1
+MAX_ENTRIES = 100_000  # modules and tensors in one file
+MAX_NAME_LENGTH = 1000
 
 
-class _Reader(InertUnpickler):
-    def __init__(self, file: BinaryIO, path: Path, stored: dict[str, PickledStorage]):
+def read_modules(path: Path) -> object:
+    """Return what torch.save wrote, with each module in it replaced by its state dict.
+
+    Raise UserError naming what the file asks to call, if that is anything but what rebuilds modules and tensors. An
+    unreadable file raises whatever a damaged pickle happens to raise.
+    """
+    return _Converter().convert(read_torch_file(path, lambda file, storages: _ModuleUnpickler(file, path, storages).load()))
+
+
+class _ModuleUnpickler(InertUnpickler):
+    """Reads stand-ins for modules and tensors; adds the storages that tensors need to `storages`, by key."""
+
+    def __init__(self, file: BinaryIO, path: Path, storages: dict[str, PickledStorage]):
         advice = (
             "Do not use a file you do not trust; of one you do, save the state dict alone: torch.save(model.state_dict(), ...)"
         )
         super().__init__(file, _stand_in, (f"{path} holds more than tensors and modules", advice))
-        self._stored = stored
+        self._storages = storages
 
-    def persistent_load(self, reference: object) -> object:
-        if isinstance(reference, tuple) and reference[:1] == ("module",) and reference[1] is InertObject:
-            return InertObject  # the old form wrote a module's source beside its class
-        if not isinstance(reference, tuple) or len(reference) not in (5, 6) or reference[0] != "storage":
+    def persistent_load(self, pid: object) -> object:
+        """Return the storage, or in the legacy format the class, that a persistent id refers to."""
+        if isinstance(pid, tuple) and pid[:1] == ("module",) and pid[1] is InertObject:
+            return InertObject  # the legacy format has a module's source code beside its class
+        if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise pickle.UnpicklingError("it refers to something outside that is no storage")
-        _, kind, key, _, count, *view = reference
+        _, kind, key, _, count, *view = pid
         if view not in ([], [None]):
             raise pickle.UnpicklingError("it holds a view of a storage, as torch wrote before 0.4")
-        named = PickledStorage(key, kind, count)
-        first = self._stored.setdefault(key, named)
-        if (first.dtype, first.count) != (named.dtype, named.count):
+        storage = PickledStorage(key, kind, count)
+        first = self._storages.setdefault(key, storage)
+        if (first.dtype, first.count) != (storage.dtype, storage.count):
             raise pickle.UnpicklingError(f"it names storage {key} twice, with other dtypes or lengths")
         return first
 
@@ -49,65 +62,59 @@ def _stand_in(module: str, name: str) -> object:
     return STAND_INS.get((module, name)) or (InertObject if f"{module}.".startswith(PACKAGES) else None)
 
 
-def read_modules(path: Path) -> object:
-    """What torch.save wrote, with each module in it replaced by its state dict.
+class _Converter:
+    """Converts the stand-ins of one file to tensors and state dicts, each once.
 
-    Raises UserError naming what the file asks to call, if that is anything but what rebuilds modules and tensors; an
-    unreadable file raises whatever the reading of a spoiled pickle happens to.
-    """
-    return _Harvest().made(read_torch_file(path, lambda file, stored: _Reader(file, path, stored).load()))
-
-
-class _Harvest:
-    """Makes state dicts of the modules in one file, each once, and of them all no more than MOST modules and tensors.
-
-    Both bounds are the file's: a few hundred bytes can share children so that every level doubles what is above it.
+    MAX_ENTRIES bounds the whole file: a few hundred bytes can share children so that each level doubles the one above.
     """
 
     def __init__(self):
-        self._left = MOST
-        self._known: dict[tuple[int, int], object] = {}
+        self._remaining = MAX_ENTRIES
+        self._results: dict[tuple[int, int], object] = {}
 
-    def made(self, found: object, depth: int = 0) -> object:
-        if not isinstance(found, PendingTensor | InertObject | dict):
-            return found
-        if (id(found), depth) not in self._known:
-            self._known[id(found), depth] = self._make(found, depth)
-        return self._known[id(found), depth]
+    def convert(self, value: object, depth: int = 0) -> object:
+        if not isinstance(value, PendingTensor | InertObject | dict):
+            return value
+        if (id(value), depth) not in self._results:
+            self._results[id(value), depth] = self._convert(value, depth)
+        return self._results[id(value), depth]
 
-    def _make(self, found: PendingTensor | InertObject | dict, depth: int) -> object:
-        if isinstance(found, PendingTensor):
-            return found.made()
-        if isinstance(found, InertObject):
-            return _published(dict(self._entries(found, "")))
-        return {key: self.made(value, depth + 1) for key, value in found.items()} if depth <= DEEPEST else found
+    def _convert(self, value: PendingTensor | InertObject | dict, depth: int) -> object:
+        if isinstance(value, PendingTensor):
+            return value.to_tensor()
+        if isinstance(value, InertObject):
+            return _without_text_transformer(dict(self._entries(value, "")))
+        return {key: self.convert(child, depth + 1) for key, child in value.items()} if depth <= MAX_DEPTH else value
 
     def _entries(self, module: InertObject, prefix: str) -> Iterator[tuple[str, Tensor]]:
-        """As the module's own state_dict() names and orders them."""
-        self._spend(prefix)
-        passing = module.state.get("_non_persistent_buffers_set")
-        passing = passing if isinstance(passing, set | frozenset) else ()
-        for part in ("_parameters", "_buffers"):
-            for name, leaf in _table(module, part).items():
-                if isinstance(leaf, PendingTensor) and not (part == "_buffers" and name in passing):
-                    self._spend(name)
-                    yield f"{prefix}{name}", leaf.made()
-        for name, child in _table(module, "_modules").items():
+        """Yield the entries of a module's state dict, with the names and in the order of its own state_dict()."""
+        self._count(prefix)
+        non_persistent = module.state.get("_non_persistent_buffers_set")
+        non_persistent = non_persistent if isinstance(non_persistent, set | frozenset) else ()
+        for attribute in ("_parameters", "_buffers"):
+            for name, leaf in _dict_of(module, attribute).items():
+                if isinstance(leaf, PendingTensor) and not (attribute == "_buffers" and name in non_persistent):
+                    self._count(name)
+                    yield f"{prefix}{name}", leaf.to_tensor()
+        for name, child in _dict_of(module, "_modules").items():
             if isinstance(child, InertObject):
                 yield from self._entries(child, f"{prefix}{name}.")
 
-    def _spend(self, name: str) -> None:
-        self._left -= 1
-        if self._left < 0 or len(name) > LONGEST:
-            raise pickle.UnpicklingError(f"it holds more than {MOST} modules and tensors, or a name of over {LONGEST} letters")
+    def _count(self, name: str) -> None:
+        """Count one module or tensor. Raise UnpicklingError if it is one too many, or its name is too long."""
+        self._remaining -= 1
+        if self._remaining < 0 or len(name) > MAX_NAME_LENGTH:
+            raise pickle.UnpicklingError(
+                f"it holds more than {MAX_ENTRIES} modules and tensors, or a name of over {MAX_NAME_LENGTH} letters"
+            )
 
 
-def _table(module: InertObject, part: str) -> Mapping:
-    found = module.state.get(part, {})
-    return found if isinstance(found, dict) else {}
+def _dict_of(module: InertObject, attribute: str) -> Mapping:
+    value = module.state.get(attribute, {})
+    return value if isinstance(value, dict) else {}
 
 
-def _published(entries: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the text transformer, if this is a whole CLIP: published encoders are without it."""
-    whole = any(key.startswith("model.visual.") for key in entries)
-    return {key: leaf for key, leaf in entries.items() if not (whole and key.startswith("model.transformer."))}
+def _without_text_transformer(entries: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries as published encoders have them: of a whole CLIP, without the text transformer."""
+    is_clip = any(key.startswith("model.visual.") for key in entries)
+    return {key: leaf for key, leaf in entries.items() if not (is_clip and key.startswith("model.transformer."))}

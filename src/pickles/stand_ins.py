@@ -6,18 +6,18 @@ from torch import Tensor
 from src.pickles.torch_format import DTYPES, PickledStorage, StorageKind
 from src.pickles.unpickler import DictStandIn, FunctionStandIn
 
-VALUES = ("Size", "device", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype)))  # of torch
+TORCH_VALUES = ("Size", "device", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype)))
 
 
 class InertObject:
-    """Stands for an object of any class: it keeps what was set on it, and does nothing."""
+    """Stands for an object of any class: it keeps the attributes that were set on it, and does nothing."""
 
     __slots__ = ("state",)
 
     def __new__(cls, *_: object, **__: object) -> "InertObject":
-        made = super().__new__(cls)
-        made.state = {}
-        return made
+        instance = super().__new__(cls)
+        instance.state = {}
+        return instance
 
     def __init__(self, *_: object, **__: object):
         pass
@@ -40,28 +40,29 @@ class PendingTensor:
     def __setstate__(self, _: object) -> None:
         pass
 
-    def made(self) -> Tensor:
+    def to_tensor(self) -> Tensor:
         return self.storage.view(self.dtype, self.offset, self.shape, self.stride)
 
 
-def _rebuilt_v3(storage: object, offset: object, shape: object, stride: object, _grad: object, _hooks: object, dtype: object, *_):
+def _rebuild_v3(storage: object, offset: object, shape: object, stride: object, _grad: object, _hooks: object, dtype: object, *_):
     if not isinstance(dtype, torch.dtype):
         raise TypeError("a tensor of no dtype")
     return PendingTensor(storage, offset, shape, stride, dtype)
 
 
-_tensor = FunctionStandIn(lambda storage, offset, shape, stride, *_: PendingTensor(storage, offset, shape, stride))
-_first = FunctionStandIn(lambda tensor, *_: tensor)
+_rebuild = FunctionStandIn(lambda storage, offset, shape, stride, *_: PendingTensor(storage, offset, shape, stride))
+_rebuild_parameter = FunctionStandIn(lambda tensor, *_: tensor)
 STAND_INS: dict[tuple[str, str], object] = {
     **{("collections", name): DictStandIn for name in ("OrderedDict", "defaultdict")},
     ("builtins", "set"): FunctionStandIn(lambda items=(): frozenset(items)),
     ("builtins", "object"): InertObject,
     ("copyreg", "_reconstructor"): FunctionStandIn(lambda *_: InertObject()),
-    **{("torch._utils", name): _tensor for name in ("_rebuild_tensor", "_rebuild_tensor_v2")},
-    ("torch._utils", "_rebuild_tensor_v3"): FunctionStandIn(_rebuilt_v3),
-    **{("torch._utils", name): _first for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")},
+    **{("torch._utils", name): _rebuild for name in ("_rebuild_tensor", "_rebuild_tensor_v2")},
+    ("torch._utils", "_rebuild_tensor_v3"): FunctionStandIn(_rebuild_v3),
+    **{("torch._utils", name): _rebuild_parameter for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")},
     **{(module, name): StorageKind(dtype) for name, dtype in DTYPES.items() for module in ("torch", "torch.storage")},
     **{
-        ("torch", name): getattr(torch, name) if isinstance(getattr(torch, name), torch.dtype) else InertObject for name in VALUES
+        ("torch", name): getattr(torch, name) if isinstance(getattr(torch, name), torch.dtype) else InertObject
+        for name in TORCH_VALUES
     },
 }

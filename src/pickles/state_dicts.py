@@ -1,4 +1,4 @@
-"""State dicts out of whatever torch.save wrote: plain ones, wrapped ones, modules, linearized ones."""
+"""State dicts out of whatever torch.save wrote: plain and wrapped state dicts, modules, linearized checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,79 +8,79 @@ from torch import Tensor
 
 from src.errors import UserError
 from src.pickles.archives import check_archive, is_archive
-from src.pickles.linearized import FINETUNED, MODEL_NAME, REFERENCE, is_linearized, named
+from src.pickles.linearized import FINETUNED, MODEL_NAME, REFERENCE, is_linearized, named_parameters
 from src.pickles.modules import read_modules
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """The tensors in a file by name, mapped and not copied; of a linearized checkpoint the fine-tuned ones.
+    """Return the tensors in a file by name, mapped and not copied; of a linearized checkpoint the fine-tuned ones.
 
-    Raises UserError if the file holds anything but tensors and modules, or cannot be read; nothing in it is executed.
+    Raise UserError if the file holds anything but tensors and modules, or cannot be read; nothing in it is executed.
     """
-    loaded = _entries(path)
-    return _named(path, loaded, FINETUNED) if is_linearized(loaded) else loaded
+    entries = _read_entries(path)
+    return _named_parameters(path, entries, FINETUNED) if is_linearized(entries) else entries
 
 
 def read_tangent_pair(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]:
-    """As `read_weights`, and the model that a linearized checkpoint is linear around; None for any other."""
-    loaded = _entries(path)
-    if not is_linearized(loaded):
-        return loaded, None
-    return _named(path, loaded, FINETUNED), _named(path, loaded, REFERENCE)
+    """Return what `read_state_dict` does, and the model that a linearized checkpoint is linearized around, else None."""
+    entries = _read_entries(path)
+    if not is_linearized(entries):
+        return entries, None
+    return _named_parameters(path, entries, FINETUNED), _named_parameters(path, entries, REFERENCE)
 
 
-def _named(path: Path, loaded: Mapping[str, object], part: str) -> Mapping[str, Tensor]:
+def _named_parameters(path: Path, entries: Mapping[str, object], model: str) -> Mapping[str, Tensor]:
     try:
-        return named(loaded, part)
-    except ValueError as reason:
-        raise UserError(f"{path} is a linearized checkpoint of no model that is known here: {reason}") from reason
+        return named_parameters(entries, model)
+    except ValueError as error:
+        raise UserError(f"{path} is a linearized checkpoint of no model that is known here: {error}") from error
 
 
-def _entries(path: Path) -> Mapping[str, object]:
-    """Tensors by name, and of a linearized checkpoint the model's name among them."""
+def _read_entries(path: Path) -> Mapping[str, object]:
+    """Return the tensors in a file by name; of a linearized checkpoint also the model's name."""
     try:
-        loaded = _load(path)
+        content = _load(path)
     except UserError:
         raise
-    except Exception as reason:  # torch and pickle raise a dozen kinds here, all of which mean an unreadable file
-        said = (str(reason).splitlines() or [""])[0][:160]
+    except Exception as error:  # torch and pickle raise a dozen kinds here, all of which mean an unreadable file
+        summary = (str(error).splitlines() or [""])[0][:160]
         raise UserError(
-            f"{path} cannot be read as a file of torch.save ({type(reason).__name__}: {said}): "
+            f"{path} cannot be read as a file of torch.save ({type(error).__name__}: {summary}): "
             "it is truncated or no such file; copy or download it again"
-        ) from reason
+        ) from error
     for wrapper in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, Mapping):
-        raise UserError(f"{path} holds a {type(loaded).__name__}, not a dict of tensors")
-    size, linearized = path.stat().st_size, is_linearized(loaded)
-    found = (invalid_reason(key, leaf, size) for key, leaf in loaded.items() if not (linearized and key == MODEL_NAME))
-    strangers = [each for each in found if each]
-    if strangers:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    size, has_model_name = path.stat().st_size, is_linearized(content)
+    checks = (_problem(key, leaf, size) for key, leaf in content.items() if not (has_model_name and key == MODEL_NAME))
+    problems = [problem for problem in checks if problem]
+    if problems:
         raise UserError(
-            f"{path} is not a dict of tensors only: {', '.join(strangers[:3])}; save a plain state dict: "
+            f"{path} is not a dict of tensors only: {', '.join(problems[:3])}; save a plain state dict: "
             "torch.save(model.state_dict(), ...)"
         )
-    return loaded
+    return content
 
 
 def _load(path: Path) -> object:
-    """With torch's own reader if the file holds nothing but tensors, else with ours, which knows modules by name."""
-    zipped = is_archive(path)
-    if zipped:
-        check_archive(path)  # before torch, which inflates what it is given
-    try:  # what torch wrote before 1.6 is no zip, and cannot be mapped
-        return torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
-    except Exception:  # its words for "this asks for more than tensors" change; ours are below, with the name asked for
+    """Return the content of a file, read by torch if it holds nothing but tensors, else by `read_modules`."""
+    is_zip = is_archive(path)
+    if is_zip:
+        check_archive(path)  # before torch, which inflates whatever it gets
+    try:  # the legacy format of torch cannot be mapped
+        return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
+    except Exception:  # torch's words for "this asks for more than tensors" change; ours say what it asks for
         return read_modules(path)
 
 
-def invalid_reason(key: object, leaf: object, size: int) -> str | None:
-    """What is wrong with an entry of a file of so many bytes; None for a tensor with values, in memory or mapped.
+def _problem(key: object, leaf: object, size: int) -> str | None:
+    """Return what is wrong with an entry of a file of `size` bytes; None for an ordinary tensor.
 
-    A stride of zero lets one number stand for any count of them, and whoever then computes with the tensor runs out of memory.
+    A stride of zero lets one number stand for any count of them, and computing with such a tensor runs out of memory.
     """
     if not isinstance(key, str):
         return f"{key!r} (a {type(key).__name__} for a name)"

@@ -1,4 +1,4 @@
-"""Pictures of an analysis."""
+"""Figures of an analysis."""
 
 from pathlib import Path
 
@@ -8,26 +8,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from src.experiments.analysis import Analysis, LayerSpectrum
-from src.reports.figures import GRID, INK, MUTED
-from src.runtime.files import written_beside
+from src.reports.style import BLUE, GREY, GRID, INK, MUTED, ORANGE, save_figure
 
 HEAT = "cividis"
-MOST_KINDS = 8  # of layers in one picture; the numbers of all are in the json
-USE = {0: "#b8c1d1", 1: "#e07a3f"}  # catastrophic, selfish; shared otherwise
-SHARED = "#3d6fa5"
+MOST_KINDS = 8  # of layers in one figure; the numbers of all are in the json
+CATASTROPHIC, SELFISH, SHARED = GREY, ORANGE, BLUE  # weights of no task, of one, of more
 
 
 def draw_analysis(analysis: Analysis, title: str, folder: Path) -> list[Path]:
-    """Write every picture there are numbers for; returns their paths."""
-    written = [_cosine(analysis, title, folder / "cosine.png")]
+    """Write every figure there are numbers for; return their paths."""
+    paths = [_cosine(analysis, title, folder / "cosine.png")]
     if analysis.masks:
-        written += [
+        paths += [
             _mask_use(analysis, title, folder / "mask_use.png"),
             _mask_overlap(analysis, title, folder / "mask_overlap.png"),
         ]
     if analysis.layers:
-        written += [_spectra(analysis, title, folder / "spectra.png"), _subspaces(analysis, title, folder / "subspaces.png")]
-    return written
+        paths += [_spectra(analysis, title, folder / "spectra.png"), _subspaces(analysis, title, folder / "subspaces.png")]
+    return paths
 
 
 def _cosine(analysis: Analysis, title: str, path: Path) -> Path:
@@ -46,10 +44,10 @@ def _mask_use(analysis: Analysis, title: str, path: Path) -> Path:
     share = analysis.masks.share
     figure = Figure(figsize=(max(6.0, 0.7 * len(share) + 2), 4))
     axes = figure.subplots()
-    colours = [USE.get(count, SHARED) for count in range(len(share))]
-    axes.bar(range(len(share)), [100 * part for part in share], color=colours, zorder=2)
-    for count, part in enumerate(share):
-        axes.text(count, 100 * part, f"{100 * part:.1f}", ha="center", va="bottom", fontsize=8, color=INK)
+    colours = [CATASTROPHIC, SELFISH, *[SHARED] * (len(share) - 2)]
+    axes.bar(range(len(share)), [100 * value for value in share], color=colours, zorder=2)
+    for count, value in enumerate(share):
+        axes.text(count, 100 * value, f"{100 * value:.1f}", ha="center", va="bottom", fontsize=8, color=INK)
     names = {0: "0\ncatastrophic", 1: "1\nselfish"}
     axes.set_xticks(range(len(share)), [names.get(count, str(count)) for count in range(len(share))], fontsize=9)
     axes.set_xlabel("tasks whose mask selects a weight (2 and more: shared)", color=INK)
@@ -59,9 +57,9 @@ def _mask_use(analysis: Analysis, title: str, path: Path) -> Path:
 
 
 def _spectra(analysis: Analysis, title: str, path: Path) -> Path:
-    """Singular values, as shares of the largest, by task: of a shallow, a middle and a deep layer of each kind."""
-    kinds = {kind: [of[number] for number in sorted({0, len(of) // 2, len(of) - 1})]
-             for kind, of in _kinds(analysis.layers).items()}  # fmt: skip
+    """Write the singular values of each task, over the largest, in a shallow, a middle and a deep layer of each kind."""
+    kinds = {kind: [layers[number] for number in sorted({0, len(layers) // 2, len(layers) - 1})]
+             for kind, layers in _kinds(analysis.layers).items()}  # fmt: skip
     rows = max(len(layers) for layers in kinds.values())
     figure = Figure(figsize=(3.8 * len(kinds), 2.5 * rows + 0.6), layout="constrained")
     grid = figure.subplots(rows, len(kinds), squeeze=False)
@@ -75,7 +73,7 @@ def _spectra(analysis: Analysis, title: str, path: Path) -> Path:
             layer = layers[row]
             for number, (task, values) in enumerate(zip(analysis.tasks, layer.values)):
                 largest = values[0] or 1.0
-                points = [(place, value / largest) for place, value in enumerate(values, start=1) if value > 0]
+                points = [(index, value / largest) for index, value in enumerate(values, start=1) if value > 0]
                 axes.plot(*zip(*points or [(1, 0)]), color=colours(number), linewidth=1.2, label=task)
             axes.axvline(layer.rank, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
             axes.set_yscale("log")
@@ -85,17 +83,18 @@ def _spectra(analysis: Analysis, title: str, path: Path) -> Path:
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False, fontsize=8)
     figure.suptitle(f"{title}: singular values over the largest (dashed: 1/T of them)", fontsize=11, color=INK, x=0.01, ha="left")
-    return _save(figure, path)
+    save_figure(figure, path)
+    return path
 
 
 def _subspaces(analysis: Analysis, title: str, path: Path) -> Path:
-    """Mean overlap of the tasks' leading left singular spaces, by layer: a line for each kind that occurs repeatedly."""
+    """Write the mean overlap of the tasks' leading left singular spaces by block, a line for each kind of layer."""
     figure = Figure(figsize=(7.2, 4))
     axes = figure.subplots()
     for kind, layers in _kinds(analysis.layers).items():
-        places = [place for place in (_block(layer.name) for layer in layers) if place is not None]
-        places = places if len(set(places)) == len(layers) else list(range(len(layers)))
-        axes.plot(places, [_mean_overlap(layer) for layer in layers], marker="o", markersize=4, label=kind, zorder=2)
+        blocks = [block for block in (_block(layer.name) for layer in layers) if block is not None]
+        blocks = blocks if len(set(blocks)) == len(layers) else list(range(len(layers)))
+        axes.plot(blocks, [_mean_overlap(layer) for layer in layers], marker="o", markersize=4, label=kind, zorder=2)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("block", color=INK)
@@ -106,24 +105,25 @@ def _subspaces(analysis: Analysis, title: str, path: Path) -> Path:
 
 
 def _mean_overlap(layer: LayerSpectrum) -> float:
+    """Return the mean overlap of two different tasks; 1 where there is one task."""
     count = len(layer.overlap)
     others = sum(map(sum, layer.overlap)) - sum(layer.overlap[number][number] for number in range(count))
     return others / (count * (count - 1)) if count > 1 else 1.0
 
 
 def _block(name: str) -> int | None:
-    """The first number in a layer's name."""
+    """Return the first number in a layer's name; None if it has none."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 def _kinds(layers: list[LayerSpectrum]) -> dict[str, list[LayerSpectrum]]:
-    """Layers by their name without the block's number, in order: those that occur in several blocks, else all."""
-    found: dict[str, list[LayerSpectrum]] = {}
+    """Return layers by their name without the block's number, in order: those that occur in several blocks, else all."""
+    kinds: dict[str, list[LayerSpectrum]] = {}
     for layer in layers:
         number = _block(layer.name)
         kind = layer.name if number is None else layer.name.replace(f".{number}.", ".*.", 1)
-        found.setdefault(kind, []).append(layer)
-    repeated = {kind: of for kind, of in found.items() if len(of) > 1} or found
+        kinds.setdefault(kind, []).append(layer)
+    repeated = {kind: group for kind, group in kinds.items() if len(group) > 1} or kinds
     return dict(list(repeated.items())[:MOST_KINDS])
 
 
@@ -155,10 +155,5 @@ def _plain(axes: Axes) -> None:
 def _write(figure: Figure, axes: Axes, title: str, path: Path) -> Path:
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     _plain(axes)
-    return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with written_beside(path) as draft:
-        figure.savefig(draft, dpi=150, bbox_inches="tight", format="png")
+    save_figure(figure, path)
     return path

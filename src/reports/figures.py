@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Figures of results."""
 
 from collections.abc import Callable
 from functools import partial, singledispatch
@@ -11,56 +11,55 @@ from matplotlib.ticker import ScalarFormatter
 from src.experiments.disentanglement import DisentanglementResult
 from src.experiments.merge import MergeResult
 from src.experiments.record import Z95, Run
-from src.runtime.files import written_beside
+from src.reports.style import BLUE, GREY, GRID, INK, ORANGE, save_figure
 
-INK, MUTED, GRID = "#1b2a41", "#8d99ae", "#e5e8ef"
-KINDS = (("zeroshot", "zero-shot", "#b8c1d1"), ("merged", "merged", "#e07a3f"), ("finetuned", "fine-tuned", "#3d6fa5"))
+MODELS = (("zeroshot", "zero-shot", GREY), ("merged", "merged", ORANGE), ("finetuned", "fine-tuned", BLUE))
 
 
 def draw(result: Run, folder: Path) -> list[Path]:
-    """Write the pictures of a result below `folder`; return their paths."""
+    """Write the figures of a result below `folder`; return their paths."""
     paths = []
-    for name, drawing in drawings(result).items():
+    for name, write in figure_writers(result).items():
         paths.append(folder / f"{name}.png")
-        drawing(paths[-1])
+        write(paths[-1])
     return paths
 
 
 @singledispatch
-def drawings(result: Run) -> dict[str, Callable[[Path], None]]:
-    """Return what draws each picture of a result, by name."""
+def figure_writers(result: Run) -> dict[str, Callable[[Path], None]]:
+    """Return functions that write the figures of a result to a path, by the figures' names."""
     return {}
 
 
-@drawings.register
+@figure_writers.register
 def _(result: MergeResult) -> dict[str, Callable[[Path], None]]:
     by_depth = {"scale_by_depth": partial(draw_scale_by_depth, result)} if result.scale_by_depth else {}
     return {"accuracy": partial(draw_accuracy, result), **by_depth}
 
 
-@drawings.register
+@figure_writers.register
 def _(result: DisentanglementResult) -> dict[str, Callable[[Path], None]]:
     return {"disentanglement": partial(draw_disentanglement, result)}
 
 
 def draw_accuracy(result: MergeResult, path: Path) -> None:
-    """Bars by task: where the merged model stands between the pre-trained and the fine-tuned ones."""
-    tasks = list(result.rows)
+    """Write bars by task: the accuracy of the merged model between those of the pre-trained and the fine-tuned ones."""
+    tasks = list(result.scores)
     figure = Figure(figsize=(max(6.0, 1.15 * len(tasks) + 2.4), 4.4))
     axes = figure.subplots()
     width = 0.27
-    for position, (kind, label, colour) in enumerate(KINDS):
-        scores = [getattr(result.rows[task], kind) for task in tasks]
+    for position, (model, label, colour) in enumerate(MODELS):
+        scores = [getattr(result.scores[task], model) for task in tasks]
         heights = [100 * score.accuracy for score in scores]
         errors = [100 * Z95 * score.variance**0.5 for score in scores]
-        spots = [number + (position - 1) * width for number in range(len(tasks))]
-        axes.bar(spots, heights, width * 0.94, label=label, color=colour, zorder=2)
-        axes.errorbar(spots, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5, zorder=3)
-        if kind == "merged":
-            for spot, height, error in zip(spots, heights, errors):
-                axes.text(spot, height + error + 1.2, f"{height:.0f}", ha="center", va="bottom", fontsize=8, color=INK,
+        centres = [number + (position - 1) * width for number in range(len(tasks))]
+        axes.bar(centres, heights, width * 0.94, label=label, color=colour, zorder=2)
+        axes.errorbar(centres, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5, zorder=3)
+        if model == "merged":
+            for centre, height, error in zip(centres, heights, errors):
+                axes.text(centre, height + error + 1.2, f"{height:.0f}", ha="center", va="bottom", fontsize=8, color=INK,
                           bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=4)  # fmt: skip
-        mean = 100 * result.means()[kind]["mean"]
+        mean = 100 * result.means()[model]["mean"]
         axes.axhline(mean, color=colour, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     means = result.means()
     axes.set_title(
@@ -74,12 +73,12 @@ def draw_accuracy(result: MergeResult, path: Path) -> None:
 
 
 def draw_scale_by_depth(result: MergeResult, path: Path) -> None:
-    """What LiNeS multiplies each block's entries by."""
+    """Write what LiNeS multiplies each block's entries by."""
     figure = Figure(figsize=(6.4, 3.6))
     axes = figure.subplots()
     names = [name for name, _ in result.scale_by_depth]
     scales = [scale for _, scale in result.scale_by_depth]
-    axes.plot(range(len(names)), scales, marker="o", color="#e07a3f", linewidth=2, label="LiNeS", zorder=3)
+    axes.plot(range(len(names)), scales, marker="o", color=ORANGE, linewidth=2, label="LiNeS", zorder=3)
     axes.set_xticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(min(0, min(scales) * 1.15), max(0, max(scales) * 1.15) or 1)
     axes.set_xlabel("block", color=INK)
@@ -88,7 +87,7 @@ def draw_scale_by_depth(result: MergeResult, path: Path) -> None:
 
 
 def draw_disentanglement(result: DisentanglementResult, path: Path) -> None:
-    """The error over both coefficients; the box is where merging looks for them."""
+    """Write a heat map of the error over both coefficients, with a box where merging looks for them."""
     first, second = result.shares
     low, high = result.grid[0], result.grid[-1]
     half = (high - low) / (len(result.grid) - 1) / 2
@@ -99,7 +98,7 @@ def draw_disentanglement(result: DisentanglementResult, path: Path) -> None:
         extent=(low - half, high + half, low - half, high + half),
     )  # fmt: skip
     if high >= 1:
-        axes.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], color="#e07a3f", linewidth=1.4, linestyle=(0, (4, 3)))
+        axes.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], color=ORANGE, linewidth=1.4, linestyle=(0, (4, 3)))
     axes.set_xticks(axes.get_yticks(), labels=[])
     axes.set_xlim(low - half, high + half)
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -120,5 +119,4 @@ def _finish(figure: Figure, axes: Axes, label: str, path: Path, grid: bool = Tru
     axes.tick_params(length=0, colors=INK)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, frameon=False)
-    with written_beside(path) as draft:
-        figure.savefig(draft, dpi=150, bbox_inches="tight", format="png")
+    save_figure(figure, path)

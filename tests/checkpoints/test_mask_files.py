@@ -16,12 +16,11 @@ from numpy._core.numeric import _frombuffer
 from command_line.build import build_method
 from command_line.config import compose_config, validate
 from command_line.console import user_message
-from command_line.merging import merge_files
+from command_line.files import merge_files
 from src.checkpoints.bundles import save_bundle
-from src.checkpoints.mask_files import MaskProvenance, find_masks, open_masks, save_masks
+from src.checkpoints.mask_files import MaskProvenance, find_masks, load_masks, open_masks, save_masks
 from src.compact import Compact, masks_as_parts, pack, unpack
 from src.errors import UserError
-from src.evaluation.selection import load_masks
 from src.pickles.mask_arrays import read_arrays
 from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import ROOT, run_script
@@ -161,9 +160,9 @@ def test_a_dict_cannot_be_given_attributes(tmp_path):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_masks_of_tensors_are_called_what_they_are(tmp_path, zipped):
     torch.save({"MNIST": torch.ones(9, dtype=torch.uint8)}, tmp_path / "mask.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match="masks of tensors are not read; save them as arrays") as caught:
+    with pytest.raises(UserError, match="masks of tensors are not read; save them as arrays") as excinfo:
         read_arrays(tmp_path / "mask.pt")
-    assert "Do not use" not in str(caught.value)
+    assert "Do not use" not in str(excinfo.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00v\x00{'descr'", b"PK\x03\x04", b"not a pickle at all"])
@@ -309,11 +308,11 @@ def test_what_the_user_can_mend_is_said_in_a_sentence(tmp_path, monkeypatch, opt
     monkeypatch.chdir(tmp_path)
     settings = dict(option.split("=", 1) for option in (*files(tmp_path), "output=out", *options))
     config = compose_config([f"{key}={value}" for key, value in settings.items()])
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(Exception) as excinfo:
         validate(config)
         merge_files(config)
-    sentences = user_message(caught.value)
-    assert sentences and all(word in " ".join(sentences) for word in words), caught.value
+    sentences = user_message(excinfo.value)
+    assert sentences and all(word in " ".join(sentences) for word in words), excinfo.value
     assert not (tmp_path / "out").exists()
 
 
@@ -322,14 +321,14 @@ def test_saved_masks_are_used_where_they_are_of_the_same_choice(tmp_path):
     inputs = merge_inputs(tiny_models(2))
     method = build_method(compose_config(["method=consensus"]))
     made_of = MaskProvenance(method.mask_base, "p", dict.fromkeys(inputs.tasks, "digest"))
-    chosen = dict.fromkeys(inputs.tasks, 0.4)
+    chosen, grid = dict.fromkeys(inputs.tasks, 0.4), (0.2, 0.3, 0.4, 0.5, 0.6)
     compact = method.mask_method(inputs).compact(chosen)
-    assert load_masks(method, None, tmp_path, inputs, made_of) is None
+    assert load_masks(None, tmp_path, made_of, inputs.outline, grid) is None
     save_masks(compact, tmp_path / "masks", made_of, chosen, None)
-    assert load_masks(method, None, tmp_path, inputs, made_of) is None  # lambda was given, not chosen
-    path = save_masks(compact, tmp_path / "masks", made_of, chosen, (0.2, 0.3, 0.4, 0.5, 0.6))
-    masks = load_masks(method, None, tmp_path, inputs, made_of)
-    assert masks.path == path and str(path) in str(masks) and load_masks(method, False, tmp_path, inputs, made_of) is None
+    assert load_masks(None, tmp_path, made_of, inputs.outline, grid) is None  # lambda was given, not chosen
+    path = save_masks(compact, tmp_path / "masks", made_of, chosen, grid)
+    masks = load_masks(None, tmp_path, made_of, inputs.outline, grid)
+    assert masks.path == path and str(path) in str(masks) and load_masks(False, tmp_path, made_of, inputs.outline, grid) is None
     method = method.with_masks(masks.masks)
     assert method.mask_method is None
     vector = method(inputs)(1.0)["task0"]

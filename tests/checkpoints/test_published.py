@@ -26,7 +26,7 @@ from src.downloads.drive import fetch_folder
 from src.errors import UserError
 from src.pickles.state_dicts import read_tangent_pair
 from tests.conftest import run_fresh
-from tests.helpers.foreign_pickles import ImageEncoder, linearized, save_encoder, save_head, tiny_clip
+from tests.helpers.foreign_pickles import ImageEncoder, linearized_entries, save_encoder, save_head, tiny_clip
 from tests.helpers.hub_server import Hub, serving
 
 MODEL = "ViT-B-32"
@@ -186,9 +186,9 @@ def test_what_came_from_the_drive_is_compared_with_its_checksums(tmp_path, monke
     drive(monkeypatch, give)
     arguments = ["--source=drive", f"--model={MODEL}", "--kind=checkpoints", f"--model-location={tmp_path / 'models'}"]
     monkeypatch.setattr(sys, "argv", ["download_checkpoints.py", *arguments])
-    with pytest.raises(UserError, match=r"head_MNISTVal\.pt is damaged: the bytes of .*data/0 are not") as caught:
+    with pytest.raises(UserError, match=r"head_MNISTVal\.pt is damaged: the bytes of .*data/0 are not") as excinfo:
         download_checkpoints.main()
-    assert len(caught.value.problems) == 2 and "SVHNVal" in caught.value.problems[0]
+    assert len(excinfo.value.problems) == 2 and "SVHNVal" in excinfo.value.problems[0]
 
 
 def spoil(path):
@@ -207,15 +207,15 @@ def test_all_masks_that_cannot_be_read_are_named(tmp_path, capsys):
     masks = tmp_path / "tall_masks" / MODEL
     for name in ("TALL_mask_1task.npy", "TALL_mask_2task.npy"):
         (masks / name).write_bytes(b"no mask")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         download_checkpoints.check_masks(PublishedFiles(tmp_path, MODEL), MODEL)
-    assert len(caught.value.problems) == 2 and "14task.npy: masks of 2 tasks" in capsys.readouterr().out
+    assert len(excinfo.value.problems) == 2 and "14task.npy: masks of 2 tasks" in capsys.readouterr().out
 
 
 def test_a_second_conversion_reads_nothing_of_its_source(tmp_path, monkeypatch):
     finetuned, reference = (dict(ImageEncoder(tiny_clip(seed)).named_parameters()) for seed in (0, 1))
     source, target = tmp_path / "linear_finetuned.pt", tmp_path / "linear_finetuned.safetensors"
-    torch.save(linearized(finetuned, reference), source)
+    torch.save(linearized_entries(finetuned, reference), source)
     zeroshot = tmp_path / "linear_zeroshot.safetensors"
     parsed = []
     monkeypatch.setattr("src.checkpoints.reading.read_tangent_pair", lambda path: parsed.append(path) or read_tangent_pair(path))
@@ -227,7 +227,7 @@ def test_a_second_conversion_reads_nothing_of_its_source(tmp_path, monkeypatch):
     assert convert(source, target) == [zeroshot]
     os.utime(source, (1, 1))  # touched, and the same: its contents tell
     assert convert(source, target) == []
-    torch.save(linearized(reference, finetuned), source)
+    torch.save(linearized_entries(reference, finetuned), source)
     with pytest.raises(UserError, match="was not made from"):
         convert(source, target)
 
@@ -239,7 +239,7 @@ def converted(folder, *arguments):
 def test_a_folder_is_converted_once_in_its_layout(tmp_path):
     model = published_set(tmp_path / "set")
     finetuned, reference = (dict(ImageEncoder(tiny_clip(seed)).named_parameters()) for seed in (0, 1))
-    torch.save(linearized(finetuned, reference), model / "SVHNVal" / "linear_finetuned.pt")
+    torch.save(linearized_entries(finetuned, reference), model / "SVHNVal" / "linear_finetuned.pt")
     (model / "broken.pt").write_bytes(b"PK\x03\x04 cut")
     torch.save({"a": torch.ones(1), "trap": os.system}, model / "trap.pt")
     before = {path: path.read_bytes() for path in model.rglob("*.pt")}
@@ -274,6 +274,17 @@ def test_originals_are_removed_only_when_asked_and_only_if_theirs_was_written(tm
     assert sorted(path.name for path in model.rglob("*.pt")) == ["head_MNISTVal.pt", "nonlinear_finetuned.pt"]
     assert mine.read_bytes()[:2] == b"PK" and (model / "head_SVHNVal.safetensors").exists()
     assert (tmp_path / "set" / "tall_masks" / MODEL / "TALL_mask_14task.npy").exists()
+
+
+def test_an_original_whose_conversion_is_another_is_kept_and_not_called_removed(tmp_path):
+    model = published_set(tmp_path / "set")
+    source, target = (model / f"head_SVHNVal{suffix}" for suffix in (".pt", ".safetensors"))
+    convert(source, target)
+    target.write_bytes(target.read_bytes()[:-1] + b"\x01")  # a bit of the last number
+    done = converted(tmp_path / "set", "--remove")
+    assert done.returncode == 1 and source.exists() and f"{source} is kept" in done.stderr
+    removed = [line for line in done.stdout.splitlines() if line.endswith(" removed")]
+    assert len(removed) == 4 and f"{source} removed" not in removed
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -65,12 +65,12 @@ def test_unreadable_files_are_refused_by_name_all_at_once(tmp_path):
     folder = sharded(tmp_path / "shards", TREE)
     (folder / "part-1.safetensors").unlink()
     paths = {name: tmp_path / name for name in ("cut.safetensors", "cut.pt", "note.txt", "list.pt", "step.pt", "shards", "no.pt")}
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         open_all(paths)
-    assert len(caught.value.problems) == len(paths)
-    for name, problem in zip(paths, caught.value.problems):
+    assert len(excinfo.value.problems) == len(paths)
+    for name, problem in zip(paths, excinfo.value.problems):
         assert name in problem, problem
-    assert "part-1.safetensors" in caught.value.problems[5] and "step" in caught.value.problems[4]
+    assert "part-1.safetensors" in excinfo.value.problems[5] and "step" in excinfo.value.problems[4]
 
 
 class Trap:
@@ -211,9 +211,9 @@ def test_an_index_says_which_shard_each_key_is_read_from(tmp_path):
     assert {key: float(leaf[0]) for key, leaf in opened.items()} == {"w": 1, "v": 4, "u": 2}
     assert opened.shard_of == table and set(opened.outline) == set(table)
     del shards["a.safetensors"]["u"], shards["b.safetensors"]["v"]
-    with pytest.raises(UserError, match=r"a\.safetensors lacks 1 entries .*\(u\)") as caught:
+    with pytest.raises(UserError, match=r"a\.safetensors lacks 1 entries .*\(u\)") as excinfo:
         open_checkpoint(indexed(tmp_path / "lacking", shards, table))
-    assert len(caught.value.problems) == 2 and "b.safetensors lacks 1" in caught.value.problems[0]
+    assert len(excinfo.value.problems) == 2 and "b.safetensors lacks 1" in excinfo.value.problems[0]
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/tmp/secret.safetensors", "deeper/secret.safetensors"])

@@ -21,27 +21,27 @@ LINEAGE = {
 }
 
 
-def named(*entries) -> str:
+def benchmark(*entries) -> str:
     return benchmark_of(LINEAGE, "ViT-B-32", [(name, sections) for name, sections in entries])
 
 
 def test_a_benchmark_is_named_where_all_its_digests_agree():
-    known = {"finetuned": {"DTD": ["d0", "d1"], "Cars": "c1", "SVHN": "s"}, "data": LINEAGE["data"]}
-    assert named(("v1", {"ViT-B-32": {**known, "pretrained": "p"}})) == "v1"
-    assert named(("v1", {"any": known})) == "v1" and named(("v1", {"ViT-L-14": known})) == "unknown"
+    digests = {"finetuned": {"DTD": ["d0", "d1"], "Cars": "c1", "SVHN": "s"}, "data": LINEAGE["data"]}
+    assert benchmark(("v1", {"ViT-B-32": {**digests, "pretrained": "p"}})) == "v1"
+    assert benchmark(("v1", {"any": digests})) == "v1" and benchmark(("v1", {"ViT-L-14": digests})) == "unknown"
     for other in (
         {"finetuned": {"DTD": "d2", "Cars": "c1"}},  # another checkpoint
-        {"finetuned": {"DTD": "d1"}},  # a task of ours that it does not know
-        {"data": {"DTD": {"test": "t"}, "Cars": LINEAGE["data"]["Cars"]}},  # a split it does not know
+        {"finetuned": {"DTD": "d1"}},  # without one of our tasks
+        {"data": {"DTD": {"test": "t"}, "Cars": LINEAGE["data"]["Cars"]}},  # without one of our splits
         {"pretrained": "q"},
         {"recipes": "any"},
         {"recipes": {"DTD": "any", "Cars": "any"}},
         {},
     ):
-        assert named(("v1", {"ViT-B-32": other})) == "unknown", other
-    assert named(("v1", {"ViT-B-32": {"finetuned": ["d1", "c1"], "tasks": "any"}})) == "v1"  # one for all entries
-    assert named(("v1", {}), ("v2", {"any": {"pretrained": "p"}}), ("v3", {"any": {"pretrained": "p"}})) == "v2"
-    assert named() == "unknown"
+        assert benchmark(("v1", {"ViT-B-32": other})) == "unknown", other
+    assert benchmark(("v1", {"ViT-B-32": {"finetuned": ["d1", "c1"], "tasks": "any"}})) == "v1"  # one for all entries
+    assert benchmark(("v1", {}), ("v2", {"any": {"pretrained": "p"}}), ("v3", {"any": {"pretrained": "p"}})) == "v2"
+    assert benchmark() == "unknown"
 
 
 def test_the_shipped_manifest_knows_the_demo_and_what_was_trained_here():
@@ -50,24 +50,24 @@ def test_the_shipped_manifest_knows_the_demo_and_what_was_trained_here():
     demo = dict(entries)["demo"]["ViT-demo"]
     config = compose_config([])
     assert {task.name: task.definition for task in selected_tasks(config)} == demo["tasks"]
-    some = {name: demo["tasks"][name] for name in ("Digits", "Arrows")}
-    here = {
+    tasks = {name: demo["tasks"][name] for name in ("Digits", "Arrows")}
+    ours = {
         **LINEAGE,
-        "recipes": dict.fromkeys(some, demo["recipes"][1]),
+        "recipes": dict.fromkeys(tasks, demo["recipes"][1]),
         "pretrained": demo["pretrained"],
-        "tasks": some,
-        "heads_from": dict.fromkeys(some, "prompts"),
+        "tasks": tasks,
+        "heads_from": dict.fromkeys(tasks, "prompts"),
     }
-    assert benchmark_of(here, "ViT-demo", entries) == "demo"
+    assert benchmark_of(ours, "ViT-demo", entries) == "demo"
     for other in (
         {"tasks": LINEAGE["tasks"]},
         {"recipes": {"Digits": "r", "Arrows": demo["recipes"][0]}},
         {"pretrained": "p"},
         {"heads_from": {"Digits": "prompts", "Arrows": "published"}},
     ):
-        assert benchmark_of({**here, **other}, "ViT-demo", entries) == "own", other
-    assert benchmark_of(here, "ViT-B-32", entries) == "own"
-    assert benchmark_of({**here, "recipes": {"Digits": demo["recipes"][0], "Arrows": None}}, "ViT-demo", entries) == "unknown"
+        assert benchmark_of({**ours, **other}, "ViT-demo", entries) == "own", other
+    assert benchmark_of(ours, "ViT-B-32", entries) == "own"
+    assert benchmark_of({**ours, "recipes": {"Digits": demo["recipes"][0], "Arrows": None}}, "ViT-demo", entries) == "unknown"
 
 
 def test_prompts_of_ones_own_make_another_task():
@@ -81,9 +81,11 @@ def test_prompts_of_ones_own_make_another_task():
 def test_a_manifest_that_is_none_is_named(tmp_path):
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"mine": {"ViT-B-32": {"finetund": {}}}}))
     (tmp_path / "b.yaml").write_text("- not\n- a table\n")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as error_info:
         read_manifests([tmp_path / "a.yaml", tmp_path / "b.yaml", tmp_path / "none.yaml"])
-    assert [name in problem for name, problem in zip(("finetund", "b.yaml", "none.yaml"), caught.value.problems)] == [True] * 3
+    assert [name in problem for name, problem in zip(("finetund", "b.yaml", "none.yaml"), error_info.value.problems)] == [
+        True
+    ] * 3
 
 
 def test_a_leaked_test_split_is_warned_of():

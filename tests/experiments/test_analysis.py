@@ -13,29 +13,29 @@ from tests.conftest import merge_inputs, tiny_models
 def inputs(**moves: list[torch.Tensor]) -> MergeInputs:
     """Models whose parameters moved from zero by the given tensors, one for each task."""
     tasks = len(next(iter(moves.values())))
-    pretrained = {key: torch.zeros_like(of[0]) for key, of in moves.items()}
-    finetuned = {f"task{number}": {key: of[number] for key, of in moves.items()} for number in range(tasks)}
+    pretrained = {key: torch.zeros_like(entries[0]) for key, entries in moves.items()}
+    finetuned = {f"task{number}": {key: entries[number] for key, entries in moves.items()} for number in range(tasks)}
     return MergeInputs(pretrained, finetuned, lambda key: None, lambda key: True, torch.device("cpu"), keep=False)
 
 
 def test_cosines_and_norms():
-    found = analyse(inputs(w=[torch.tensor([3.0, 0.0]), torch.tensor([4.0, 4.0]), torch.tensor([0.0, -2.0])]), None)
-    assert found.norm == pytest.approx([3, 32**0.5, 2]) and found.masks is None and found.layers == []
+    analysis = analyse(inputs(w=[torch.tensor([3.0, 0.0]), torch.tensor([4.0, 4.0]), torch.tensor([0.0, -2.0])]), None)
+    assert analysis.norm == pytest.approx([3, 32**0.5, 2]) and analysis.masks is None and analysis.layers == []
     half = 0.5**0.5
-    assert [value for row in found.cosine for value in row] == pytest.approx([1, half, 0, half, 1, -half, 0, -half, 1])
+    assert [value for row in analysis.cosine for value in row] == pytest.approx([1, half, 0, half, 1, -half, 0, -half, 1])
 
 
 def test_a_task_that_did_not_move_has_no_direction():
-    found = analyse(inputs(w=[torch.tensor([3.0, 0.0]), torch.zeros(2)]), None)
-    assert found.cosine[0][1] == 0.0 and found.cosine[1][1] == 0.0
+    analysis = analyse(inputs(w=[torch.tensor([3.0, 0.0]), torch.zeros(2)]), None)
+    assert analysis.cosine[0][1] == 0.0 and analysis.cosine[1][1] == 0.0
 
 
 def test_masks_are_counted_by_how_many_tasks_use_a_weight():
     bits = [[1, 1, 0, 0, 1], [1, 0, 0, 1, 1], [1, 0, 0, 0, 0]]
     masks = [{"w": pack(torch.tensor(row, dtype=torch.bool))} for row in bits]
-    found = mask_use(inputs(w=[torch.ones(5), torch.ones(5), torch.ones(5)]), masks)
-    assert found.share == pytest.approx([0.2, 0.4, 0.2, 0.2]) and found.kept == pytest.approx([0.6, 0.6, 0.2])
-    assert found.overlap[0] == pytest.approx([1, 0.5, 1 / 3])
+    use = mask_use(inputs(w=[torch.ones(5), torch.ones(5), torch.ones(5)]), masks)
+    assert use.share == pytest.approx([0.2, 0.4, 0.2, 0.2]) and use.kept == pytest.approx([0.6, 0.6, 0.2])
+    assert use.overlap[0] == pytest.approx([1, 0.5, 1 / 3])
 
 
 def test_a_layer_tells_spectra_and_shared_spaces():

@@ -1,18 +1,24 @@
 """Properties of every method in config/method."""
 
+import ast
+import re
+import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from command_line.build import build_method
 from command_line.config import compose_config
 from src.errors import UserError
 from src.merging.engine import inputs as module
 from src.merging.engine.inputs import MergeInputs
-from src.merging.method import Fixed, Method, normalised, respace
+from src.merging.lines import LiNeS
+from src.merging.method import Fixed, Method, Wrapper, normalised, respace
 from src.state_dict import add_vector
 from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import ROOT
@@ -58,9 +64,10 @@ def test_a_method_edits_nothing_it_is_given(name, lines):
     pretrained, finetuned = tiny_models()
     before = [{key: leaf.clone() for key, leaf in model.items()} for model in (pretrained, *finetuned.values())]
     vectors = build(name, lines)(merge_inputs((pretrained, finetuned), keep=True))(0.3)
+    inputs = {leaf.untyped_storage().data_ptr() for model in (pretrained, *finetuned.values()) for leaf in model.values()}
     for vector in vectors.values():
         for key in vector:
-            vector[key].clone().zero_()
+            assert vector[key].untyped_storage().data_ptr() not in inputs, f"{key} is the memory of an input"
     for model, kept in zip((pretrained, *finetuned.values()), before):
         assert all(torch.equal(model[key], leaf) for key, leaf in kept.items())
 
@@ -145,14 +152,24 @@ def test_models_of_16_bits_are_merged_in_32_and_of_64_in_64(name, lines):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_grids_are_those_of_the_papers(name):
+def test_coefficients_are_one_or_a_grid_that_ascends(name):
     method = build(name)
-    if isinstance(method, Fixed):
-        assert method.coefficients(4) == {"average": (0.25,), "zeroshot": (0.0,), "zero-shot": (0.0,)}.get(name, (1.0,))
-    else:
-        assert list(method.coefficients(4)) == sorted(method.coefficients(4))
-        largest = {"ties": 1.5, "tall_mask": 0.6} | dict.fromkeys(("TSVM", "TSVM_2", "iso_c", "iso_cts"), 3.0)
-        assert max(method.coefficients(4)) == largest.get(name, 1.0)
+    coefficients = method.coefficients(4)
+    assert len(coefficients) == 1 if isinstance(method, Fixed) else list(coefficients) == sorted(set(coefficients))
+
+
+# Of the papers' methods: the fixed coefficient for four tasks, or the ends of the grid.
+PAPERS = {
+    **{"average": (0.25,), "zeroshot": (0.0,), "zero-shot": (0.0,), "single_task": (1.0,), "mag_masking": (1.0,), "TSVC": (1.0,)},
+    **{"sum": (0.1, 1.0), "consensus": (0.1, 1.0), "ties": (0.1, 1.5), "tall_mask": (0.2, 0.6)},
+    **dict.fromkeys(("TSVM", "TSVM_2", "iso_c", "iso_cts"), (0.1, 3.0)),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_grids_are_those_of_the_papers(name):
+    coefficients = build(name).coefficients(4)
+    assert (coefficients if len(coefficients) == 1 else (coefficients[0], coefficients[-1])) == PAPERS[name]
 
 
 def test_single_task_tries_floors_from_one_down():
@@ -213,10 +230,10 @@ def test_models_that_do_not_match_are_refused_all_at_once():
     pretrained, finetuned = tiny_models()
     del finetuned["task0"]["head.bias"]
     finetuned["task2"]["embed.weight"] = torch.zeros(2, 2)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as excinfo:
         merge_inputs((pretrained, finetuned))
-    assert len(caught.value.problems) == 2
-    assert "task0 lacks head.bias" in str(caught.value) and "task2" in caught.value.problems[1]
+    assert len(excinfo.value.problems) == 2
+    assert "task0 lacks head.bias" in str(excinfo.value) and "task2" in excinfo.value.problems[1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -243,9 +260,49 @@ def test_an_infinite_mask_that_all_models_share_is_no_error():
     assert not vector["frozen.weight"].any()
 
 
-def test_every_method_has_a_file():
-    names = {Path(path).stem for path in METHODS}
-    assert {"zeroshot", "zero-shot", "single_task", "average", "sum", "ties"} <= names
+def test_every_method_has_a_yaml_that_names_it():
+    targets = {OmegaConf.load(path).get("_target_") for path in METHODS.values()}
+    classes = {
+        f"src.merging.{path.stem}.{node.name}"
+        for path in (ROOT / "src" / "merging").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and {"Searched", "Fixed", "Unscaled"} & {ast.unparse(base) for base in node.bases}
+    }
+    assert classes - {"src.merging.method.Unscaled"} == targets - {None}
+
+
+def test_a_wrapper_forwards_every_member_of_a_method():
+    """Else a member that a later method defines would be lost under LiNeS."""
+    members = {name for name in vars(Method) if not name.startswith("_")}
+    assert members <= set(vars(Wrapper)), members - set(vars(Wrapper))
+
+
+@pytest.mark.parametrize("name", [name for name, lines in VARIANTS if lines and not name.startswith("single_task")])
+def test_under_lines_a_method_answers_as_it_does_itself(name):
+    method, scaled = build(name), build(name, lines=True)
+    assert isinstance(scaled, LiNeS) and scaled.coefficients(3) == method.coefficients(3)
+    for member in ("per_task", "makes_masks", "decomposes", "mask_base"):
+        assert getattr(scaled, member) == getattr(method, member), member
+    assert scaled.mask_method == method.mask_method and scaled.description["base"] == method.description
+    with pytest.raises(UserError, match="finite"):
+        scaled.check_coefficient(float("nan"), 3)
+
+
+def test_the_readmes_own_method_passes_where_it_is_put(tmp_path):
+    """The example of README, median, in a copy of the program: the properties of every method hold for it, too."""
+    text = (ROOT / "README.md").read_text()
+    code = re.search(r"# src/merging/median\.py\n(.*?)```", text, re.S)[1]
+    yaml = re.search(r"# config/method/median\.yaml\n(.*?)```", text, re.S)[1]
+    for folder in ("src", "command_line", "config", "tests", "demo"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "files"))
+    for file in ("main.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    (tmp_path / "src" / "merging" / "median.py").write_text(f'"""The median."""\n\n{code}')
+    (tmp_path / "config" / "method" / "median.yaml").write_text(yaml)
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-o", "addopts=", "-q", "-k", "median or every_method", "tests"]
+    paths = ["tests/merging/test_methods.py", "tests/test_configs.py", "tests/test_imports.py"]
+    run = subprocess.run([*command[:-1], *paths], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0 and "passed" in run.stdout, run.stdout
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import open_clip
@@ -12,8 +13,7 @@ from command_line.paths import paths_of
 from src.checkpoints.opening import open_checkpoint
 from src.data.registry import find_tasks
 from src.errors import UserError
-from src.models.clip import loading as creation
-from src.models.clip.loading import tag_of
+from src.models.clip.loading import find_pretrained_config, resolve_quick_gelu
 from src.models.family import Batch
 from src.state_dict import digest
 from tests.training.test_loop import STANDARD
@@ -55,14 +55,12 @@ def test_a_head_is_unit_rows_times_the_logit_scale_and_is_kept(family, task):
     assert head.shape == (8, 64)
     torch.testing.assert_close(head.norm(dim=1), family.pretrained["model.logit_scale"].exp().expand(8))
     path = family._head_source.folder / "Arrows.safetensors"
-    written = path.stat().st_mtime_ns
+    modified = path.stat().st_mtime_ns
     family._heads.clear()
-    assert family.prepare(task) == first and path.stat().st_mtime_ns == written
+    assert family.prepare(task) == first and path.stat().st_mtime_ns == modified
 
 
-def test_a_head_of_other_prompts_is_made_again(family, task):
-    import dataclasses
-
+def test_a_head_of_other_prompts_is_built_again(family, task):
     other = dataclasses.replace(task, templates=("an arrow {}.",))
     family._heads.clear()
     first = family.prepare(task)
@@ -85,11 +83,12 @@ def test_predictors_of_several_weights_live_side_by_side_and_leave_the_pretraine
     before = digest(family.pretrained.items())
     batch = next(family.batches(task, "test", 64, family.spans(task, "test")[0]))
     zeros = {key: torch.zeros_like(leaf) for key, leaf in family.pretrained.items()}
-    first, none = family.predictor(family.pretrained), family.predictor(zeros)
-    assert not torch.equal(first(batch), none(batch)) and torch.equal(first(batch), family.predictor(family.pretrained)(batch))
+    predict, predict_with_zeros = family.predictor(family.pretrained), family.predictor(zeros)
+    assert not torch.equal(predict(batch), predict_with_zeros(batch))
+    assert torch.equal(predict(batch), family.predictor(family.pretrained)(batch))
     assert digest(family.pretrained.items()) == before
     logits = family._clip.encode_image(family._normalised(batch.inputs), normalize=True) @ family._heads[task.name][0].T
-    assert torch.equal(first(batch), logits.argmax(1))
+    assert torch.equal(predict(batch), logits.argmax(1))
     loss = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum").item()
     assert family.trainable(STANDARD)(batch).item() == pytest.approx(loss, rel=1e-5)
 
@@ -101,9 +100,9 @@ def test_what_is_fine_tuned_from_a_reference_keeps_all_but_its_image_tower(famil
     config = compose_config([f"model_location={tmp_path}", f"cache_dir={tmp_path}", f"pretrained={tmp_path}/start.safetensors"])
     other = build_family(config, paths_of(config), torch.device("cpu"))
     other.trainable(STANDARD).save(tmp_path / "tuned.safetensors", {})
-    written = open_checkpoint(tmp_path / "tuned.safetensors")
-    assert set(written) == set(family.pretrained)
-    assert all(torch.equal(written[key], leaf) for key, leaf in reference.items())
+    tuned = open_checkpoint(tmp_path / "tuned.safetensors")
+    assert set(tuned) == set(family.pretrained)
+    assert all(torch.equal(tuned[key], leaf) for key, leaf in reference.items())
 
 
 def test_a_narrower_precision_predicts_nearly_the_same(family, task):
@@ -136,38 +135,41 @@ def test_only_the_image_tower_is_trained(family):
 OPENAI = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
 
 
-def activation(architecture, pretrained, asked=None, like=None):
-    tag = tag_of(architecture, pretrained, like)
-    return creation.activation(f"{architecture}/{pretrained}", architecture, tag, asked, pretrained is not None)
+def uses_quick_gelu(architecture, pretrained, quick_gelu=None, like=None):
+    config = find_pretrained_config(architecture, pretrained, like)
+    return resolve_quick_gelu(f"{architecture}/{pretrained}", architecture, config, quick_gelu, pretrained is not None)
 
 
 @pytest.mark.parametrize("name", OPENAI)
 def test_models_of_openai_run_with_quick_gelu_and_nothing_else(name):
-    wanted = compose_config([f"model={name}"])
-    family = wanted.model.family
+    config = compose_config([f"model={name}"])
+    family = config.model.family
     assert (family.architecture, family.pretrained, family.quick_gelu) == (name, "openai", True)
-    assert wanted.tasks.names[:2] == ["Cars", "DTD"]
-    assert activation(name, "openai", None) is True and activation(name, "openai", True) is True
+    assert config.tasks.names[:2] == ["Cars", "DTD"]
+    assert uses_quick_gelu(name, "openai", None) is True and uses_quick_gelu(name, "openai", True) is True
     with pytest.raises(UserError, match=r"trained with QuickGELU; set model\.family\.quick_gelu=true"):
-        activation(name, "openai", False)
+        uses_quick_gelu(name, "openai", False)
 
 
 def test_the_activation_follows_the_tag():
-    assert activation("ViT-B-32", "laion2b_s34b_b79k", None) is False
+    assert uses_quick_gelu("ViT-B-32", "laion2b_s34b_b79k", None) is False
     with pytest.raises(UserError, match="trained with GELU"):
-        activation("ViT-B-32", "laion2b_s34b_b79k", True)
-    assert activation("ViT-B-32", None, True) is True and activation("ViT-B-32-quickgelu", "laion400m_e32", None) is True
+        uses_quick_gelu("ViT-B-32", "laion2b_s34b_b79k", True)
+    assert uses_quick_gelu("ViT-B-32", None, True) is True
+    assert uses_quick_gelu("ViT-B-32-quickgelu", "laion400m_e32", None) is True
 
 
 def test_a_weight_file_must_say_what_it_is_like():
     with pytest.raises(UserError, match=r"nothing tells.*model\.family\.like=TAG"):
-        activation("ViT-B-32", "openai.pt")
-    assert activation("ViT-B-32", "openai.pt", like="openai") is True and activation("ViT-B-32", "mine.pt", False) is False
+        uses_quick_gelu("ViT-B-32", "openai.pt")
+    assert (
+        uses_quick_gelu("ViT-B-32", "openai.pt", like="openai") is True and uses_quick_gelu("ViT-B-32", "mine.pt", False) is False
+    )
     with pytest.raises(UserError, match="trained with QuickGELU"):
-        activation("ViT-B-32", "openai.pt", False, "openai")
+        uses_quick_gelu("ViT-B-32", "openai.pt", False, "openai")
     with pytest.raises(UserError, match="like=opena is no tag of ViT-B-32"):
-        activation("ViT-B-32", "openai.pt", None, "opena")
-    assert tag_of("ViT-B-16-SigLIP", "siglip.pt", "webli")["mean"] == (0.5, 0.5, 0.5)
+        uses_quick_gelu("ViT-B-32", "openai.pt", None, "opena")
+    assert find_pretrained_config("ViT-B-16-SigLIP", "siglip.pt", "webli")["mean"] == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("name", ["RN50", "coca_ViT-B-32"])
@@ -183,11 +185,9 @@ def test_towers_that_are_no_plain_vision_transformer_predict(name, tmp_path):
     assert not any(
         "text_decoder" in key or (".transformer.resblocks" in key and ".visual." not in key) for key in family.pretrained
     )
-    family._heads["Arrows"] = torch.randn(3, family._width), "head"
-    predicted = family.predictor(family.pretrained)(
-        Batch("Arrows", torch.zeros(2, 3, 224, 224, dtype=torch.uint8), torch.zeros(2))
-    )
-    assert predicted.shape == (2,)
+    family._heads["Arrows"] = torch.randn(3, family._embed_dim), "head"
+    batch = Batch("Arrows", torch.zeros(2, 3, 224, 224, dtype=torch.uint8), torch.zeros(2))
+    assert family.predictor(family.pretrained)(batch).shape == (2,)
     if name == "RN50":
         with pytest.raises(UserError, match="no row of blocks"):
             family.depth("model.visual.layer1.0.conv1.weight")
@@ -216,11 +216,11 @@ def test_weights_that_cannot_be_had_are_named_with_the_way_by_hand(tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_gpu_predicts_what_the_cpu_does(family, task, precision, tmp_path):
     config = compose_config([f"model_location={tmp_path}", f"cache_dir={tmp_path}", "device=cuda", f"precision={precision}"])
-    there = build_family(config, paths_of(config), build_device(config))
-    for each in (family, there):
+    on_gpu = build_family(config, paths_of(config), build_device(config))
+    for each in (family, on_gpu):
         each.prepare(task)
     (span,) = family.spans(task, "test")
-    here, far = ([each.predictor(each.pretrained)(batch).cpu() for batch in each.batches(task, "test", 128, span)]
-                 for each in (family, there))  # fmt: skip
-    same = (torch.cat(here) == torch.cat(far)).float().mean()
-    assert same >= (0.999 if precision == "fp32" else 0.97)
+    expected, predictions = ([each.predictor(each.pretrained)(batch).cpu() for batch in each.batches(task, "test", 128, span)]
+                             for each in (family, on_gpu))  # fmt: skip
+    agreement = (torch.cat(expected) == torch.cat(predictions)).float().mean()
+    assert agreement >= (0.999 if precision == "fp32" else 0.97)

@@ -15,11 +15,11 @@ def heads(folder, published=lambda task: None, source=None, parity=False) -> Hea
 
 def test_synonyms_are_averaged_and_parity_prints_the_list_as_the_released_head_does(tmp_path):
     (task,) = find_tasks(["FER2013"], tmp_path)
-    averaged, printed = prompts_of(task, parity=False), prompts_of(task, parity=True)
-    assert [len(group) for group in averaged] == [6, 6, 6, 12, 12, 18, 12] and [len(group) for group in printed] == [6] * 7
-    assert "a photo of a happy looking face." in averaged[3] and "a photo of a smiling looking face." in averaged[3]
-    assert printed[0][0] == "a photo of a ['angry'] looking face."
-    assert printed[3][0] == "a photo of a ['happy', 'smiling'] looking face."
+    by_synonym, with_lists = prompts_of(task, parity=False), prompts_of(task, parity=True)
+    assert [len(group) for group in by_synonym] == [6, 6, 6, 12, 12, 18, 12] and [len(group) for group in with_lists] == [6] * 7
+    assert "a photo of a happy looking face." in by_synonym[3] and "a photo of a smiling looking face." in by_synonym[3]
+    assert with_lists[0][0] == "a photo of a ['angry'] looking face."
+    assert with_lists[3][0] == "a photo of a ['happy', 'smiling'] looking face."
 
 
 def test_parity_changes_no_task_without_synonyms(tmp_path):
@@ -40,28 +40,31 @@ class Words(nn.Module):
 
 
 def test_a_row_is_the_unit_mean_of_unit_features_times_the_scale():
-    found = zero_shot_head(Words(), lambda texts: torch.tensor([float(len(text)) for text in texts]), [["a", "bbb"], ["cc"]],
-                           torch.device("cpu"))  # fmt: skip
+    def tokenize(texts):
+        return torch.tensor([float(len(text)) for text in texts])
+
+    head = zero_shot_head(Words(), tokenize, [["a", "bbb"], ["cc"]], torch.device("cpu"))
     first = Words().encode_text(torch.tensor([1.0, 3.0]), True).mean(0)
-    torch.testing.assert_close(found[0], first / first.norm() * torch.tensor(2.0).exp())
-    torch.testing.assert_close(found.norm(dim=1), torch.tensor(2.0).exp().expand(2))
+    torch.testing.assert_close(head[0], first / first.norm() * torch.tensor(2.0).exp())
+    torch.testing.assert_close(head.norm(dim=1), torch.tensor(2.0).exp().expand(2))
 
 
 def test_heads_are_kept_by_prompts_and_tower(tmp_path):
     task = SimpleNamespace(name="T", classes=["a", ("b", "c")], templates=["{}."])
-    built = []
+    calls = []
 
     def build(prompts):
-        built.append(prompts)
-        return torch.ones(2, 3) * len(built)
+        calls.append(prompts)
+        return torch.ones(2, 3) * len(calls)
 
-    kept = heads(tmp_path)
-    assert torch.equal(kept.weight(task, lambda: "tower", build), kept.weight(task, lambda: "tower", build)) and len(built) == 1
-    assert built[0] == [["a."], ["b.", "c."]] and (tmp_path / "T.safetensors").exists()
-    kept.weight(task, lambda: "another", build)
+    from_prompts = heads(tmp_path)
+    first, second = (from_prompts.weight(task, lambda: "tower", build) for _ in range(2))
+    assert torch.equal(first, second) and len(calls) == 1
+    assert calls[0] == [["a."], ["b.", "c."]] and (tmp_path / "T.safetensors").exists()
+    from_prompts.weight(task, lambda: "another", build)
     heads(tmp_path, parity=True).weight(task, lambda: "another", build)
-    assert heads(tmp_path, lambda name: tmp_path / "T.safetensors").from_file("T") is None  # built here, not published
-    assert len(built) == 3 and built[2] == [["a."], ["['b', 'c']."]]
+    assert heads(tmp_path, lambda name: tmp_path / "T.safetensors").published_file("T") is None  # built here, not published
+    assert len(calls) == 3 and calls[2] == [["a."], ["['b', 'c']."]]
 
 
 def test_published_heads_are_checked(tmp_path):
@@ -76,9 +79,9 @@ def test_published_heads_are_checked(tmp_path):
         with pytest.raises(UserError, match=words):
             heads(tmp_path, lambda name: path).weight(task, lambda: "", lambda prompts: None)
     torch.save({"weight": torch.ones(2, 4, dtype=torch.float16), "bias": torch.zeros(2)}, path)
-    found = heads(tmp_path, lambda name: path).weight(task, lambda: "", lambda prompts: None)
-    assert found.dtype == torch.float32 and found.shape == (2, 4)
-    assert heads(tmp_path, lambda name: path, source="prompts").from_file("T") is None
+    head = heads(tmp_path, lambda name: path).weight(task, lambda: "", lambda prompts: None)
+    assert head.dtype == torch.float32 and head.shape == (2, 4)
+    assert heads(tmp_path, lambda name: path, source="prompts").published_file("T") is None
 
 
 def test_unknown_choices_are_named(tmp_path):

@@ -18,17 +18,17 @@ WORDS = {"hidden_size": 24, "intermediate_size": 96, "num_hidden_layers": 1, "nu
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def seed():
     torch.manual_seed(0)
 
 
-def whole(seed: int = 0) -> tuple[open_clip.CLIP, dict[str, torch.Tensor]]:
+def our_clip(seed: int = 0) -> tuple[open_clip.CLIP, dict[str, torch.Tensor]]:
     clip = tiny_clip(seed, quick_gelu=True).eval()
     return clip, {f"model.{key}": leaf for key, leaf in clip.state_dict().items() if not key.startswith("transformer.")}
 
 
-def shaken(model):
-    """All weights random, also those that are initialised with zeros and ones."""
+def randomise(model):
+    """Make all weights random, also those that are initialised with zeros and ones; return the model."""
     with torch.no_grad():
         for leaf in model.parameters():
             leaf.normal_(std=0.2)
@@ -40,8 +40,8 @@ def load(clip, state):
 
 
 def test_image_features_are_those_of_transformers():
-    theirs = shaken(transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION)))
-    clip, like = whole()
+    theirs = randomise(transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION)))
+    clip, like = our_clip()
     state = theirs.state_dict()
     assert is_hf(state) and not is_hf(like)
     load(clip, from_hf(state, like))
@@ -54,33 +54,29 @@ def test_image_features_are_those_of_transformers():
 def test_there_and_back_is_equal_to_the_bit(tmp_path, kind):
     if kind == "whole":
         config = transformers.CLIPConfig(text_config=WORDS, vision_config=VISION, projection_dim=16)
-        state = dict(shaken(transformers.CLIPModel(config)).state_dict())
+        state = dict(randomise(transformers.CLIPModel(config)).state_dict())
         state["text_model.embeddings.position_ids"] = torch.arange(8)[None]  # as older files have it
     else:
         model = transformers.CLIPVisionModelWithProjection if kind == "projection" else transformers.CLIPVisionModel
-        state = dict(shaken(model(transformers.CLIPVisionConfig(**VISION))).state_dict())
+        state = dict(randomise(model(transformers.CLIPVisionConfig(**VISION))).state_dict())
     if kind == "vision of version 4":
         state = {f"vision_model.{key.removeprefix('vision_model.')}": leaf for key, leaf in state.items()}
     save_file({key: leaf.contiguous() for key, leaf in state.items()}, tmp_path / "model.safetensors")
     opened = open_checkpoint(tmp_path)
-    like = whole()[1]
+    like = our_clip()[1]
     ours = from_hf(opened, like)
     assert list(ours) == list(like) and all(ours.outline[key].shape == like[key].shape for key in like)
-    changed = {key for key in like if not torch.equal(ours[key], like[key])}
-    text = {key for key in like if not key.startswith("model.visual.")}
-    assert (
-        changed
-        == {"vision": set(like) - text - {"model.visual.proj"}, "projection": set(like) - text, "whole": set(like)}[
-            kind.split()[0]
-        ]
-    )
+    replaced = {key for key in like if not torch.equal(ours[key], like[key])}
+    vision = {key for key in like if key.startswith("model.visual.")}
+    expected = {"vision": vision - {"model.visual.proj"}, "projection": vision, "whole": set(like)}
+    assert replaced == expected[kind.split()[0]]
     back = to_hf(ours, opened)
     assert set(back) == set(state) and all(torch.equal(back[key], state[key]) for key in state)
     assert all(back.outline[key].shape == state[key].shape for key in state)
 
 
 def test_ours_to_theirs_gives_the_same_features():
-    clip, state = whole(seed=3)
+    clip, state = our_clip(seed=3)
     theirs = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION)).eval()
     theirs.load_state_dict({key: leaf.contiguous() for key, leaf in to_hf(state, theirs.state_dict()).items()})
     images = torch.randn(2, 3, 16, 16)
@@ -92,24 +88,24 @@ def test_ours_to_theirs_gives_the_same_features():
 def test_another_architecture_is_refused_both_ways(change):
     state = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**{**VISION, **change})).state_dict()
     with pytest.raises(UserError, match="does not fit the model"):
-        from_hf(state, whole()[1])
+        from_hf(state, our_clip()[1])
     with pytest.raises(UserError, match="does not fit the one of transformers"):
-        to_hf(whole()[1], state)
+        to_hf(our_clip()[1], state)
 
 
 def test_nothing_is_read_before_it_is_asked_for():
     state = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)).state_dict()
-    read = []
+    reads = []
 
-    class Watched(dict):
+    class Recorded(dict):
         @property
         def outline(self):
             return {key: torch.empty(leaf.shape, dtype=leaf.dtype, device="meta") for key, leaf in state.items()}
 
         def __getitem__(self, key):
-            read.append(key)
+            reads.append(key)
             return super().__getitem__(key)
 
-    ours = from_hf(Watched(state), dict(ImageEncoder(tiny_clip()).state_dict()))
-    assert not read
-    assert ours["model.visual.transformer.resblocks.1.attn.in_proj_bias"].shape == (96,) and len(read) == 3
+    ours = from_hf(Recorded(state), dict(ImageEncoder(tiny_clip()).state_dict()))
+    assert not reads
+    assert ours["model.visual.transformer.resblocks.1.attn.in_proj_bias"].shape == (96,) and len(reads) == 3

@@ -34,9 +34,10 @@ def inputs(block: Block) -> torch.Tensor:
     return torch.randn(3, 5, 8, dtype=block.norm.weight.dtype, generator=torch.Generator().manual_seed(1))
 
 
-def moved(block: Block, scale: float, seed: int = 2) -> StateDict:
-    draw = torch.Generator().manual_seed(seed)
-    return {key: leaf.detach() + scale * torch.randn(leaf.shape, dtype=leaf.dtype, generator=draw)
+def perturb(block: Block, scale: float, seed: int = 2) -> StateDict:
+    """Return the block's weights plus noise."""
+    generator = torch.Generator().manual_seed(seed)
+    return {key: leaf.detach() + scale * torch.randn(leaf.shape, dtype=leaf.dtype, generator=generator)
             for key, leaf in block.named_parameters()}  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def reference(block: Block) -> StateDict:
 
 def test_it_equals_the_model_at_the_reference(block):
     x, start = inputs(block), reference(block)
-    at_reference = tangent(lambda weights: functional_call(block, weights, (x,)), start, moved(block, 0.0))
+    at_reference = tangent(lambda weights: functional_call(block, weights, (x,)), start, perturb(block, 0.0))
     torch.testing.assert_close(at_reference, block(x))
     torch.testing.assert_close(tangent(lambda weights: functional_call(block, weights, (x,)), start, start), block(x))
     torch.testing.assert_close(LinearizedModel(block)(x), block(x))
@@ -56,7 +57,7 @@ def test_its_change_is_the_first_derivative():
     """Central differences in float64: the error falls with the square of the step, until rounding."""
     torch.manual_seed(0)
     block = Block().double().eval()
-    x, start, end = inputs(block), reference(block), moved(block, 0.1)
+    x, start, end = inputs(block), reference(block), perturb(block, 0.1)
     change = tangent(lambda weights: functional_call(block, weights, (x,)), start, end) - block(x)
 
     def at(step: float) -> torch.Tensor:
@@ -68,7 +69,7 @@ def test_its_change_is_the_first_derivative():
 
 def test_it_is_linear_in_its_weights(block):
     x, start = inputs(block), reference(block)
-    first, second = moved(block, 0.3), moved(block, 0.3, seed=3)
+    first, second = perturb(block, 0.3), perturb(block, 0.3, seed=3)
     both = {key: first[key] + 2 * (second[key] - start[key]) for key in start}
     change = {name: tangent(lambda weights: functional_call(block, weights, (x,)), start, weights) - block(x)
               for name, weights in (("first", first), ("second", second), ("both", both))}  # fmt: skip
@@ -81,21 +82,21 @@ def test_its_gradient_is_that_of_the_expansion():
     torch.manual_seed(0)
     block = Block().double().eval()
     x, start = inputs(block), reference(block)
-    weights = {key: leaf.clone().requires_grad_() for key, leaf in moved(block, 0.5).items()}
-    found = tangent(lambda entries: functional_call(block, entries, (x,)), start, weights)
-    (found**2).sum().backward()
+    weights = {key: leaf.clone().requires_grad_() for key, leaf in perturb(block, 0.5).items()}
+    outputs = tangent(lambda entries: functional_call(block, entries, (x,)), start, weights)
+    (outputs**2).sum().backward()
     with sdpa_kernel(SDPBackend.MATH):
         jacobian = jacrev(lambda entries: functional_call(block, entries, (x,)))(start)
     for key, leaf in weights.items():
-        expected = torch.tensordot(2 * found.detach(), jacobian[key], dims=2)
+        expected = torch.tensordot(2 * outputs.detach(), jacobian[key], dims=2)
         torch.testing.assert_close(leaf.grad, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_only_what_moves_needs_a_tangent_and_only_what_trains_a_gradient(block):
     x, start = inputs(block), reference(block)
-    attention = {key: leaf.requires_grad_() for key, leaf in moved(block, 0.3).items() if key.startswith("attn")}
-    found = tangent(lambda weights: functional_call(block, weights, (x,)), start, {**start, **attention})
-    found.sum().backward()
+    attention = {key: leaf.requires_grad_() for key, leaf in perturb(block, 0.3).items() if key.startswith("attn")}
+    outputs = tangent(lambda weights: functional_call(block, weights, (x,)), start, {**start, **attention})
+    outputs.sum().backward()
     assert all(leaf.grad is not None for leaf in attention.values())
     assert not any(leaf.requires_grad for leaf in start.values())
     with torch.no_grad():
@@ -118,8 +119,8 @@ def test_a_linearized_model_trains_and_keeps_the_names_of_its_parameters(block):
 
 def test_vectors_of_both_kinds_add_up_by_name_and_apply_to_both_kinds_of_model(block):
     x, start = inputs(block), dict(block.state_dict())
-    linear = LinearizedTaskVector(start, moved(block, 0.2))
-    other = NonLinearTaskVector(dict(reversed(start.items())), moved(block, 0.2, seed=3))  # another order of names
+    linear = LinearizedTaskVector(start, perturb(block, 0.2))
+    other = NonLinearTaskVector(dict(reversed(start.items())), perturb(block, 0.2, seed=3))  # another order of names
     assert isinstance(linear + other, LinearizedTaskVector) and isinstance(other + linear, NonLinearTaskVector)
     both = linear + other
     for key in start:

@@ -12,7 +12,7 @@ from command_line.paths import paths_of
 from src.checkpoints.opening import open_checkpoint, open_finetuned
 from src.data.registry import find_tasks
 from src.errors import UserError
-from src.models.modes import TRAINS, LowRank, Mode, trained
+from src.models.modes import TRAINS, LowRank, Mode, trained_parameters
 from src.runtime.signals import StopRequested
 from src.training.loop import TrainingSettings, finetune
 from tests.helpers.processes import ROOT
@@ -27,9 +27,9 @@ COUNTS = {"all": 921_408, "attention": 8 * 4 * 96**2, "attention+bias": 8 * (4 *
 def family(tmp_path_factory):
     folder = tmp_path_factory.mktemp("family")
     config = compose_config([f"model_location={folder}", f"cache_dir={folder}"])
-    made = build_family(config, paths_of(config), torch.device("cpu"))
-    made.prepare(task())
-    return made
+    clip = build_family(config, paths_of(config), torch.device("cpu"))
+    clip.prepare(task())
+    return clip
 
 
 def task():
@@ -48,7 +48,7 @@ def recipe():
     return build_recipe(compose_config(["model.recipe.epochs=1", "model.recipe.batch_size=32"]), "Arrows")
 
 
-class Few:
+class FirstExamples:
     """A task of which only the first examples are trained on."""
 
     def __init__(self, whole, count):
@@ -66,12 +66,12 @@ class Few:
 def test_what_trains_is_so_many_parameters_and_moves_and_nothing_else_does(family, trains, tmp_path):
     mode = Mode("some", "some", trains, "never", None)
     trainable = family.trainable(mode)
-    assert trainable.count == COUNTS[trains] and trainable.whole == COUNTS["all"]
+    assert trainable.count == COUNTS[trains] and trainable.total == COUNTS["all"]
     path = tmp_path / "w_finetuned.safetensors"
-    finetune(family, Few(task(), 96), recipe(), mode, path, TrainingSettings())
+    finetune(family, FirstExamples(task(), 96), recipe(), mode, path, TrainingSettings())
     tuned, start = open_checkpoint(path), family.pretrained
-    moved = {key for key in start if not torch.equal(tuned[key], start[key])}
-    assert moved == set(trainable.names) and sum(start[key].numel() for key in moved) == COUNTS[trains]
+    changes = {key for key in start if not torch.equal(tuned[key], start[key])}
+    assert changes == set(trainable.names) and sum(start[key].numel() for key in changes) == COUNTS[trains]
 
 
 def test_linear_2_trains_the_attention_matrices_and_its_number_is_printed(family):
@@ -87,17 +87,18 @@ def test_vit_b_32_would_train_the_papers_number_of_parameters():
              "mlp.c_fc.bias": (3072,), "mlp.c_proj.weight": (768, 3072), "mlp.c_proj.bias": (768,)}  # fmt: skip
     entries = {f"v.blocks.{number}.{name}": torch.empty(shape, device="meta")
                for number in range(12) for name, shape in block.items()}  # fmt: skip
-    found = {trains: sum(entries[key].numel() for key in trained(entries, r"v\.blocks\.\d+\.", trains)) for trains in TRAINS}
-    assert found["attention"] == 28_311_552 and found["attention+bias"] == 28_311_552 + 12 * 4 * 768
-    assert found["mlp"] == 56_623_104 and found["all-linear"] == 84_934_656
+    names = {trains: trained_parameters(entries, r"v\.blocks\.\d+\.", trains) for trains in TRAINS}
+    counts = {trains: sum(entries[key].numel() for key in names[trains]) for trains in TRAINS}
+    assert counts["attention"] == 28_311_552 and counts["attention+bias"] == 28_311_552 + 12 * 4 * 768
+    assert counts["mlp"] == 56_623_104 and counts["all-linear"] == 84_934_656
 
 
 def test_norms_inside_attention_are_no_linear_layers_and_unknown_architectures_are_refused():
     entries = {name: torch.empty(shape) for name, shape in
                {"b.0.attn.qkv.weight": (6, 2), "b.0.attn.qkv.bias": (6,), "b.0.attn.q_norm.bias": (2,)}.items()}  # fmt: skip
-    assert trained(entries, r"b\.\d+\.", "attention+bias") == ["b.0.attn.qkv.weight", "b.0.attn.qkv.bias"]
+    assert trained_parameters(entries, r"b\.\d+\.", "attention+bias") == ["b.0.attn.qkv.weight", "b.0.attn.qkv.bias"]
     with pytest.raises(UserError, match="no mlp parameters"):
-        trained(entries, r"b\.\d+\.", "mlp")
+        trained_parameters(entries, r"b\.\d+\.", "mlp")
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -110,7 +111,9 @@ def test_every_mode_starts_where_the_pretrained_model_is_and_learns(family, name
         return
     path = tmp_path / ("w_finetuned/adapter_model.safetensors" if mode.lora else "w_finetuned.safetensors")
     lines = []
-    finetune(family, Few(task(), 192), recipe(), mode, path, TrainingSettings(log_callbacks=(lines.append,), log_steps=2))
+    finetune(
+        family, FirstExamples(task(), 192), recipe(), mode, path, TrainingSettings(log_callbacks=(lines.append,), log_steps=2)
+    )
     assert lines[-1].loss < lines[0].loss
     tuned = open_finetuned(path, family.pretrained)
     assert set(tuned) == set(family.pretrained)
@@ -121,9 +124,9 @@ def test_every_mode_starts_where_the_pretrained_model_is_and_learns(family, name
 def test_logits_before_the_norm_are_linear_in_the_sum_of_vectors(family):
     """Features of the sum are the sum of the features' changes, and so is all that a head makes of them but for their norm."""
     linear, batch = family.linearized(), batch_of(family)
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     tower = linear._reference
-    moves = [{key: 0.02 * torch.randn(leaf.shape, generator=draw) for key, leaf in tower.items()} for _ in range(2)]
+    moves = [{key: 0.02 * torch.randn(leaf.shape, generator=generator) for key, leaf in tower.items()} for _ in range(2)]
     head = family._heads["Arrows"][0]
 
     def logits(*vectors):
@@ -150,38 +153,39 @@ def test_the_tangent_family_keeps_its_scores_apart_and_does_not_change_the_other
 @pytest.mark.parametrize("name", [name for name in MODES if name != "posthoc"])
 def test_every_mode_goes_on_to_the_same_bits(family, name, tmp_path):
     mode, contents = mode_named(name), []
-    for place, bells in (("whole", ()), ("parts", (1, 3))):
-        path = tmp_path / place / ("w_finetuned/adapter_model.safetensors" if mode.lora else "w_finetuned.safetensors")
-        for at in bells:
+    for folder, stops in (("whole", ()), ("parts", (1, 3))):
+        path = tmp_path / folder / ("w_finetuned/adapter_model.safetensors" if mode.lora else "w_finetuned.safetensors")
+        for step in stops:
+            settings = TrainingSettings(progress=SignalAt(step), workers=step % 2)
             with pytest.raises(StopRequested):
-                finetune(family, Few(task(), 160), recipe(), mode, path, TrainingSettings(progress=SignalAt(at), workers=at % 2))
-        finetune(family, Few(task(), 160), recipe(), mode, path, TrainingSettings())
+                finetune(family, FirstExamples(task(), 160), recipe(), mode, path, settings)
+        finetune(family, FirstExamples(task(), 160), recipe(), mode, path, TrainingSettings())
         contents.append(path.read_bytes())
     assert contents[0] == contents[1]
 
 
 def test_linear_learns_by_the_tangent_s_loss_and_standard_by_its_own(family):
     """The two start with one gradient, and part with the first step: each has the loss of what it trains."""
-    batch, draw = batch_of(family), torch.Generator().manual_seed(0)
-    moved = {key: leaf + 0.02 * torch.randn(leaf.shape, generator=draw) for key, leaf in family.pretrained.items()}
+    batch, generator = batch_of(family), torch.Generator().manual_seed(0)
+    weights = {key: leaf + 0.02 * torch.randn(leaf.shape, generator=generator) for key, leaf in family.pretrained.items()}
     for name, model in (("standard", family), ("linear", family.linearized())):
         trainable = family.trainable(mode_named(name))
         with torch.no_grad():
             for key, leaf in trainable.entries.items():
-                leaf.copy_(moved[key])
+                leaf.copy_(weights[key])
             loss = trainable(batch).item()
-        tower = family._tower(moved)
+        tower = family._tower(weights)
         expected = family._summed_loss(model._features(tower, batch.inputs), batch).item()
         assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_order_and_the_crops_of_images_follow_from_seed_epoch_and_number(family):
-    places = [[(0, 5), (0, 6)], [(1, 5), (0, 5)]]
+    ids = [[(0, 5), (0, 6)], [(1, 5), (0, 5)]]
 
-    def seen(seed, workers):
-        return [batch.inputs for batch in family.training_batches(task(), places, seed, workers)]
+    def inputs(seed, workers):
+        return [batch.inputs for batch in family.training_batches(task(), ids, seed, workers)]
 
-    one, again, other = seen(0, 0), seen(0, 2), seen(1, 0)
+    one, again, other = inputs(0, 0), inputs(0, 2), inputs(1, 0)
     assert all(torch.equal(a, b) for a, b in zip(one, again)) and torch.equal(one[0][0], one[1][1])
     assert not torch.equal(one[0][0], one[1][0]) and not torch.equal(one[0], other[0])
     plain = torch.from_numpy(np.array(task().examples("train")[5][0])).permute(2, 0, 1)
@@ -193,7 +197,7 @@ def test_an_adapter_in_its_folder_is_the_model_that_was_trained(family, trains, 
     """What peft computes with the adapter, and what our dense reading of the folder gives, agree."""
     mode = Mode("lora", "lora", trains, "never", LowRank(4, 8))
     path = tmp_path / "lora_finetuned" / "adapter_model.safetensors"
-    finetune(family, Few(task(), 96), recipe(), mode, path, TrainingSettings())
+    finetune(family, FirstExamples(task(), 96), recipe(), mode, path, TrainingSettings())
     trainable, batch = family.trainable(mode), batch_of(family)
     saved = open_checkpoint(path)
     for name, leaf in trainable.entries.items():
@@ -205,10 +209,10 @@ def test_an_adapter_in_its_folder_is_the_model_that_was_trained(family, trains, 
     assert loss != pytest.approx(family.trainable(mode_named("standard"))(batch).item(), rel=1e-3)
     other = tmp_path / "other" / "lora_finetuned" / "adapter_model.safetensors"
     torch.manual_seed(5)
-    finetune(family, Few(task(), 96), recipe(), mode, other, TrainingSettings())
-    assert path.read_bytes() == other.read_bytes()  # where adapters start follows from the seed alone
-    about = json.loads((path.parent / "adapter_config.json").read_text())
-    assert about["r"] == 4 and about["peft_type"] == "LORA"
+    finetune(family, FirstExamples(task(), 96), recipe(), mode, other, TrainingSettings())
+    assert path.read_bytes() == other.read_bytes()  # where adapters start follows from nothing but the seed
+    config = json.loads((path.parent / "adapter_config.json").read_text())
+    assert config["r"] == 4 and config["peft_type"] == "LORA"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from src.evaluation.search import SearchPoint
 from src.experiments.disentanglement import DisentanglementResult
 from src.experiments.negation import NegationResult, TaskNegation, best_negation
 from src.models.family import Batch
-from src.pickles.linearized import parameters
+from src.pickles.linearized import parameter_shapes
 from src.training.provenance import recipe_digest_of
 from tests.helpers.processes import ROOT, run_script
 
@@ -236,7 +236,7 @@ def test_numbered_checkpoints_of_the_tangent_line_are_scored_around_the_model_th
     for task in TASKS:
         named = load_file(folder / f"checkpoints/ViT-demo/{task}Val/linear_finetuned.safetensors")
         numbered = {f"model.{part}.{number}": (named if part == "params" else reference_of(named, start))[name]
-                    for part in ("params", "params0") for number, (name, _) in enumerate(parameters(8))}  # fmt: skip
+                    for part in ("params", "params0") for number, (name, _) in enumerate(parameter_shapes(8))}  # fmt: skip
         tuned[task] = tmp_path / "checkpoints" / "ViT-demo" / f"{task}Val" / "linear_finetuned.pt"
         tuned[task].parent.mkdir(parents=True)
         torch.save(numbered, tuned[task])

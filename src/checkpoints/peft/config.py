@@ -1,4 +1,4 @@
-"""The settings of an adapter's training: which are understood, which entries they target, and what a product counts."""
+"""An adapter's adapter_config.json: which settings are supported, which entries they target, and how products are scaled."""
 
 import json
 import math
@@ -11,83 +11,95 @@ from typing import Any
 from src.errors import UserError, raise_any, shorten
 
 CONFIG = "adapter_config.json"
-WAY_OUT = "merge it with peft's merge_and_unload, save the model, and give that folder"
+ADVICE = "merge it with peft's merge_and_unload, save the model, and give that folder"
 
-# A setting that is on and is not among these changes what the factors mean, or may for all we know.
-UNDERSTOOD = {
+# Any other setting that is on changes what the factors mean, or may.
+SUPPORTED_SETTINGS = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying", "eva_config",
     "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
     "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core", "modules_to_save", "peft_type",
     "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "target_modules", "target_parameters", "task_type",
     "unsloth_fixed", "use_dora", "use_rslora",
 }  # fmt: skip
-SILENT = {"r": 8, "lora_alpha": 8}  # what holds where the settings do not say
-TABLES = ("rank_pattern", "alpha_pattern")  # other values of these, each by a pattern of the names it is for
-MOVES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")  # ways to start that take the first product out of the weights
+DEFAULTS = {"r": 8, "lora_alpha": 8}
+PATTERN_TABLES = ("rank_pattern", "alpha_pattern")  # values that replace r and lora_alpha where a pattern matches a name
+BASE_CHANGING_INITS = ("pissa", "corda", "olora", "loftq", "lora_ga")  # subtract the initial product from the base weights
 
 
 @dataclass(frozen=True)
 class Settings:
-    """told: what the file says, under peft's names."""
+    """The settings of an adapter's training.
 
-    told: Mapping[str, Any]
+    values: by peft's names, defaults filled in.
+    """
+
+    values: Mapping[str, Any]
 
     def is_target(self, name: str) -> bool:
         """Whether a parameter was adapted by its own name."""
-        return any(f".{name}".endswith(f".{target}") for target in self.told.get("target_parameters") or ())
+        return any(f".{name}".endswith(f".{target}") for target in self.values.get("target_parameters") or ())
 
-    def targets(self, start: str, children: Iterable[str]) -> list[str]:
-        """Which of a layer's entries its factors may change: parameters that were targeted, else its weight."""
-        names = [start + child for child in children]
-        weights = [start + child for child in ("weight", "in_proj_weight")]
+    def targets(self, prefix: str, children: Iterable[str]) -> list[str]:
+        """Return the entries that a layer's factors may change: its parameters that are targets, else its weight.
+
+        children: the names of the layer's entries without `prefix`.
+        """
+        names = [prefix + child for child in children]
+        weights = [prefix + child for child in ("weight", "in_proj_weight")]
         return list(filter(self.is_target, names)) or [name for name in weights if name in names][:1]
 
     def scale(self, pattern_name: str, rank: int) -> float:
-        """What the product of a module or parameter counts. Raises UserError if it has another rank, or several factors."""
-        ranks, alphas = self._values("rank_pattern", pattern_name, "r"), self._values("alpha_pattern", pattern_name, "lora_alpha")
+        """Return what the product of a module's or parameter's factors is multiplied by: alpha over the rank or its root.
+
+        Raise UserError if the settings give it another rank, or several alphas.
+        """
+        ranks = self._matching_values("rank_pattern", pattern_name, "r")
+        alphas = self._matching_values("alpha_pattern", pattern_name, "lora_alpha")
         if rank not in ranks:
             raise UserError(f"{pattern_name} has rank {rank}, and {ranks} in {CONFIG}; copy both files of one training again")
-        if len(set(alphas)) > 1:  # the first would count, but peft sorts them when it writes
-            said = f"{pattern_name} has several factors by the alpha_pattern in {CONFIG}, {alphas}; leave the one that was meant"
-            raise UserError(said)
-        return alphas[0] / (math.sqrt(rank) if self.told.get("use_rslora") else rank)
+        if len(set(alphas)) > 1:  # the first one would count, but peft sorts them when it writes
+            raise UserError(
+                f"{pattern_name} has several factors by the alpha_pattern in {CONFIG}, {alphas}; leave the one that was meant"
+            )
+        return alphas[0] / (math.sqrt(rank) if self.values.get("use_rslora") else rank)
 
-    def _values(self, table: str, pattern_name: str, otherwise: str) -> list[float]:
-        patterns = self.told[table].items()
-        return [value for key, value in patterns if _at_the_end(key).fullmatch(pattern_name)] or [self.told[otherwise]]
+    def _matching_values(self, table: str, pattern_name: str, otherwise: str) -> list[float]:
+        patterns = self.values[table].items()
+        return [value for key, value in patterns if _name_pattern(key).fullmatch(pattern_name)] or [self.values[otherwise]]
 
 
-def _at_the_end(pattern: str) -> re.Pattern[str]:
-    """Of the names that end, after a dot, in what a pattern matches."""
+def _name_pattern(pattern: str) -> re.Pattern[str]:
+    """Return the pattern of names that `pattern` matches, whole or from a dot to the end."""
     return re.compile(rf"(?:.*\.)?(?:{pattern})")
 
 
 def read_settings(file: Path) -> Settings:
-    """Raises UserError with all that is not understood in the file."""
+    """Return the settings in a file. Raise UserError with all that is not supported in it."""
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as reason:
-        raise UserError(f"{file} cannot be read as json ({reason}); copy the adapter again") from reason
-    kind = told.get("peft_type") if isinstance(told, dict) else type(told).__name__
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as json ({error}); copy the adapter again") from error
+    kind = values.get("peft_type") if isinstance(values, dict) else type(values).__name__
     if kind != "LORA":
-        raise UserError(f"{file} is of the kind {kind}, and only LORA is read here; {WAY_OUT}")
-    told = {**SILENT, **told, **{table: told.get(table) or {} for table in TABLES}}
-    start, problems = str(told.get("init_lora_weights")).lower(), []
-    if start.startswith(MOVES_BASE):
-        problems.append(f"{file}: init_lora_weights={start} changes the weights that the factors are added to; {WAY_OUT}")
-    targets = told.get("target_parameters") or []
+        raise UserError(f"{file} is of the kind {kind}, and only LORA is read here; {ADVICE}")
+    values = {**DEFAULTS, **values, **{table: values.get(table) or {} for table in PATTERN_TABLES}}
+    problems = []
+    initialization = str(values.get("init_lora_weights")).lower()
+    if initialization.startswith(BASE_CHANGING_INITS):
+        problems.append(f"{file}: init_lora_weights={initialization} changes the weights that the factors are added to; {ADVICE}")
+    targets = values.get("target_parameters") or []
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         problems.append(f"{file}: target_parameters is a list of names; got {targets!r}; copy the adapter again")
-    strange = [f"{name}={value!r}" for name, value in told.items() if value and name not in UNDERSTOOD]
-    if strange:
-        problems.append(f"{file} sets what is not known here: {shorten(strange)}; {WAY_OUT}")
+    unsupported = [f"{name}={value!r}" for name, value in values.items() if value and name not in SUPPORTED_SETTINGS]
+    if unsupported:
+        problems.append(f"{file} sets what is not known here: {shorten(unsupported)}; {ADVICE}")
     try:
-        patterns = [pair for table in TABLES for pair in told[table].items()]
-        for name, value in [*patterns, *((number, told[number]) for number in SILENT)]:
-            _at_the_end(name)
+        patterns = [pair for table in PATTERN_TABLES for pair in values[table].items()]
+        for name, value in [*patterns, *((number, values[number]) for number in DEFAULTS)]:
+            _name_pattern(name)
             if type(value) not in (int, float) or not math.isfinite(value):
                 raise TypeError(f"{name} is {value!r}")
-    except (re.error, TypeError, AttributeError, OverflowError) as reason:
-        problems.append(f"{file}: {', '.join(SILENT)} and their patterns have to be numbers ({reason}); copy the adapter again")
+    except (re.error, TypeError, AttributeError, OverflowError) as error:
+        problems.append(f"{file}: {', '.join(DEFAULTS)} and their patterns have to be numbers ({error}); copy the adapter again")
     raise_any(problems)
-    return Settings(told)
+    return Settings(values)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from src.checkpoints.peft.config import CONFIG
-from src.checkpoints.peft.matching import best_fit
+from src.checkpoints.peft.matching import match_adapter
 from src.checkpoints.peft.reading import WEIGHTS, read_adapter
 from src.checkpoints.reading import Checkpoint
 from src.errors import UserError
@@ -20,15 +20,19 @@ def adapter_folder(path: Path) -> Path | None:
 
 
 def open_adapter(path: Path, pretrained: StateDict, base_digest: str = "") -> Checkpoint:
-    """The model that an adapter makes of `pretrained`: the same entries, a changed one computed when it is asked for.
+    """Return the model that an adapter makes of `pretrained`: the same entries, each changed one computed when it is read.
 
-    Sums are in float32 (float64 for float64) and take the dtype of `pretrained`; entries that are not changed are its own.
-    The adapter's names may lack a prefix that those of `pretrained` have, or have one more. base_digest: as in
-    `Checkpoint.view`. Raises UserError if the folder cannot be read, holds what is not known here, or does not fit.
+    Sums are computed in float32 (float64 for float64) and rounded to the dtype of `pretrained`; entries that the adapter
+    does not change are those of `pretrained`, not copies. The adapter's names may lack a prefix that those of
+    `pretrained` have, or have one more.
+
+    base_digest: of `pretrained`, as in `Checkpoint.view`.
+
+    Raise UserError if the folder cannot be read, holds what is not known here, or does not fit.
     """
     path, shapes = Path(path), outline(pretrained)
     adapter = read_adapter(path)
-    edits = best_fit(adapter, shapes).edits
+    edits = match_adapter(adapter, shapes).edits
 
     def entry(key: str) -> Tensor:
         before = after = pretrained[key]

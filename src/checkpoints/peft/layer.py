@@ -1,4 +1,4 @@
-"""A layer's factors: which entries their product has the shape of, and such an entry with the product added."""
+"""The factors of one adapted layer: which entries their product fits, and such an entry with the product added."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,20 @@ from src.state_dict import working_dtype
 
 @dataclass(frozen=True)
 class Layer:
-    """The factors of a layer of which peft says it is at `where`, and whose entries' names begin with `start`.
+    """The factors of one adapted layer.
 
-    called: its name in the settings' patterns; times: how often the product counts.
-    down: (rank, *inputs); up: (outputs, rank, 1...); magnitude: one an output, of DoRA.
-    turned: whether entries are (inputs, outputs) instead of (outputs, *inputs); None if their shape has to tell.
+    module_path: the layer's name in the adapter's file.
+    prefix: what the names of the layer's entries begin with.
+    pattern_name: the layer's name as the patterns of the settings see it.
+    multiplicity: how often peft adds the product.
+    down: (rank, *inputs).
+    up: (outputs, rank), with dimensions of one behind them for convolutions.
+    magnitude: of DoRA, one number an output; None without.
+    transposed: whether entries are (inputs, outputs) instead of (outputs, *inputs); None if their shape has to tell.
     """
 
-    where: str
-    start: str
+    module_path: str
+    prefix: str
     pattern_name: str
     multiplicity: int
     down: Tensor
@@ -27,11 +32,11 @@ class Layer:
     transposed: bool | None
 
     def experts(self, leaf: Tensor) -> int:
-        """How many matrices an entry stacks, each with factors of its own; 0 if it is no stack."""
+        """Return how many matrices an entry stacks, each with factors of its own; 0 if it is no stack."""
         return leaf.shape[0] if leaf.ndim == 3 and self.down.ndim == 2 else 0
 
-    def ways(self, leaf: Tensor) -> set[bool]:
-        """The values of `turned` under which the product has the shape of `leaf`."""
+    def orientations(self, leaf: Tensor) -> set[bool]:
+        """Return the values of `transposed` with which the product has the shape of `leaf`."""
         if self.down.ndim < 2 or self.up.ndim < 2 or not leaf.is_floating_point():
             return set()
         (rank, *inputs), outputs, experts = self.down.shape, self.up.shape[0], self.experts(leaf)
@@ -41,10 +46,10 @@ class Layer:
             return set()
         shape = list(leaf.shape[1:] if experts else leaf.shape)
         fits = {False: shape == [outputs, *inputs], True: shape == [*inputs, outputs]}
-        return {way for way, fitting in fits.items() if fitting and self.transposed in (None, way)}
+        return {transposed for transposed, fit in fits.items() if fit and self.transposed in (None, transposed)}
 
-    def added(self, before: Tensor, scale: float, transposed: bool) -> Tensor:
-        """An entry plus `scale` times the product; of DoRA, with the weights of each output at their length."""
+    def apply(self, before: Tensor, scale: float, transposed: bool) -> Tensor:
+        """Return an entry plus `scale` times the product; with DoRA, each output's weights are then scaled to its magnitude."""
         wide, experts = working_dtype(before.dtype), self.experts(before)
         down, up = (factor.to(device=before.device, dtype=wide).flatten(1) for factor in (self.down, self.up))
         if self.magnitude is None and not (down.any() and up.any()):
@@ -54,7 +59,7 @@ class Layer:
         product = down.mT @ up.mT if transposed else up @ down
         total = product.mul_(scale).reshape(before.shape).add_(before)
         if self.magnitude is not None:
-            rows = total.T if transposed else total.flatten(1)  # a view, an output each
-            lengths = self.magnitude.to(device=before.device, dtype=wide).reshape(-1, 1)
-            rows.mul_(lengths / torch.linalg.norm(rows, dim=1, keepdim=True))
+            outputs = total.T if transposed else total.flatten(1)  # a view, one output a row
+            magnitudes = self.magnitude.to(device=before.device, dtype=wide).reshape(-1, 1)
+            outputs.mul_(magnitudes / torch.linalg.norm(outputs, dim=1, keepdim=True))
         return total

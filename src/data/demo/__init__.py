@@ -1,1 +1,1 @@
-"""The demo's eight drawn tasks."""
+"""The eight drawn tasks of the demo."""

@@ -50,7 +50,7 @@ SHAPES = {
     "circle": arc(0, 0, 0.85, 0.85, 0, 360, 12),
     "triangle": arc(0, 0.1, 0.95, 0.95, -90, 270, 3),
     "square": arc(0, 0, 1.05, 1.05, -135, 225, 4),
-    "star": polyline(*((a[0], a[1]) for a in arc(0, 0, 0.95, 0.95, -90, 630, 5)), (0, -0.95)),
+    "star": polyline(*(segment[:2] for segment in arc(0, 0, 0.95, 0.95, -90, 630, 5)), (0, -0.95)),
     "cross": polyline((-0.8, 0), (0.8, 0)) + polyline((0, -0.8), (0, 0.8)),
     "heart": arc(-0.4, -0.35, 0.4, 0.42, 170, 360, 5)
     + arc(0.4, -0.35, 0.4, 0.42, 180, 370, 5)
@@ -68,11 +68,11 @@ TEXTURES = {
     "falling stripes": [(d - 1.3, -1.3, d + 1.3, 1.3) for d in (-1.8, -1.1, -0.4, 0.4, 1.1, 1.8)],
     "a grid": [(-1.3, y, 1.3, y) for y in (-0.9, -0.3, 0.3, 0.9)] + [(x, -1.3, x, 1.3) for x in (-0.9, -0.3, 0.3, 0.9)],
     "dots": [(x, y, x, y) for x in (-0.9, -0.3, 0.3, 0.9) for y in (-0.9, -0.3, 0.3, 0.9)],
-    "rings": [piece for r in (0.25, 0.65, 1.05) for piece in arc(0, 0, r, r, 0, 360, 8)],
+    "rings": [segment for r in (0.25, 0.65, 1.05) for segment in arc(0, 0, r, r, 0, 360, 8)],
     "zigzags": [
-        piece
+        segment
         for y in (-0.9, -0.3, 0.3, 0.9)
-        for piece in polyline(*((-1.25 + 0.5 * i, y + (0.3 if i % 2 else 0)) for i in range(6)))
+        for segment in polyline(*((-1.25 + 0.5 * i, y + (0.3 if i % 2 else 0)) for i in range(6)))
     ],
 }
 

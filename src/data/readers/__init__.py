@@ -1,1 +1,1 @@
-"""The forms in which a dataset's examples lie on disk, a reader each."""
+"""Readers of examples on disk: image folders, parquet files, and the formats that torchvision reads."""

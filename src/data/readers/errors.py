@@ -1,4 +1,4 @@
-"""What goes wrong with reading, in sentences that name the file or the example."""
+"""The errors of readers and downloads, as sentences that name the file or the example."""
 
 import contextlib
 import pickle
@@ -23,27 +23,32 @@ UNREADABLE = (
 
 
 @contextlib.contextmanager
-def problems_of(what: str, remedy: str) -> Iterator[None]:
-    """Readers and downloads fail in many ways, all of which the user can mend."""
+def user_errors(what: str, remedy: str) -> Iterator[None]:
+    """Raise what readers and downloads raise as a UserError: they fail in many ways, all of which the user can mend.
+
+    what: the sentence of what failed.
+    """
     try:
         yield
     except UserError:
         raise
-    except UNREADABLE as reason:
-        raise unreadable(what, remedy, reason) from reason
+    except UNREADABLE as error:
+        raise _user_error(what, remedy, error) from error
 
 
-def unreadable(what: str, remedy: str, reason: Exception) -> UserError:
-    said = (str(reason).strip() or type(reason).__name__).splitlines()[0]
-    return UserError(f"{what} ({said}); {remedy}")
+def bad_image(what: object, error: Exception) -> UserError:
+    """Return the error to raise for an image that cannot be read.
 
-
-def bad_image(what: object, reason: Exception) -> UserError:
-    return unreadable(f"the image {what} cannot be read", "get it anew, or remove the dataset and fetch it again", reason)
+    what: its file, or where it is.
+    """
+    return _user_error(f"the image {what} cannot be read", "get it anew, or remove the dataset and fetch it again", error)
 
 
 class NamedErrors(Dataset):
-    """Examples of another's reader; one that cannot be read is named: by its file in `paths`, else by its number."""
+    """Examples of a dataset whose errors do not say which image they are of; here they do.
+
+    paths: the file of each image; without these, images are named by their number below `root`.
+    """
 
     def __init__(self, examples: Examples, root: Path, paths: Sequence[str] = ()):
         self._examples, self._root, self._paths = examples, root, paths
@@ -56,5 +61,10 @@ class NamedErrors(Dataset):
             raise IndexError(index)
         try:
             return self._examples[index]
-        except UNREADABLE as reason:
-            raise bad_image(self._paths[index] if self._paths else f"{index} below {self._root}", reason) from reason
+        except UNREADABLE as error:
+            raise bad_image(self._paths[index] if self._paths else f"{index} below {self._root}", error) from error
+
+
+def _user_error(what: str, remedy: str, error: Exception) -> UserError:
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(f"{what} ({message}); {remedy}")

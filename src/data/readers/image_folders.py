@@ -1,4 +1,4 @@
-"""Image files in folders, one a class: most sets are kept so, and a user's own can be."""
+"""Image files in folders, one a class: most datasets lie so, and a user's own can."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,45 +16,13 @@ from src.data.task import Examples
 from src.errors import UserError, shorten
 
 
-class ImageFiles(Dataset):
-    """Image files with labels, opened one by one."""
-
-    def __init__(self, samples: Sequence[tuple[str, int]]):
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path, label = self._samples[index]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), label
-        except UNREADABLE as reason:
-            raise bad_image(path, reason) from reason
-
-
-def class_folders(folder: Path) -> list[str]:
-    """The classes of a folder, sorted as ImageFolder sorts them; hidden folders are none."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def image_files(folder: Path, names: Sequence[str], wanted: Callable[[str], bool] | None = None) -> ImageFiles:
-    """The images below the class folders `names`, in ImageFolder's order; all, or those `wanted`."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-    found = class_folders(folder)
-    if found != list(names):
-        raise UserError(f"{folder} has other classes than the training part ({difference(found, [(name,) for name in names])})")
-    labels = {name: label for label, name in enumerate(names)}
-    extensions = IMG_EXTENSIONS if wanted is None else None
-    return ImageFiles(make_dataset(folder, labels, extensions=extensions, is_valid_file=wanted, allow_empty=wanted is not None))
-
-
 @dataclass(frozen=True)
 class ImageFolders:
-    """`folders` has the folder of each part, below `root`."""
+    """Reader of subsets that have a folder each, which holds the class folders.
+
+    root: the folder that holds these.
+    folders: the folder of each subset, below `root`.
+    """
 
     kind: ClassVar[str] = "ImageFolders"
 
@@ -71,20 +39,24 @@ class ImageFolders:
     def files(self, subset: str) -> list[Path]:
         return [self.root / self.folders[subset]]
 
-    @cached_property
-    def _names(self) -> list[str]:
-        return class_folders(self.root / self.folders["train"])
-
-    def names(self) -> list[str]:
-        return self._names
+    def class_names(self) -> list[str]:
+        return self._class_names
 
     def load(self, subset: str) -> Examples:
-        return image_files(self.root / self.folders[subset], self._names)
+        return image_files(self.root / self.folders[subset], self._class_names)
+
+    @cached_property
+    def _class_names(self) -> list[str]:
+        return class_folders(self.root / self.folders["train"])
 
 
 @dataclass(frozen=True)
 class ListedImages:
-    """One folder of class folders for all parts, and for each the lists of its file names (RESISC45, DTD)."""
+    """Reader of one folder of class folders that all subsets share, and lists of the images of each (RESISC45, DTD).
+
+    folder: the folder of class folders, below `root`.
+    lists: by subset, the files that list the names of its images, below `root`.
+    """
 
     kind: ClassVar[str] = "ListedImages"
 
@@ -103,36 +75,86 @@ class ListedImages:
     def files(self, subset: str) -> list[Path]:
         return [self.root / self.folder, *(self.root / name for name in self.lists[subset])]
 
-    def names(self) -> list[str]:
+    def class_names(self) -> list[str]:
         return class_folders(self.root / self.folder)
 
     def load(self, subset: str) -> Examples:
         lists = [self.root / name for name in self.lists[subset]]
-        named = {os.path.basename(line) for path in lists for line in path.read_text().split()}
-        found: set[str] = set()
+        expected = {os.path.basename(line) for path in lists for line in path.read_text().split()}
+        present: set[str] = set()
 
-        def wanted(path: str) -> bool:
+        def is_listed(path: str) -> bool:
             name = os.path.basename(path)
-            if name in named:
-                found.add(name)
-            return name in named
+            if name in expected:
+                present.add(name)
+            return name in expected
 
-        examples = image_files(self.root / self.folder, self.names(), wanted)
-        absent = sorted(named - found)
+        examples = image_files(self.root / self.folder, self.class_names(), is_listed)
+        absent = sorted(expected - present)
         if absent:
             raise UserError(
-                f"{len(absent):,} of the {len(named):,} images in {', '.join(map(str, lists))} are not below "
+                f"{len(absent):,} of the {len(expected):,} images in {', '.join(map(str, lists))} are not below "
                 f"{self.root / self.folder} ({shorten(absent, 2)}); unpack its archive again"
             )
         return examples
 
 
+class ImageFiles(Dataset):
+    """Image files with labels, opened one by one.
+
+    samples: the path and label of each.
+    """
+
+    def __init__(self, samples: Sequence[tuple[str, int]]):
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self._samples[index]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB"), label
+        except UNREADABLE as error:
+            raise bad_image(path, error) from error
+
+
 def own_folders(root: Path) -> list[ImageFolders]:
-    """train/ with test/ and perhaps val/, or with val/ for the test images."""
-    held = [subset for subset in ("train", "val", "test") if _holds_classes(root / subset)]
-    if "train" in held and "test" in held:
-        return [ImageFolders(root, {subset: subset for subset in held})]
-    return [ImageFolders(root, {"train": "train", "test": "val"})] if held == ["train", "val"] else []
+    """Return the reader of a user's own folders, in a list; [] if the folders in `root` are others.
+
+    They are train/ with test/ and perhaps val/, or train/ with val/, which has the test images then.
+    """
+    subsets = [subset for subset in ("train", "val", "test") if _holds_classes(root / subset)]
+    if "train" in subsets and "test" in subsets:
+        return [ImageFolders(root, {subset: subset for subset in subsets})]
+    return [ImageFolders(root, {"train": "train", "test": "val"})] if subsets == ["train", "val"] else []
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the class folders in a folder, sorted as ImageFolder sorts them; hidden folders are none."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def image_files(folder: Path, class_names: Sequence[str], is_wanted: Callable[[str], bool] | None = None) -> ImageFiles:
+    """Return the images below the class folders of a folder, in ImageFolder's order, labelled by the order of `class_names`.
+
+    is_wanted: whether to take a file; by default all that end as images do.
+
+    Raise UserError if the folder has other classes.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+    names = class_folders(folder)
+    if names != list(class_names):
+        raise UserError(
+            f"{folder} has other classes than the training part ({difference(names, [(name,) for name in class_names])})"
+        )
+    labels = {name: label for label, name in enumerate(class_names)}
+    extensions = IMG_EXTENSIONS if is_wanted is None else None
+    samples = make_dataset(folder, labels, extensions=extensions, is_valid_file=is_wanted, allow_empty=is_wanted is not None)
+    return ImageFiles(samples)
 
 
 def _holds_classes(folder: Path) -> bool:

@@ -12,30 +12,36 @@ IMAGES, LABELS = ("image", "img", "img_bytes"), ("label", "labels", "fine_label"
 
 @dataclass(frozen=True)
 class Columns:
-    """What a file's columns are called.
+    """The columns of a file.
 
-    spelled: labels are the classes' names themselves; paths: the name of each image's file is kept with it.
+    image, label: the names of these two.
+    class_names: in label order, if the file describes them.
+    has_spelled_labels: whether labels are the classes' names themselves.
+    has_paths: whether the name of each image's file is stored with it.
     """
 
     image: str
     label: str
-    names: list[str] | None
-    spelled: bool
-    paths: bool
+    class_names: list[str] | None
+    has_spelled_labels: bool
+    has_paths: bool
 
 
-def columns_of(path: Path, chosen: Mapping[str, str], task: str) -> Columns:
-    """Read from the head of a file, where the Hub's datasets library describes its columns.
+def find_columns(path: Path, names: Mapping[str, str], task: str) -> Columns:
+    """Return the columns of a file, from its head, where the Hub's datasets library describes them.
 
-    chosen: the names of the columns `image` and `label`, where the user says them; task: whose they are, for a sentence.
+    names: the names of the columns `image` and `label`, where the user gives them.
+    task: whose columns they are, for a sentence.
+
+    Raise UserError where it is not clear which column is which.
     """
     import pyarrow
     import pyarrow.parquet
 
     schema = pyarrow.parquet.read_schema(path)
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    features = {name: described.get(name) or {} for name in schema.names}
-    image_files = [
+    descriptions = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    features = {name: descriptions.get(name) or {} for name in schema.names}
+    images = [
         name
         for name in schema.names
         if features[name].get("_type") == "Image"
@@ -43,53 +49,50 @@ def columns_of(path: Path, chosen: Mapping[str, str], task: str) -> Columns:
         or pyarrow.types.is_binary(schema.field(name).type)
         or pyarrow.types.is_large_binary(schema.field(name).type)
     ]
-    classes = [name for name in schema.names if features[name].get("_type") == "ClassLabel"]
-    numbered = classes or [name for name in LABELS if name in schema.names]
-    image, label = (
-        _the("image", IMAGES, image_files, chosen, path, schema.names, task),
-        _the("label", LABELS, numbered, chosen, path, schema.names, task),
-    )
-    kind = schema.field(label).type
-    spelled = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
-    picture = schema.field(image).type
-    paths = pyarrow.types.is_struct(picture) and picture.get_field_index("path") >= 0
-    return Columns(image, label, features[label].get("names"), spelled, paths)
+    class_labels = [name for name in schema.names if features[name].get("_type") == "ClassLabel"]
+    labels = class_labels or [name for name in LABELS if name in schema.names]
+    image = _choose("image", IMAGES, images, names, path, schema.names, task)
+    label = _choose("label", LABELS, labels, names, path, schema.names, task)
+    label_type, image_type = schema.field(label).type, schema.field(image).type
+    has_spelled_labels = pyarrow.types.is_string(label_type) or pyarrow.types.is_large_string(label_type)
+    has_paths = pyarrow.types.is_struct(image_type) and image_type.get_field_index("path") >= 0
+    return Columns(image, label, features[label].get("names"), has_spelled_labels, has_paths)
 
 
-def _the(
+def read_class_names(files: Sequence[Path], columns: Columns) -> list[str] | None:
+    """Return the classes in label order: those described, else the different labels of a column of words, sorted."""
+    if not columns.has_spelled_labels:
+        return columns.class_names
+    return sorted({name for name in read_values(files, columns.label) if name is not None})
+
+
+def read_values(files: Sequence[Path], column: str) -> list:
+    """Return all values of a column of small things; `image.path` is the field of a column, read without its images."""
+    import pyarrow.parquet
+
+    values = []
+    for path in files:
+        table = pyarrow.parquet.read_table(path, columns=[column], partitioning=None).flatten()
+        values += table.column(0).to_pylist()
+    return values
+
+
+def _choose(
     role: str,
     usual: Sequence[str],
-    found: Sequence[str],
-    chosen: Mapping[str, str],
+    candidates: Sequence[str],
+    names: Mapping[str, str],
     path: Path,
     columns: Sequence[str],
     task: str,
 ) -> str:
-    """The column chosen for a role, else one with a usual name, else the only one that could be it."""
-    if role in chosen and chosen[role] in columns:
-        return chosen[role]
-    known = [name for name in usual if name in found]
-    if role in chosen or (not known and len(found) != 1):
+    """Return the column that `names` has for a role, else a candidate with a usual name, else the only candidate."""
+    if role in names and names[role] in columns:
+        return names[role]
+    usual_candidates = [name for name in usual if name in candidates]
+    if role in names or (not usual_candidates and len(candidates) != 1):
         raise UserError(
             f"which column of {path} is the {role} is not clear (it has {shorten(columns, 9)}); "
             f"say 'tasks.{task}.columns={{{role}: NAME}}'"
         )
-    return known[0] if known else found[0]
-
-
-def class_names(files: Sequence[Path], columns: Columns) -> list[str] | None:
-    """The classes in label order: those described, else the different labels of a column of words, sorted."""
-    if not columns.spelled:
-        return columns.names
-    return sorted({name for name in values(files, columns.label) if name is not None})
-
-
-def values(files: Sequence[Path], column: str) -> list:
-    """All values of a column of small things; `image.path` is the field of a column, read without its images."""
-    import pyarrow.parquet
-
-    found = []
-    for path in files:
-        table = pyarrow.parquet.read_table(path, columns=[column], partitioning=None).flatten()
-        found += table.column(0).to_pylist()
-    return found
+    return usual_candidates[0] if usual_candidates else candidates[0]

@@ -1,4 +1,4 @@
-"""What a process must have of its own: locks and open files do not survive a fork."""
+"""Values that a process must have of its own, such as locks and open files, which do not survive a fork."""
 
 import os
 from collections.abc import Callable
@@ -15,14 +15,14 @@ class ProcessLocal(Generic[Value]):
     """
 
     def __init__(self, make: Callable[[], Value]):
-        self._make, self._held = make, (os.getpid(), make())
+        self._make, self._owner_and_value = make, (os.getpid(), make())
 
     def __call__(self) -> Value:
-        process, value = self._held
-        if process != os.getpid():
+        owner, value = self._owner_and_value
+        if owner != os.getpid():
             value = self._make()
-            self._held = os.getpid(), value
+            self._owner_and_value = os.getpid(), value
         return value
 
     def __getstate__(self) -> dict:
-        return {"_make": self._make, "_held": (0, None)}
+        return {"_make": self._make, "_owner_and_value": (0, None)}

@@ -1,4 +1,4 @@
-"""A place: one way in which a task's examples lie on disk."""
+"""The protocol of a reader of examples on disk, and what readers share."""
 
 import os
 from collections import defaultdict
@@ -13,7 +13,7 @@ from src.errors import UserError, shorten
 
 
 class ExampleReader(Protocol):
-    """Examples below `root`; nothing is read before it is asked for.
+    """A reader of the examples below a folder, in one layout; making one reads nothing.
 
     kind: part of every digest of examples, so it is a literal that outlives the names of classes.
     """
@@ -21,35 +21,40 @@ class ExampleReader(Protocol):
     kind: str
 
     @property
-    def root(self) -> Path: ...
+    def root(self) -> Path:
+        """The folder."""
 
     @property
     def subsets(self) -> Sequence[str]:
-        """Which of train, val and test are here."""
+        """Those of `train`, `val` and `test` that are there."""
 
     def missing_files(self) -> list[str]:
-        """What must be here and is not."""
+        """Return what the layout needs and the folder lacks."""
 
     def files(self, subset: str) -> Iterable[Path]:
-        """The files, and folders of files, that a part is read from."""
+        """Return the files, and folders of files, that a subset is read from."""
 
-    def names(self) -> Sequence[str] | None:
-        """The classes in the order of the labels that `load` gives; None if the format names none."""
+    def class_names(self) -> Sequence[str] | None:
+        """Return the classes in the order of the labels that `load` gives; None if the format names none."""
 
-    def load(self, subset: str) -> Examples: ...
+    def load(self, subset: str) -> Examples:
+        """Return all examples of a subset."""
 
 
 def require_listed(what: str, paths: Iterable[str]) -> None:
-    """Raise UserError for images that a list names and that are not there. Each folder is read once, no image is opened."""
-    wanted = defaultdict(list)
+    """Raise UserError if images that a list names are not there. Read each folder once, and open no image.
+
+    what: what lists them.
+    """
+    names_by_folder = defaultdict(list)
     for path in paths:
         folder, name = os.path.split(path)
-        wanted[folder].append(name)
+        names_by_folder[folder].append(name)
     absent, total = [], 0
-    for folder, names in wanted.items():
+    for folder, names in names_by_folder.items():
         total += len(names)
-        there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        absent += [os.path.join(folder, name) for name in names if name not in there]
+        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        absent += [os.path.join(folder, name) for name in names if name not in present]
     if absent:
         raise UserError(
             f"{len(absent):,} of the {total:,} images that {what} lists are not there ({shorten(absent, 2)}); "
@@ -58,7 +63,7 @@ def require_listed(what: str, paths: Iterable[str]) -> None:
 
 
 def listing_digest(root: Path, files: Iterable[Path]) -> str:
-    """A digest of names, sizes and times of change of files; the place itself may move."""
+    """Return a digest of the names below `root`, the sizes and the times of change of files, and of all in folders."""
     digest, prefix = xxhash.xxh3_128(), len(str(root / "x")) - 1
     for source in sorted(files):
         for path, status in _files(source):
@@ -67,17 +72,18 @@ def listing_digest(root: Path, files: Iterable[Path]) -> str:
 
 
 def _files(source: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the path and status of a file, or of all files below a folder, in a fixed order."""
     if not source.is_dir():
         yield str(source), source.stat()
         return
-    folders, seen = [str(source)], set()
+    folders, visited = [str(source)], set()
     while folders:
         folder = folders.pop()
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above would never end
+        if (status.st_dev, status.st_ino) in visited:  # a link to a folder above would never end
             continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        visited.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
         folders += [entry.path for entry in reversed(entries) if entry.is_dir()]
         yield from ((entry.path, entry.stat()) for entry in entries if not entry.is_dir())

@@ -8,32 +8,36 @@ from pathlib import Path
 
 from src.data.readers.process_local import ProcessLocal
 
-MOST = 2**30  # bytes of encoded images that a process keeps: whole row groups, the longest unused let go first
+CACHE_BYTES = 2**30  # of encoded images that a process keeps in memory
 
 
 class RowGroupCache:
-    """The row groups that were read last, of all columns. Several threads may ask at once: each group is read by one."""
+    """The row groups that were read last, of all columns; beyond `CACHE_BYTES`, the longest unused are let go.
+
+    Several threads may ask at once: each group is read by one.
+    """
 
     def __init__(self):
-        self._lock, self._reading = threading.Lock(), {}
-        self._held, self._size = OrderedDict(), 0
+        self._lock, self._read_locks = threading.Lock(), {}
+        self._groups, self._size = OrderedDict(), 0
 
     def get(self, key, read):
+        """Return the row group of a key; `read()`, if it is not in memory."""
         with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key]
-            turn = self._reading.setdefault(key, threading.Lock())
-        with turn:
+            if key in self._groups:
+                self._groups.move_to_end(key)
+                return self._groups[key]
+            read_lock = self._read_locks.setdefault(key, threading.Lock())
+        with read_lock:
             with self._lock:
-                if key in self._held:
-                    return self._held[key]
+                if key in self._groups:
+                    return self._groups[key]
             group = read()
             with self._lock:
-                self._held[key], self._size = group, self._size + group.nbytes
-                self._reading.pop(key, None)
-                while self._size > MOST and len(self._held) > 1:
-                    self._size -= self._held.popitem(last=False)[1].nbytes
+                self._groups[key], self._size = group, self._size + group.nbytes
+                self._read_locks.pop(key, None)
+                while self._size > CACHE_BYTES and len(self._groups) > 1:
+                    self._size -= self._groups.popitem(last=False)[1].nbytes
         return group
 
 
@@ -41,32 +45,37 @@ row_group_cache = ProcessLocal(RowGroupCache)
 
 
 class Column:
-    """The values of a column in all files, as `column[row]`."""
+    """The values of a column in all files, as `column[row]`; rows count on from file to file."""
 
     def __init__(self, files: Sequence[Path], name: str):
         import pyarrow.parquet
 
-        self._name, self._places, self._starts, self._rows = name, [], [], 0
+        self._name, self._length = name, 0
+        self._groups: list[tuple[str, int, int]] = []  # of each row group: file, its time of change, number in it
+        self._starts: list[int] = []  # the first row of each
         for path in files:
-            state, heads = path.stat(), pyarrow.parquet.read_metadata(path)
-            for number in range(heads.num_row_groups):
-                self._places.append((str(path), state.st_mtime_ns, number))
-                self._starts.append(self._rows)
-                self._rows += heads.row_group(number).num_rows
+            status, metadata = path.stat(), pyarrow.parquet.read_metadata(path)
+            for number in range(metadata.num_row_groups):
+                self._groups.append((str(path), status.st_mtime_ns, number))
+                self._starts.append(self._length)
+                self._length += metadata.row_group(number).num_rows
 
     def __len__(self) -> int:
-        return self._rows
+        return self._length
 
     def __getitem__(self, row: int):
-        place = bisect_right(self._starts, row) - 1
-        group = row_group_cache().get((self._name, *self._places[place]), lambda: self._read(*self._places[place]))
-        return group[int(row) - self._starts[place]].as_py()
+        index = self._group_index(row)
+        group = row_group_cache().get((self._name, *self._groups[index]), lambda: self._read(*self._groups[index]))
+        return group[int(row) - self._starts[index]].as_py()
 
-    def place(self, row: int) -> str:
-        """Where a row is, for a sentence."""
-        place = bisect_right(self._starts, row) - 1
-        path, _, number = self._places[place]
-        return f"{path}, number {row - self._starts[place]} of row group {number}"
+    def describe(self, row: int) -> str:
+        """Return where a row is, for a sentence."""
+        index = self._group_index(row)
+        path, _, number = self._groups[index]
+        return f"{path}, number {row - self._starts[index]} of row group {number}"
+
+    def _group_index(self, row: int) -> int:
+        return bisect_right(self._starts, row) - 1
 
     def _read(self, path: str, _: int, number: int):
         import pyarrow.parquet

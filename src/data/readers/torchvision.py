@@ -1,4 +1,4 @@
-"""Sets in the formats that torchvision reads, and downloads."""
+"""Datasets in the formats that torchvision reads, and downloads."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -23,45 +23,48 @@ BY_SPLIT = {"train": {"split": "train"}, "test": {"split": "test"}}
 
 @dataclass(frozen=True)
 class Torchvision:
-    """What `torchvision.datasets.<reader>` finds below `root`.
+    """Reader of what `torchvision.datasets.<dataset_class>` finds below `root`.
 
-    needs: the files and folders that a part is read from; arguments: what asks the reader for a part;
-    named: its class names are those of the data on disk; downloads: it can fetch the data;
-    listed: the reader's list of image files, where it reads one and opens the images later.
+    paths: by subset, the files and folders that it is read from, below `root`.
+    arguments: by subset, the arguments that select it.
+    has_class_names: whether its class names are those of the data on disk.
+    can_download: whether it can fetch the data.
+    paths_attribute: its attribute that lists the image files, where it reads such a list and opens the images later.
     """
 
     kind: ClassVar[str] = "Torchvision"
 
     root: Path
     dataset_class: str
-    needs: Mapping[str, Sequence[str]]
+    paths: Mapping[str, Sequence[str]]
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: BY_SPLIT)
-    named: bool = False
-    downloads: bool = True
-    listed: str | None = None
+    has_class_names: bool = False
+    can_download: bool = True
+    paths_attribute: str | None = None
 
     @property
     def subsets(self) -> tuple[str, ...]:
         return tuple(self.arguments)
 
     def missing_files(self) -> list[str]:
-        needed = dict.fromkeys(name for names in self.needs.values() for name in names)
-        return [name for name in needed if not (self.root / name).exists()]
+        paths = dict.fromkeys(path for paths in self.paths.values() for path in paths)
+        return [path for path in paths if not (self.root / path).exists()]
 
     def files(self, subset: str) -> list[Path]:
-        return [self.root / name for name in self.needs[subset]]
+        return [self.root / path for path in self.paths[subset]]
 
-    def names(self) -> Sequence[str] | None:
-        return list(self._read("test").classes) if self.named else None
+    def class_names(self) -> Sequence[str] | None:
+        return list(self._read("test").classes) if self.has_class_names else None
 
     def load(self, subset: str) -> Examples:
         examples = self._read(subset)
-        files = getattr(examples, self.listed, ()) if self.listed else ()
-        paths = [str(each[0] if isinstance(each, tuple) else each) for each in files]
+        samples = getattr(examples, self.paths_attribute, ()) if self.paths_attribute else ()
+        paths = [str(sample[0] if isinstance(sample, tuple) else sample) for sample in samples]
         require_listed(f"the {subset} part at {self.root}", paths)
         return NamedErrors(examples, self.root, paths)
 
     def download(self) -> None:
+        """Download all subsets, and unpack them."""
         for subset in self.subsets:
             self._read(subset, download=True)
 
@@ -73,7 +76,7 @@ class Torchvision:
 
 @dataclass(frozen=True)
 class Stl10(Torchvision):
-    """STL10: torchvision's reader wants the unlabelled images too, and reads all their 3 GB for a checksum."""
+    """Reader of STL10: torchvision's wants the unlabelled images too, and reads all their 3 GB for a checksum."""
 
     kind: ClassVar[str] = "Stl10"
 
@@ -103,7 +106,7 @@ class Stl10Images(Dataset):
 
 @dataclass(frozen=True)
 class PatchCamelyon(Torchvision):
-    """PCAM: torchvision's reader opens two archives for every image; this one keeps the labels, and a file open."""
+    """Reader of PCAM: torchvision's opens two archives for every image; this one keeps the labels, and a file open."""
 
     kind: ClassVar[str] = "PatchCamelyon"
 
@@ -120,19 +123,20 @@ class PcamImages(Dataset):
 
         with h5py.File(labels) as file:
             self._labels = np.asarray(file["y"]).reshape(-1)
-        self._opened = ProcessLocal(partial(_opened, images))
+        self._lock_and_file = ProcessLocal(partial(_open_with_lock, images))
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        lock, file = self._opened()
+        lock, file = self._lock_and_file()
         with lock:
             pixels = file["x"][index]
         return Image.fromarray(pixels), int(self._labels[index])
 
 
-def _opened(path: Path):
+def _open_with_lock(path: Path):
+    """Return the lock under which to read a file, and the file, opened."""
     import h5py
 
     return threading.Lock(), h5py.File(path)

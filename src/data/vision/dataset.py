@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
 import xxhash
 
-from src.data.readers.errors import problems_of
+from src.data.readers.errors import user_errors
 from src.data.readers.image_folders import ImageFolders, ListedImages
-from src.data.readers.parquet import Parquet, Rows
+from src.data.readers.parquet import Parquet, ParquetExamples
 from src.data.readers.protocol import ExampleReader, listing_digest
-from src.data.task import Examples, Name
-from src.data.vision.labels import Named, Relabelled, named, published_names
+from src.data.task import ClassName, Examples
+from src.data.vision.labels import ClassMapping, RelabelledExamples, map_classes, published_names
 from src.data.vision.locate import DatasetLocation
 from src.data.vision.spec import DatasetSpec
 from src.errors import UserError
@@ -33,24 +34,28 @@ class ImageDataset:
 
     spec: DatasetSpec
     location: DatasetLocation
-    class_names: Sequence[Name] | None = None
+    class_names: Sequence[ClassName] | None = None
     _fingerprints: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
-    def classes(self) -> Sequence[Name]:
+    def classes(self) -> Sequence[ClassName]:
         """Class names in label order; of a published dataset before any of its data is there."""
-        return published_names(self.spec, self.class_names) or self._named[0]
+        return published_names(self.spec, self.class_names) or self._class_mapping[0]
 
     @property
     def subsets(self) -> tuple[str, ...]:
         """The subsets that are there; of a published dataset only those it was used with."""
-        return tuple(subset for subset in self._reader.subsets if self.spec.count is None or subset in self.spec.sizes)
+        return tuple(subset for subset in self._reader.subsets if self.spec.class_count is None or subset in self.spec.sizes)
 
     def load(self, subset: str) -> Examples:
-        reader, (names, labels) = self._reader, self._named
-        with self._reading:
+        """Return all examples of a subset, in the papers' order where that can be known.
+
+        Raise UserError if they cannot be read, or are not as many as were published.
+        """
+        reader, (class_names, labels) = self._reader, self._class_mapping
+        with self._reading_errors:
             examples = reader.load(subset)
-            files = reader.file_names(subset) if self.spec.by_name and isinstance(reader, Parquet) else None
+            file_names = reader.file_names(subset) if self.spec.is_sorted_by_name and isinstance(reader, Parquet) else None
         published = self.spec.sizes.get(subset)
         if published not in (None, len(examples)):
             raise UserError(
@@ -59,14 +64,14 @@ class ImageDataset:
             )
         if not len(examples):
             raise UserError(f"{self.spec.name}: the {subset} part at {reader.root} has no examples; put some there")
-        if isinstance(examples, Rows) and examples.labels.max() >= len(names):
+        if isinstance(examples, ParquetExamples) and examples.labels.max() >= len(class_names):
             raise UserError(
-                f"{self.spec.name}: {reader.root} has label {examples.labels.max()}, but {len(names)} classes; "
+                f"{self.spec.name}: {reader.root} has label {examples.labels.max()}, but {len(class_names)} classes; "
                 f"give all of them as 'tasks.{self.spec.name}.classes=[NAME,...]', or mend the labels"
             )
-        if files:
-            examples = examples.sorted_by(labels, files)
-        return examples if labels is None else Relabelled(examples, labels)
+        if file_names:
+            examples = examples.sorted_by(labels, file_names)
+        return examples if labels is None else RelabelledExamples(examples, labels)
 
     def fingerprint(self, subset: str) -> str:
         """Return a digest of the files, read once: the files of a run's data do not change under it."""
@@ -76,48 +81,49 @@ class ImageDataset:
 
     @property
     def notes(self) -> list[str]:
-        """What keeps validation from being that of the papers, for a published dataset that is not in their layout."""
+        """A sentence if a published dataset is in another layout than the papers', and validation may not be theirs."""
         reader, spec = self._reader, self.spec
-        if spec.count is None or reader in [make(reader.root) for make in spec.readers]:
+        if spec.class_count is None or reader in [make(reader.root) for make in spec.readers]:
             return []
         if "val" in spec.sizes and "val" not in self.subsets:
             return [
                 f"{spec.name}: {reader.root} has no validation images of its own, as the papers' has; a tenth of train is drawn"
             ]
-        in_folders = isinstance(reader, ImageFolders | ListedImages)
+        is_in_folders = isinstance(reader, ImageFolders | ListedImages)
         if "val" in self.subsets or (
-            spec.by_name and (in_folders or (isinstance(reader, Parquet) and reader.file_names("train")))
+            spec.is_sorted_by_name and (is_in_folders or (isinstance(reader, Parquet) and reader.file_names("train")))
         ):
             return []
         return [f"{spec.name}: validation is drawn from the order of {reader.root}, which may not be the papers'"]
 
-    def _fingerprint(self, subset: str) -> str:
-        reader = self._reader
-        files = listing_digest(reader.root, reader.files(subset))
-        facts = [reader.kind, self.spec.classes, self.spec.by_name, self.class_names, dict(self.location.columns or {}), files]
-        return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
-
-    def problems(self, fetched: bool = False) -> list[str]:
-        return self.location.problems(fetched)
+    def problems(self, was_fetched: bool = False) -> list[str]:
+        return self.location.problems(was_fetched)
 
     @property
-    def fetchable(self) -> bool:
-        return self.location.fetchable
+    def is_fetchable(self) -> bool:
+        return self.location.is_fetchable
 
     def fetch(self, progress: Progress = SILENT) -> None:
         self._fingerprints.clear()
         self.location.fetch(progress)
 
+    def _fingerprint(self, subset: str) -> str:
+        reader, spec = self._reader, self.spec
+        files = listing_digest(reader.root, reader.files(subset))
+        columns = dict(self.location.columns or {})
+        facts = [reader.kind, spec.classes, spec.is_sorted_by_name, self.class_names, columns, files]
+        return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
+
     @cached_property
-    def _named(self) -> Named:
+    def _class_mapping(self) -> ClassMapping:
         reader = self._reader
-        with self._reading:
-            return named(self.spec, reader.names(), self.class_names, str(reader.root))
+        with self._reading_errors:
+            return map_classes(self.spec, reader.class_names(), self.class_names, str(reader.root))
 
     @property
     def _reader(self) -> ExampleReader:
         return self.location.reader
 
     @property
-    def _reading(self):
-        return problems_of(f"{self.spec.name} cannot be read from {self._reader.root}", "mend it, or remove it and get it anew")
+    def _reading_errors(self) -> AbstractContextManager[None]:
+        return user_errors(f"{self.spec.name} cannot be read from {self._reader.root}", "mend it, or remove it and get it anew")

@@ -16,10 +16,13 @@ COMMIT = re.compile("[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class HubCopy:
-    """A dataset repository; of its files, those that match `patterns`.
+    """A copy of a dataset on the Hub.
 
+    repository: owner/name.
+    patterns: of the files that are the dataset.
     revision: a commit, a tag or a branch; None for the main branch as it is at the first download. Which commit that
-    was is in the folder's record, and a download that is repeated there takes the same.
+        was is in the folder's record, and a download that is repeated there takes the same.
+    columns: what the columns `image` and `label` are called, where that is not clear.
     """
 
     repository: str
@@ -29,38 +32,42 @@ class HubCopy:
 
     @classmethod
     def of(cls, text: str, patterns: Sequence[str] | None = None, columns: Mapping[str, str] | None = None) -> "HubCopy | None":
-        """A user's `owner/name` or `owner/name@revision`; None if the text is neither."""
-        found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(.+))?", text)
-        if not found or found[1].startswith((".", "/")):
+        """Return the copy that a user's `owner/name` or `owner/name@revision` names; None if the text is neither."""
+        match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(.+))?", text)
+        if not match or match[1].startswith((".", "/")):
             return None
-        return cls(found[1], tuple(patterns or cls.patterns), found[2], columns or {})
+        return cls(match[1], tuple(patterns or cls.patterns), match[2], columns or {})
 
     def folder(self, data: Path) -> Path:
-        """One for each revision, so that several can lie side by side."""
+        """Return the folder to download into, below `data`: each revision has its own, so that several can lie side by side."""
         name = self.repository.replace("/", "--")
         revision = self.revision or ""
         revision = revision[:12] if COMMIT.fullmatch(revision) else revision.replace("/", "--")
         return data / "hub" / (f"{name}@{revision}" if revision else name)
 
     def reader(self, task: str, data: Path) -> Parquet:
-        return Parquet(task, self.folder(data), self.patterns, self.columns, lambda: self._absent(data))
+        """Return the reader of the files below `data`.
+
+        task: whose examples they are.
+        """
+        return Parquet(task, self.folder(data), self.patterns, self.columns, lambda: self._pending_files(data))
 
     def fetch(self, data: Path, progress: Progress = SILENT) -> None:
         """Download the files below `data`. Raise UserError with what went wrong."""
-        moving = self.revision and not COMMIT.fullmatch(self.revision)
-        recorded = self._record(data).commit if moving else None
-        folder, revision = self.folder(data), recorded or self.revision
+        is_movable = self.revision and not COMMIT.fullmatch(self.revision)  # a branch or tag
+        commit = self._record(data).commit if is_movable else None  # that of the first download, which is repeated
+        folder, revision = self.folder(data), commit or self.revision
         fetch_files(self.repository, "dataset", self.patterns, folder, revision, progress=progress)
 
-    def _absent(self, data: Path) -> list[str]:
-        """The files that a download of these patterns has still to fetch; none where files were put there by hand."""
+    def _pending_files(self, data: Path) -> list[str]:
+        """Return the files that a download of these patterns has still to fetch; none where files were put there by hand."""
         folder = self.folder(data)
-        wanted = {
+        sizes = {
             path: file.size
             for path, file in self._record(data).files.items()
             if any(fnmatchcase(path, pattern) for pattern in self.patterns)
         }
-        return [path for path, size in wanted.items() if not (folder / path).is_file() or (folder / path).stat().st_size != size]
+        return [path for path, size in sizes.items() if not (folder / path).is_file() or (folder / path).stat().st_size != size]
 
     def _record(self, data: Path) -> DownloadRecord:
         return DownloadRecord(self.folder(data), f"dataset {self.repository}")

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
-from src.data.class_names import difference, labels_of, plain, synonyms, words
-from src.data.task import Examples, Name
+from src.data.class_names import difference, labels_of, match_key, synonyms, words
+from src.data.task import ClassName, Examples
 from src.data.vision.spec import DatasetSpec
 from src.errors import UserError
 
-Named = tuple[Sequence[Name], list[int] | None]
+# Class names in label order, and the task's label for each label of the data (None: the same).
+ClassMapping = tuple[Sequence[ClassName], list[int] | None]
 
 
-class Relabelled(Dataset):
+class RelabelledExamples(Dataset):
     """Examples with `labels[label]` for each label."""
 
     def __init__(self, examples: Examples, labels: Sequence[int]):
@@ -27,70 +28,90 @@ class Relabelled(Dataset):
         return image, self._labels[label]
 
 
-def published_names(spec: DatasetSpec, given: Sequence[Name] | None) -> Sequence[Name] | None:
-    """The class names of a row in label order, or the user's instead; None if only the data knows how many there are."""
+def published_names(spec: DatasetSpec, own_names: Sequence[ClassName] | None) -> Sequence[ClassName] | None:
+    """Return the class names in label order; None if only the data says how many there are.
+
+    own_names: the user's, instead of the published ones.
+
+    Raise UserError if the user's are too many or too few.
+    """
     if spec.classes is None:
         return None
-    if given is not None and len(given) != len(spec.classes):
+    if own_names is not None and len(own_names) != len(spec.classes):
         raise UserError(
-            f"{spec.name}: {len(given)} classes are given, and it has {len(spec.classes)}; give a name for each, "
+            f"{spec.name}: {len(own_names)} classes are given, and it has {len(spec.classes)}; give a name for each, "
             f"in the order {', '.join(synonyms(name)[0] for name in spec.classes[:3])} ..."
         )
-    return given or spec.classes
+    return own_names or spec.classes
 
 
-def named(spec: DatasetSpec, found: Sequence[str] | None, given: Sequence[Name] | None, where: str) -> Named:
-    """Class names in label order, and the label of each class as the data at `where` counts them (None: the same).
+def map_classes(
+    spec: DatasetSpec, data_names: Sequence[str] | None, own_names: Sequence[ClassName] | None, where: str
+) -> ClassMapping:
+    """Return the class names of a task, and the label of each class of its data.
 
-    found: the names in the data, None if it has none; given: the user's names, instead of the row's.
+    data_names: those in the data, in the order of its labels; None if it has none.
+    own_names: the user's, instead of the published ones.
+    where: the data, for sentences.
+
+    Raise UserError if the names do not tell which class is which.
     """
-    names = published_names(spec, given)
+    names = published_names(spec, own_names)
     if names is not None:
-        return names, None if found is None else _by_row(spec, found, where)
-    if found is None:
-        if given is None:
+        return names, None if data_names is None else _labels_by_spec(spec, data_names, where)
+    if data_names is None:
+        if own_names is None:
             raise UserError(
                 f"{spec.name}: the data at {where} does not name its classes; give 'tasks.{spec.name}.classes=[NAME,...]'"
             )
-        return given, None
-    if given is None:
-        return [words(name) for name in found], None
-    if len(given) != len(found):
-        raise UserError(f"{spec.name}: {len(given)} classes are given, and {where} has {len(found)}; give a name for each")
-    return given, _by_given_names(spec, found, given)
-
-
-def _by_row(spec: DatasetSpec, found: Sequence[str], where: str) -> list[int] | None:
-    """By name and never by place: mirrors, unpacked archives and users' folders each have an order of their own."""
-    if spec.count not in (None, len(found)):
+        return own_names, None
+    if own_names is None:
+        return [words(name) for name in data_names], None
+    if len(own_names) != len(data_names):
         raise UserError(
-            f"{spec.name}: {where} has {len(found)} classes and {spec.name} was published with {spec.count}; "
+            f"{spec.name}: {len(own_names)} classes are given, and {where} has {len(data_names)}; give a name for each"
+        )
+    return own_names, _labels_by_own_names(spec, data_names, own_names)
+
+
+def _labels_by_spec(spec: DatasetSpec, data_names: Sequence[str], where: str) -> list[int] | None:
+    """Return labels by name, never by position: copies, unpacked archives and users' folders each have an order of their own.
+
+    Raise UserError if there are more, fewer or other classes than were published.
+    """
+    if spec.class_count not in (None, len(data_names)):
+        raise UserError(
+            f"{spec.name}: {where} has {len(data_names)} classes and {spec.name} was published with {spec.class_count}; "
             f"mend it, or give it as a task of your own, under another name"
         )
-    if spec.codes and all(re.fullmatch(spec.codes, name) for name in found) and len(set(found)) == len(found):
-        order = sorted(found)
-        return _unless_same([order.index(name) for name in found])
-    known = [(*synonyms(name), *spec.aliases.get(synonyms(name)[0], ())) for name in spec.classes]
-    labels = labels_of(found, known)
+    if spec.codes and all(re.fullmatch(spec.codes, name) for name in data_names) and len(set(data_names)) == len(data_names):
+        order = sorted(data_names)
+        return _unless_same([order.index(name) for name in data_names])
+    classes = [(*synonyms(name), *spec.aliases.get(synonyms(name)[0], ())) for name in spec.classes]
+    labels = labels_of(data_names, classes)
     if labels is None:
         raise UserError(
-            f"{spec.name}: {where} has other classes than {spec.name} ({difference(found, known)}); "
+            f"{spec.name}: {where} has other classes than {spec.name} ({difference(data_names, classes)}); "
             f"rename them, or give it as a task of your own, under another name"
         )
     return _unless_same(labels)
 
 
-def _by_given_names(spec: DatasetSpec, found: Sequence[str], given: Sequence[Name]) -> list[int] | None:
-    """A user's names may be the data's in another order, or others in the same order; never something between."""
-    labels = labels_of(found, [synonyms(name) for name in given])
+def _labels_by_own_names(spec: DatasetSpec, data_names: Sequence[str], own_names: Sequence[ClassName]) -> list[int] | None:
+    """Return labels by a user's names, which are the data's in another order, or others in the same order.
+
+    Raise UserError if they are something in between.
+    """
+    labels = labels_of(data_names, [synonyms(name) for name in own_names])
     if labels is not None:
         return _unless_same(labels)
-    readers = {plain(name): place for place, names in enumerate(given) for name in synonyms(names)}
-    for place, name in enumerate(found):
-        if readers.get(plain(name), place) != place:
+    label_of = {match_key(variant): label for label, name in enumerate(own_names) for variant in synonyms(name)}
+    for number, name in enumerate(data_names):
+        label = label_of.get(match_key(name), number)
+        if label != number:
             raise UserError(
-                f"{spec.name}: class {name} is number {place} of the data and number {readers[plain(name)]} of classes=; "
-                f"give classes in the order {', '.join(found[:3])} ..."
+                f"{spec.name}: class {name} is number {number} of the data and number {label} of classes=; "
+                f"give classes in the order {', '.join(data_names[:3])} ..."
             )
     return None
 

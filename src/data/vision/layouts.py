@@ -1,4 +1,4 @@
-"""How a row says where its examples lie below data_location: `home`, `places` and, in words, `layout` of a Row."""
+"""Layouts of datasets below data_location: the fields `home`, `readers` and, in words, `layout` of a `DatasetSpec`."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -6,41 +6,53 @@ from functools import partial
 from src.data.readers.image_folders import ImageFolders
 from src.data.readers.torchvision import BY_TRAIN, Torchvision
 
-Needs = Mapping[str, Sequence[str]]
+PathsBySubset = Mapping[str, Sequence[str]]
 
 
 def read_by_torchvision(
-    reader: str, needs: Needs, layout: str, home: str = "", kind: type[Torchvision] = Torchvision, **options: object
+    dataset_class: str,
+    paths: PathsBySubset,
+    layout: str,
+    home: str = "",
+    reader: type[Torchvision] = Torchvision,
+    **options: object,
 ) -> dict:
-    """needs: what each part is read from, below `home`; options: of Torchvision."""
-    return {"home": home, "readers": [partial(kind, dataset_class=reader, needs=needs, **options)], "layout": layout}
+    """Return the layout that a dataset class of torchvision reads, as fields of a specification.
+
+    paths: what each subset is read from, below `home`.
+    options: further fields of `reader`.
+    """
+    return {"home": home, "readers": [partial(reader, dataset_class=dataset_class, paths=paths, **options)], "layout": layout}
 
 
 def in_folders(home: str, *choices: Mapping[str, str]) -> dict:
-    """Image folders: the folder of each part, the first of the choices that is there."""
+    """Return the layout of image folders.
+
+    choices: the folder of each subset; the first choice whose folders are there is used.
+    """
     layout = " and ".join(f"{home}/{folder}/<class>/ (the {subset} images)" for subset, folder in choices[0].items())
     return {"home": home, "readers": [partial(ImageFolders, folders=folders) for folders in choices], "layout": layout}
 
 
-def like_mnist(reader: str, home: str = "", files: tuple[str, str] = ("train", "t10k"), **arguments: object) -> dict:
-    """Four files, whose names begin with one of two words."""
-    needs = {
-        subset: [f"{reader}/raw/{word}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
-        for subset, word in zip(BY_TRAIN, files)
+def like_mnist(dataset_class: str, home: str = "", prefixes: tuple[str, str] = ("train", "t10k"), **options: object) -> dict:
+    """Return the layout of MNIST: four files, whose names begin with one prefix for train and another for test.
+
+    options: further arguments of the dataset class.
+    """
+    paths = {
+        subset: [f"{dataset_class}/raw/{prefix}-{content}-ubyte" for content in ("images-idx3", "labels-idx1")]
+        for subset, prefix in zip(BY_TRAIN, prefixes)
     }
-    layout = f"{home}/{needs['train'][0]}".lstrip("/") + " and the three files like it, unpacked"
-    by_part = {subset: {**how, **arguments} for subset, how in BY_TRAIN.items()}
-    return read_by_torchvision(reader, needs, layout, home, arguments=by_part)
+    layout = f"{home}/{paths['train'][0]}".lstrip("/") + " and the three files like it, unpacked"
+    arguments = {subset: {**by_train, **options} for subset, by_train in BY_TRAIN.items()}
+    return read_by_torchvision(dataset_class, paths, layout, home, arguments=arguments)
 
 
-def both(folder: str, *names: str) -> Needs:
-    """Both parts are read from these."""
+def shared_paths(folder: str, *names: str) -> PathsBySubset:
+    """Return files of a folder from which both train and test are read."""
     return {subset: [f"{folder}/{name}" for name in names] for subset in BY_TRAIN}
 
 
-def each(pattern: str, *more: str, train: str = "train", test: str = "test") -> Needs:
-    """A name with `train` or `test` in it, and what both parts need."""
-    return {
-        subset: [pattern.format(word), *(name.format(word) for name in more)]
-        for subset, word in (("train", train), ("test", test))
-    }
+def subset_paths(*patterns: str, train: str = "train", test: str = "test") -> PathsBySubset:
+    """Return paths made from patterns, whose `{}` is the word for the subset."""
+    return {subset: [pattern.format(word) for pattern in patterns] for subset, word in (("train", train), ("test", test))}

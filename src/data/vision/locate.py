@@ -20,8 +20,9 @@ FOLDERS = "images in train/<class>/ and test/<class>/, or train*.parquet and tes
 
 @dataclass(frozen=True, eq=False)
 class DatasetLocation:
-    """Where the examples of a dataset lie.
+    """Where the examples of a dataset lie: finds their reader, and downloads them.
 
+    spec: the dataset.
     data: the folder that datasets lie below.
     source: a folder of the user's own or a Hub id, instead.
     patterns: of parquet files, which files.
@@ -42,28 +43,31 @@ class DatasetLocation:
             raise UserError(self.problems())
         return complete
 
-    def problems(self, fetched: bool = False) -> list[str]:
+    def problems(self, was_fetched: bool = False) -> list[str]:
         """Return what is missing, as `Task.problems` does."""
-        looked = []
+        gaps = []
         for reader in self._candidates():
             missing = reader.missing_files()
             if not missing:
                 return []
-            looked.append(f"{reader.root} (it lacks {shorten(missing)})")
-        where = f"Looked at {'; '.join(dict.fromkeys(looked))}"
-        if fetched:
-            return [f"{self.spec.name} was downloaded and is not whole. {where}. {self._by_hand}"]
-        remedy = "download=true fetches it. " if self.fetchable else ""
-        return [f"{self.spec.name} is not there. {where}. {remedy}{self._by_hand}"]
+            gaps.append(f"{reader.root} (it lacks {shorten(missing)})")
+        where = f"Looked at {'; '.join(dict.fromkeys(gaps))}"
+        if was_fetched:
+            return [f"{self.spec.name} was downloaded and is not whole. {where}. {self._manual_remedy}"]
+        remedy = "download=true fetches it. " if self.is_fetchable else ""
+        return [f"{self.spec.name} is not there. {where}. {remedy}{self._manual_remedy}"]
 
     @property
-    def fetchable(self) -> bool:
+    def is_fetchable(self) -> bool:
+        """Whether the data can be downloaded."""
         return self._hub_copy is not None or self._torchvision is not None
 
     def fetch(self, progress: Progress = SILENT) -> None:
-        """Download by torchvision, else from the copy on the Hub. Raise UserError with what each said.
+        """Download by torchvision, else from the copy on the Hub.
 
         progress: listener, told in bytes.
+
+        Raise UserError with why each failed.
         """
         name, failures = self.spec.name, []
         if self._torchvision:
@@ -77,22 +81,23 @@ class DatasetLocation:
                 return hub_copy.fetch(self.data, Prefixed(progress, f"{name} from {hub_copy.repository}: "))
             except UserError as error:
                 failures += error.problems
-        raise UserError(f"{name} was not downloaded: {'; '.join(failures) or 'nobody serves it'}. {self._by_hand}")
+        raise UserError(f"{name} was not downloaded: {'; '.join(failures) or 'nobody serves it'}. {self._manual_remedy}")
 
     def _candidates(self) -> list[ExampleReader]:
-        """Return readers of all places where the data may lie, best first, anew each time: a download changes what is there."""
+        """Return readers of all layouts and folders to try, best first, made anew each time: a download changes what is there."""
         folder = self._folder
         if folder is None:
-            native = self._native(self.data / self.spec.home) if self.source is None else []
+            native = self._native_readers(self.data / self.spec.home) if self.source is None else []
             return native + ([self._hub_copy.reader(self.spec.name, self.data)] if self._hub_copy else [])
-        native = [reader for root in dict.fromkeys((folder / self.spec.home, folder)) for reader in self._native(root)]
-        native += [reader for reader in self._native(folder.parent) if _all_below(folder, reader)]
+        native = [reader for root in dict.fromkeys((folder / self.spec.home, folder)) for reader in self._native_readers(root)]
+        native += [reader for reader in self._native_readers(folder.parent) if _reads_only(folder, reader)]
         own = own_folders(folder)
         if any("test" in reader.folders.values() for reader in own):  # a user's own split, whatever else the folder holds
             native, own = [], [*own, *native]
         return [*native, *own, Parquet(self.spec.name, folder, self.patterns or ("*",), self.columns or {})]
 
-    def _native(self, root: Path) -> list[ExampleReader]:
+    def _native_readers(self, root: Path) -> list[ExampleReader]:
+        """Return readers of the papers' layouts below `root`."""
         return [make(root) for make in self.spec.readers]
 
     @cached_property
@@ -111,11 +116,13 @@ class DatasetLocation:
 
     @property
     def _torchvision(self) -> Torchvision | None:
-        native = self._native(self.data / self.spec.home) if self.source is None else []
-        return next((reader for reader in native if isinstance(reader, Torchvision) and reader.downloads), None)
+        """The reader that can download."""
+        native = self._native_readers(self.data / self.spec.home) if self.source is None else []
+        return next((reader for reader in native if isinstance(reader, Torchvision) and reader.can_download), None)
 
     @property
-    def _by_hand(self) -> str:
+    def _manual_remedy(self) -> str:
+        """The sentence on what to bring by hand."""
         if self._folder is not None:
             native = f", or {self.spec.layout}" if self.spec.layout else ""
             return f"{self._folder} should hold {FOLDERS}{native}."
@@ -125,6 +132,6 @@ class DatasetLocation:
         return f"{home} tasks.{self.spec.name}.source=FOLDER ({FOLDERS})."
 
 
-def _all_below(folder: Path, reader: ExampleReader) -> bool:
-    """Whether what a reader of a folder's parent needs is all in that folder: the user named the innermost one of a layout."""
+def _reads_only(folder: Path, reader: ExampleReader) -> bool:
+    """Whether all that a reader of the parent folder needs is in `folder`: the user named the innermost one of a layout."""
     return all(file.is_relative_to(folder) for subset in reader.subsets for file in reader.files(subset))

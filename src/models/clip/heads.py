@@ -17,10 +17,10 @@ from src.models.family import TaskLike
 
 @dataclass(frozen=True)
 class Heads:
-    """Where heads come from.
+    """The heads of all tasks: published ones, and ones built from prompts.
 
-    folder: keeps those built from prompts.
-    published: returns the file of a task's published head, if there is one.
+    folder: of those built from prompts.
+    published: returns the file of a task's published head, None if there is none.
     source: `published`, `prompts`, or None for the published one where there is one.
     parity: whether the list of a class's synonyms is written into the prompt, as the code that made the published
         FER2013 head did, rather than averaged over.
@@ -37,24 +37,26 @@ class Heads:
         if self.parity not in (True, False):
             raise UserError(f"heads.parity is true or false; got {self.parity}")
 
-    def from_file(self, task: str) -> Path | None:
+    def published_file(self, task: str) -> Path | None:
         """Return the published head that will be used for a task; None if it is built from prompts."""
         path = None if self.source == "prompts" else self.published(task)
         return None if path and "made_from" in metadata_of(path) else path  # one that was built here
 
-    def weight(self, task: TaskLike, tower: Callable[[], str], build: Callable[[Sequence[Sequence[str]]], Tensor]) -> Tensor:
-        """Return the rows of a task's head, (classes, width).
+    def weight(
+        self, task: TaskLike, text_digest: Callable[[], str], build: Callable[[Sequence[Sequence[str]]], Tensor]
+    ) -> Tensor:
+        """Return a task's head, (classes, width).
 
         A head that was built before is read again if prompts and text tower are the same.
 
-        tower: returns a digest of the text tower.
-        build: makes a row from each class's prompts.
+        text_digest: returns a digest of the text tower.
+        build: makes a head of each class's prompts.
         """
-        published = self.from_file(task.name)
+        published = self.published_file(task.name)
         if published is not None:
-            return _published(published, task)
+            return _read_published(published, task)
         prompts = prompts_of(task, self.parity)
-        made_from = json.dumps([tower(), prompts])
+        made_from = json.dumps([text_digest(), prompts])
         path = self.folder / f"{task.name}.safetensors"
         if metadata_of(path).get("made_from") == made_from:
             return open_checkpoint(path)["weight"]
@@ -77,7 +79,10 @@ def prompts_of(task: TaskLike, parity: bool) -> list[list[str]]:
 
 @torch.no_grad()
 def zero_shot_head(model: nn.Module, tokenize: Callable, prompts: Sequence[Sequence[str]], device: torch.device) -> Tensor:
-    """Return (classes, width): the mean of the unit features of a class's prompts, made unit, times the logit scale."""
+    """Return a head, (classes, width).
+
+    A row is the mean of the normalised features of a class's prompts, normalised again, times the logit scale.
+    """
     rows = []
     for group in prompts:
         mean = model.encode_text(tokenize(list(group)).to(device), normalize=True).mean(0)
@@ -85,7 +90,7 @@ def zero_shot_head(model: nn.Module, tokenize: Callable, prompts: Sequence[Seque
     return torch.stack(rows) * model.logit_scale.exp()
 
 
-def _published(path: Path, task: TaskLike) -> Tensor:
+def _read_published(path: Path, task: TaskLike) -> Tensor:
     """Return a published head, (classes, width). Raise UserError where it is no head of this task."""
     entries = open_checkpoint(path)
     if "weight" not in entries or entries["weight"].ndim != 2:

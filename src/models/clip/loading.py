@@ -1,4 +1,4 @@
-"""open_clip's models by name and tag, with the activation that their weights were trained with."""
+"""open_clip's models by architecture and tag, with the activation that their weights were trained with."""
 
 import contextlib
 import logging
@@ -12,67 +12,99 @@ from torchvision.transforms import Compose
 from src.errors import UserError
 
 
-def create_model(
-    architecture: str, pretrained: str | None, tag: dict, quick_gelu: bool, device: torch.device, load: bool
-) -> tuple[nn.Module, Compose, Compose]:
-    """open_clip's model, with the weights of `pretrained` or with random ones, and the preprocessing of `tag`."""
-    look = {f"image_{key}": tag[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in tag}
-    try:
-        with _silent(unless=load):
-            model, *transforms = open_clip.create_model_and_transforms(
-                architecture, pretrained=pretrained if load else None, force_quick_gelu=quick_gelu, device=device, **look
-            )
-    except Exception as reason:  # a download, or a file of another model, fails in a dozen ways
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        like = pretrained if pretrained in tags else "TAG"
-        raise UserError(
-            f"the pre-trained weights {pretrained} of {architecture} cannot be had ({str(reason).splitlines()[0][:200]}); where "
-            f"there is no network, copy them here and give model.pretrained=FILE model.family.like={like} "
-            f"(tags there are: {', '.join(tags) or 'none'})"
-        ) from reason
-    return model.eval(), *transforms
+def find_pretrained_config(architecture: str, pretrained: str | None, like: str | None) -> dict | None:
+    """Return open_clip's configuration of pre-trained weights, with their activation and preprocessing.
 
+    None for random weights, and for a file that is like no tag.
 
-@contextlib.contextmanager
-def _silent(unless: bool) -> Iterator[None]:
-    """Without open_clip's word on random weights, where they are about to be replaced."""
-    before = logging.root.manager.disable
-    logging.disable(before if unless else logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+    pretrained: a tag, or a weight file; None for random weights.
+    like: the tag whose configuration a weight file has.
 
-
-def tag_of(architecture: str, pretrained: str | None, like: str | None) -> dict | None:
-    """What open_clip knows of the weights: their activation and preprocessing; None of a file that is like no tag."""
+    Raise UserError if the architecture has no tag `like`.
+    """
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if like is not None and like not in tags:
         raise UserError(f"model.family.like={like} is no tag of {architecture}; they are {', '.join(tags) or 'none'}")
-    name = like or pretrained
-    return (open_clip.get_pretrained_cfg(architecture, name) or None) if name else None
+    tag = like or pretrained
+    return (open_clip.get_pretrained_cfg(architecture, tag) or None) if tag else None
 
 
-def activation(name: str, architecture: str, tag: dict | None, asked: bool | None, weights: bool) -> bool:
-    """Whether the activation is QuickGELU. UserError if weights were trained with the other one, or nothing tells:
-    accuracy would fall without a word."""
-    own = open_clip.get_model_config(architecture).get("quick_gelu", False)
-    if tag is None:
-        if asked is None and weights and not own:
+def resolve_quick_gelu(
+    name: str, architecture: str, pretrained_config: dict | None, quick_gelu: bool | None, has_weights: bool
+) -> bool:
+    """Whether the activation is QuickGELU.
+
+    name: what messages call the weights.
+    quick_gelu: what the user asked for; None for what the weights were trained with.
+    has_weights: whether there are pre-trained weights.
+
+    Raise UserError if the weights were trained with the other activation, or if nothing tells with which: accuracy would
+    fall without a word.
+    """
+    default = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    if pretrained_config is None:
+        if quick_gelu is None and has_weights and not default:
             raise UserError(
                 f"nothing tells with which activation and preprocessing {name} was trained; say model.family.like=TAG "
                 "(openai, say), or model.family.quick_gelu=true or false with OpenAI's preprocessing"
             )
-        return bool(asked) or own
-    trained = tag.get("quick_gelu", False) or own
-    if asked is not None and asked != trained:
+        return bool(quick_gelu) or default
+    expected = pretrained_config.get("quick_gelu", False) or default
+    if quick_gelu is not None and quick_gelu != expected:
         raise UserError(
-            f"{name} was trained with {'QuickGELU' if trained else 'GELU'}; set model.family.quick_gelu={str(trained).lower()}"
+            f"{name} was trained with {'QuickGELU' if expected else 'GELU'}; set model.family.quick_gelu={str(expected).lower()}"
         )
-    return trained
+    return expected
 
 
-def check_activation(model: nn.Module, architecture: str, quick_gelu: bool) -> None:
+def create_model(
+    architecture: str, pretrained: str | None, pretrained_config: dict, quick_gelu: bool, device: torch.device, load: bool
+) -> tuple[nn.Module, Compose, Compose]:
+    """Return open_clip's model, and its preprocessing in training and in evaluation.
+
+    pretrained_config: {} for OpenAI's preprocessing.
+    load: whether to load the weights of `pretrained`; else they are random.
+
+    Raise UserError if the weights cannot be had.
+    """
+    preprocessing = {
+        f"image_{key}": pretrained_config[key]
+        for key in ("mean", "std", "interpolation", "resize_mode")
+        if key in pretrained_config
+    }
+    try:
+        with contextlib.nullcontext() if load else _silent_warnings():
+            model, *transforms = open_clip.create_model_and_transforms(
+                architecture,
+                pretrained=pretrained if load else None,
+                force_quick_gelu=quick_gelu,
+                device=device,
+                **preprocessing,
+            )
+    except Exception as error:  # a download, or a file of another model, fails in a dozen ways
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        like = pretrained if pretrained in tags else "TAG"
+        raise UserError(
+            f"the pre-trained weights {pretrained} of {architecture} cannot be had ({str(error).splitlines()[0][:200]}); where "
+            f"there is no network, copy them here and give model.pretrained=FILE model.family.like={like} "
+            f"(tags there are: {', '.join(tags) or 'none'})"
+        ) from error
+    return model.eval(), *transforms
+
+
+def check_quick_gelu(model: nn.Module, architecture: str, quick_gelu: bool) -> None:
+    """Raise UserError unless the image tower's activations are QuickGELU, or none of them is, as asked for."""
     kinds = {type(module).__name__ for module in model.visual.modules() if "GELU" in type(module).__name__}
     if kinds - {"QuickGELU"} if quick_gelu else "QuickGELU" in kinds:
         raise UserError(f"open_clip built {architecture} with {', '.join(kinds)}, and quick_gelu={quick_gelu} was asked for")
+
+
+@contextlib.contextmanager
+def _silent_warnings() -> Iterator[None]:
+    """Silence open_clip's warning of random weights, which are about to be replaced."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)

@@ -22,22 +22,22 @@ from torchvision.transforms import Compose, Normalize
 
 from src.checkpoints.writing import save_file
 from src.errors import UserError
-from src.models.adapters import adapter
+from src.models.adapters import add_lora
 from src.models.clip.augmentation import AugmentedImages
 from src.models.clip.heads import Heads, zero_shot_head
-from src.models.clip.loading import activation, check_activation, create_model, tag_of
+from src.models.clip.loading import check_quick_gelu, create_model, find_pretrained_config, resolve_quick_gelu
 from src.models.clip.pixel_cache import PixelStore, Split
 from src.models.family import PRECISIONS, Batch, Predictor, TaskLike, Trainable
 from src.models.hf_clip import from_hf, is_hf
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.models.linearize import tangent
 from src.models.loader import ExampleId, load_batches
-from src.models.modes import LowRank, Mode, trained
+from src.models.modes import LowRank, Mode, trained_parameters
 from src.state_dict import StateDict, digest, outline
 
 PREFIX, TOWER, TEXT = "model.", "model.visual.", ("transformer.", "text.", "text_decoder.")
 BLOCKS = r"^model\.visual\.(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\."
-Features = Callable[[StateDict, Tensor], Tensor]  # of the image tower, of uint8 pixels
+Features = Callable[[StateDict, Tensor], Tensor]  # of an image tower's entries and uint8 pixels
 T = TypeVar("T")
 
 
@@ -50,8 +50,10 @@ class Clip:
     name: what runs and folders call the model.
     architecture: open_clip's name.
     pretrained: open_clip's tag, or a weight file; None for random weights.
-    quick_gelu: whether the activation is QuickGELU; None for what the tag was trained with.
-    heads, pixels: where heads and decoded images are kept.
+    quick_gelu: whether the activation is QuickGELU; None for what the weights were trained with.
+    device: where models compute.
+    heads: the source of classification heads.
+    pixels: the store of decoded images.
     reference: the pre-trained weights, where a set of checkpoints brings its own.
     like: the tag whose activation and preprocessing a weight file has.
     precision: of predictions, fp32, bf16 or fp16.
@@ -81,88 +83,43 @@ class Clip:
         if precision not in PRECISIONS:
             raise UserError(f"precision is {', '.join(PRECISIONS)}; got {precision}")
         self.name, self.device, self.precision = name, device, precision
-        self._architecture = architecture
-        self._head_source, self._pixels = heads, pixels
+        self._architecture, self._head_source, self._pixel_store = architecture, heads, pixels
         if config:
             open_clip.add_model_config(config)
         if open_clip.get_model_config(architecture) is None:
             raise UserError(f"open_clip knows no architecture {architecture}; see open_clip.list_models()")
-        tag = tag_of(architecture, pretrained, like)
-        self._quick_gelu = activation(f"{architecture}/{pretrained}", architecture, tag, quick_gelu, pretrained is not None)
-        self._create = partial(create_model, architecture, pretrained, tag or {}, self._quick_gelu, device)
-        self._bpe = {"bpe_path": merges} if merges else {}
+        pretrained_config = find_pretrained_config(architecture, pretrained, like)
+        quick_gelu = resolve_quick_gelu(
+            f"{architecture}/{pretrained}", architecture, pretrained_config, quick_gelu, pretrained is not None
+        )
+        self._create_model = partial(create_model, architecture, pretrained, pretrained_config or {}, quick_gelu, device)
+        self._tokenizer_options = {"bpe_path": merges} if merges else {}
         # a reference brings no text tower; one of transformers' lacks more, which comes from the weights of open_clip
-        self._complete = reference is None or is_hf(reference)
-        self._clip, train, val = self._create(load=self._complete)
-        check_activation(self._clip, architecture, self._quick_gelu)
-        self._crop, self._view = _pixels(train), _pixels(val)
-        self._normalise: Normalize = val.transforms[-1]
-        self._heads: dict[str, tuple[Tensor, str]] = {}
+        self._is_loaded = reference is None or is_hf(reference)
+        self._clip, train_transform, eval_transform = self._create_model(load=self._is_loaded)
+        check_quick_gelu(self._clip, architecture, quick_gelu)
+        self._train_transform, self._eval_transform = _up_to_pixels(train_transform), _up_to_pixels(eval_transform)
+        self._normalise: Normalize = eval_transform.transforms[-1]
+        self._heads: dict[str, tuple[Tensor, str]] = {}  # of each task, with its digest
         self._splits: dict[tuple[str, str], Split] = {}
-        self._live = {PREFIX + key: leaf for key, leaf in self._clip.state_dict().items() if not key.startswith(TEXT)}
-        self.pretrained: StateDict = {key: leaf.detach().cpu().clone() for key, leaf in self._live.items()}
+        self._model_outline = {PREFIX + key: leaf for key, leaf in self._clip.state_dict().items() if not key.startswith(TEXT)}
+        self.pretrained: StateDict = {key: leaf.detach().cpu().clone() for key, leaf in self._model_outline.items()}
         if reference is not None:
             reference = self.canonical(reference)
             self._check_fits(reference)
             self.pretrained = reference
-        settings = [
-            open_clip.get_model_config(architecture),
-            self._quick_gelu,
-            self._normalise.mean,
-            self._normalise.std,
-        ]
-        words = Path(merges).read_bytes() if merges else b""
-        self.identity = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode() + words)
+        settings = [open_clip.get_model_config(architecture), quick_gelu, self._normalise.mean, self._normalise.std]
+        vocabulary = Path(merges).read_bytes() if merges else b""
+        self.identity = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode() + vocabulary)
         self._features: Features = torch.compile(self._image_features) if compiled else self._image_features
 
     @cached_property
     def pretrained_digest(self) -> str:
+        """The digest of the pre-trained weights."""
         return digest(self.pretrained.items())
 
     def canonical(self, weights: StateDict) -> StateDict:
         return from_hf(weights, self.pretrained) if is_hf(weights) else weights
-
-    def linearized(self) -> "Clip":
-        """Return the same family with the tangent model of the image tower, around the pre-trained weights, in its place.
-
-        Features are what is linear in the weights, before they are divided by their norm, as in the released code.
-        """
-        identity = xxhash.xxh3_128_hexdigest(f"{self.identity} around {self.pretrained_digest}".encode())
-        other = copy.copy(self)
-        other.identity = identity
-        other._features = self._tangent_features
-        return other
-
-    def trainable(self, mode: Mode) -> Trainable:
-        """Return the part of the image tower that trains in this mode, starting from the pre-trained weights."""
-        reference, parameters = self._reference, {name for name, _ in self._clip.visual.named_parameters()}
-        trainable = {TOWER + name: leaf for name, leaf in reference.items() if name in parameters}
-        names = trained(trainable, BLOCKS, mode.trains)
-        whole = sum(leaf.numel() for leaf in trainable.values())
-        if mode.lora:
-            return self._low_rank_learner(mode.lora, names, whole)
-        features = self._tangent_features if mode.trained_linearized else self._image_features
-
-        def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
-            tower = {**reference, **{name.removeprefix(TOWER): leaf for name, leaf in entries.items()}}
-            with self._training():
-                return self._summed_loss(features(tower, batch.inputs), batch)
-
-        def save(entries: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-            save_file({key: entries.get(key, leaf) for key, leaf in self.pretrained.items()}, path, metadata)
-
-        return Trainable({name: nn.Parameter(trainable[name].clone()) for name in names}, loss, save, whole)
-
-    def _low_rank_learner(self, lora: LowRank, names: Sequence[str], whole: int) -> Trainable:
-        tower = copy.deepcopy(self._clip.visual)
-        adapted = adapter(tower, lora, [name.removeprefix(TOWER) for name in names])
-
-        def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
-            tower = {**self._reference, **adapted.weights(entries, self._reference)}
-            with self._training():
-                return self._summed_loss(self._image_features(tower, batch.inputs), batch)
-
-        return Trainable(adapted.parameters, loss, adapted.save, whole)
 
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
         self._check_fits(weights)
@@ -177,13 +134,45 @@ class Clip:
 
         return predict
 
+    def linearized(self) -> "Clip":
+        """Return the same family with the tangent model of the image tower, around the pre-trained weights, in its place.
+
+        Features are what is linear in the weights, before they are divided by their norm, as in the released code.
+        """
+        identity = xxhash.xxh3_128_hexdigest(f"{self.identity} around {self.pretrained_digest}".encode())
+        other = copy.copy(self)
+        other.identity = identity
+        other._features = self._tangent_features
+        return other
+
+    def trainable(self, mode: Mode) -> Trainable:
+        """Return the part of the image tower that trains in this mode, starting from the pre-trained weights."""
+        reference, tower_names = self._reference, {name for name, _ in self._clip.visual.named_parameters()}
+        parameters = {TOWER + name: leaf for name, leaf in reference.items() if name in tower_names}
+        names = trained_parameters(parameters, BLOCKS, mode.trains)
+        total = sum(leaf.numel() for leaf in parameters.values())
+        if mode.lora:
+            return self._lora_trainable(mode.lora, names, total)
+        features = self._tangent_features if mode.trained_linearized else self._image_features
+
+        def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
+            tower = {**reference, **{name.removeprefix(TOWER): leaf for name, leaf in entries.items()}}
+            with self._training_mode():
+                return self._summed_loss(features(tower, batch.inputs), batch)
+
+        def save(entries: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+            save_file({key: entries.get(key, leaf) for key, leaf in self.pretrained.items()}, path, metadata)
+
+        return Trainable({name: nn.Parameter(parameters[name].clone()) for name in names}, loss, save, total)
+
     def prepare(self, task: TaskLike) -> str:
-        """Make the task's head, or read it; return its digest."""
+        """Build the task's head, or read it; return its digest."""
         if task.name not in self._heads:
-            weight = self._head_source.weight(task, lambda: self.identity + self._text_digest, self._head).to(self.device)
-            if weight.shape[1] != self._width:
+            weight = self._head_source.weight(task, lambda: self.identity + self._text_digest, self._build_head)
+            weight = weight.to(self.device)
+            if weight.shape[1] != self._embed_dim:
                 raise UserError(
-                    f"the head of {task.name} is for features of width {weight.shape[1]}, and {self.name}'s are {self._width}"
+                    f"the head of {task.name} is for features of width {weight.shape[1]}, and {self.name}'s are {self._embed_dim}"
                 )
             self._heads[task.name] = weight, digest([("weight", weight)])
         return self._heads[task.name][1]
@@ -198,105 +187,79 @@ class Clip:
         pixels, labels = self._split(task, split).span(span)
 
         def batch(start: int) -> Batch:
-            part = slice(start, start + size)
+            window = slice(start, start + size)
             if self.device.type == "cpu":
-                return Batch(task.name, pixels[part], labels[part])
-            moved = (leaf[part].contiguous().pin_memory().to(self.device, non_blocking=True) for leaf in (pixels, labels))
-            return Batch(task.name, *moved)
+                return Batch(task.name, pixels[window], labels[window])
+            pinned = (leaf[window].contiguous().pin_memory() for leaf in (pixels, labels))
+            return Batch(task.name, *(leaf.to(self.device, non_blocking=True) for leaf in pinned))
 
-        found = map(batch, range(0, len(labels), size))
-        return found if self.device.type == "cpu" else _one_ahead(found)
+        batches = map(batch, range(0, len(labels), size))
+        return batches if self.device.type == "cpu" else _prefetch(batches)
 
     def training_batches(
         self, task: TaskLike, batches: Iterable[Sequence[ExampleId]], seed: int, workers: int
     ) -> Iterator[Batch]:
-        images = AugmentedImages(partial(task.examples, "train"), lambda image: _tensor(self._crop(image)), seed)
+        images = AugmentedImages(partial(task.examples, "train"), lambda image: _to_tensor(self._train_transform(image)), seed)
         on_gpu = self.device.type == "cuda"
-        loaded = load_batches(images, batches, workers, pinned=on_gpu)
-        moved = (Batch(task.name, *(leaf.to(self.device, non_blocking=on_gpu) for leaf in leaves)) for leaves in loaded)
-        return _one_ahead(moved) if on_gpu else moved
+        on_cpu = load_batches(images, batches, workers, pinned=on_gpu)
+        on_device = (Batch(task.name, *(leaf.to(self.device, non_blocking=on_gpu) for leaf in leaves)) for leaves in on_cpu)
+        return _prefetch(on_device) if on_gpu else on_device
 
     def data_digest(self, task: TaskLike, split: str) -> str:
         return self._split(task, split).digest
 
     def depth(self, key: str) -> float | None:
-        return self._depths(key) if key.startswith(TOWER) else None
+        return self._tower_depth(key) if key.startswith(TOWER) else None
 
     def is_layer(self, key: str) -> bool:
         return is_layer_by_name(key)
 
     def notes(self, tasks: Iterable[TaskLike]) -> list[str]:
         """Return a note where some heads are published ones, whose prompts are not known."""
-        origins = self.head_origins(tasks)
-        published, built = ([task for task, origin in origins.items() if origin == kind] for kind in ("published", "prompts"))
+        sources = self.head_sources(tasks)
+        published, built = ([task for task, source in sources.items() if source == kind] for kind in ("published", "prompts"))
         mixed = f"; built from prompts for {', '.join(built)}" if built else ""
         return [f"heads: published for {', '.join(published)}{mixed}"] if published else []
 
-    def head_origins(self, tasks: Iterable[TaskLike]) -> dict[str, str]:
+    def head_sources(self, tasks: Iterable[TaskLike]) -> dict[str, str]:
         """Return whether each task's head is `published` or built from `prompts`."""
-        return {task.name: "published" if self._head_source.from_file(task.name) else "prompts" for task in tasks}
-
-    @cached_property
-    def _depths(self) -> Callable[[str], float | None]:
-        if not any(re.match(BLOCKS, key) for key in self._live):
-            raise UserError(f"the image tower of {self._architecture} is no row of blocks, so LiNeS does not know its depth")
-        return depth_by_name(self._live, BLOCKS)
-
-    @cached_property
-    def _width(self) -> int:
-        return open_clip.get_model_config(self._architecture)["embed_dim"]
-
-    @cached_property
-    def _text(self) -> nn.Module:
-        """The model whose text tower makes heads; a checkpoint's reference brings none, so it is fetched then."""
-        return self._clip if self._complete else self._create(load=True)[0]
-
-    def _head(self, prompts: Sequence[Sequence[str]]) -> Tensor:
-        tokenize = open_clip.get_tokenizer(self._architecture, **self._bpe)
-        return zero_shot_head(self._text, tokenize, prompts, self.device)
-
-    @cached_property
-    def _text_digest(self) -> str:
-        """The digest of what heads are made with: all weights but the image tower's."""
-        return digest((key, leaf) for key, leaf in self._text.state_dict().items() if not key.startswith("visual."))
-
-    def _split(self, task: TaskLike, split: str) -> Split:
-        if (task.name, split) not in self._splits:
-            self._splits[task.name, split] = self._decoded(task, split)
-        return self._splits[task.name, split]
-
-    def _decoded(self, task: TaskLike, split: str) -> Split:
-        examples = cache(partial(task.examples, split))  # not opened where all of it was decoded before
-
-        def decode(index: int) -> tuple[Tensor, int]:
-            image, label = examples()[index]
-            return _tensor(self._view(image)), label
-
-        made_from = json.dumps([task.name, task.fingerprint(split), list(task.classes), str(self._view), PIL.__version__])
-        return self._pixels.split(made_from, lambda: len(examples()), decode, f"{task.name} ({split})")
+        return {task.name: "published" if self._head_source.published_file(task.name) else "prompts" for task in tasks}
 
     def _check_fits(self, weights: StateDict) -> None:
-        shapes = {key: leaf.shape for key, leaf in outline(weights).items()}
-        strange = [key for key in self._live.keys() | shapes.keys()
-                   if key not in self._live or shapes.get(key) != self._live[key].shape]  # fmt: skip
-        if strange:
-            raise UserError(f"these weights do not fit {self.name}: {', '.join(sorted(strange)[:3])} ({len(strange)} in all)")
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        return self._normalise(pixels.float() / 255)
+        """Raise UserError unless weights have the model's names and shapes."""
+        model, shapes = self._model_outline, {key: leaf.shape for key, leaf in outline(weights).items()}
+        misfits = [key for key in model.keys() | shapes.keys() if key not in model or shapes.get(key) != model[key].shape]
+        if misfits:
+            raise UserError(f"these weights do not fit {self.name}: {', '.join(sorted(misfits)[:3])} ({len(misfits)} in all)")
 
     def _tower(self, weights: StateDict) -> dict[str, Tensor]:
         """Return the image tower's entries under its own names, on the device."""
         return {key.removeprefix(TOWER): weights[key].to(self.device, leaf.dtype)
-                for key, leaf in self._live.items() if key.startswith(TOWER)}  # fmt: skip
+                for key, leaf in self._model_outline.items() if key.startswith(TOWER)}  # fmt: skip
 
     @cached_property
     def _reference(self) -> dict[str, Tensor]:
         """The pre-trained image tower, on the device."""
         return self._tower(self.pretrained)
 
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return self._normalise(pixels.float() / 255)
+
+    def _image_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
+        return _pooled(torch.func.functional_call(self._clip.visual, tower, (self._normalised(pixels),)))
+
+    def _tangent_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
+        return tangent(lambda weights: self._image_features(weights, pixels), self._reference, tower)
+
+    def _logits(self, features: Tensor, task: str) -> Tensor:
+        with torch.autocast(self.device.type, enabled=False):  # logits are large: a narrow one is a coarse one
+            return F.normalize(features.float(), dim=-1) @ self._heads[task][0].T
+
+    def _summed_loss(self, features: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(self._logits(features, batch.task), batch.labels, reduction="sum")
+
     @contextlib.contextmanager
-    def _training(self) -> Iterator[None]:
+    def _training_mode(self) -> Iterator[None]:
         """Let layers that drop units, patches or paths do so; running statistics are those of the pre-trained model."""
         tower = self._clip.visual
         for module in tower.modules():
@@ -306,18 +269,56 @@ class Clip:
         finally:
             tower.eval()
 
-    def _tangent_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
-        return tangent(lambda weights: self._image_features(weights, pixels), self._reference, tower)
+    def _lora_trainable(self, lora: LowRank, names: Sequence[str], total: int) -> Trainable:
+        """Return LoRA's factors for the matrices `names`, of a model with `total` parameters."""
+        factors = add_lora(copy.deepcopy(self._clip.visual), lora, [name.removeprefix(TOWER) for name in names])
 
-    def _image_features(self, tower: StateDict, pixels: Tensor) -> Tensor:
-        return _pooled(torch.func.functional_call(self._clip.visual, tower, (self._normalised(pixels),)))
+        def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
+            tower = {**self._reference, **factors.weights(entries, self._reference)}
+            with self._training_mode():
+                return self._summed_loss(self._image_features(tower, batch.inputs), batch)
 
-    def _summed_loss(self, features: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(self._logits(features, batch.task), batch.labels, reduction="sum")
+        return Trainable(factors.parameters, loss, factors.save, total)
 
-    def _logits(self, features: Tensor, task: str) -> Tensor:
-        with torch.autocast(self.device.type, enabled=False):  # logits are large: a narrow one is a coarse one
-            return F.normalize(features.float(), dim=-1) @ self._heads[task][0].T
+    def _build_head(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+        tokenize = open_clip.get_tokenizer(self._architecture, **self._tokenizer_options)
+        return zero_shot_head(self._text_model, tokenize, prompts, self.device)
+
+    @cached_property
+    def _text_model(self) -> nn.Module:
+        """The model whose text tower builds heads; a checkpoint's reference brings none, so it is fetched then."""
+        return self._clip if self._is_loaded else self._create_model(load=True)[0]
+
+    @cached_property
+    def _text_digest(self) -> str:
+        """The digest of the weights that heads are built with: all but the image tower's."""
+        return digest((key, leaf) for key, leaf in self._text_model.state_dict().items() if not key.startswith("visual."))
+
+    @cached_property
+    def _embed_dim(self) -> int:
+        return open_clip.get_model_config(self._architecture)["embed_dim"]
+
+    def _split(self, task: TaskLike, split: str) -> Split:
+        if (task.name, split) not in self._splits:
+            self._splits[task.name, split] = self._decoded_split(task, split)
+        return self._splits[task.name, split]
+
+    def _decoded_split(self, task: TaskLike, split: str) -> Split:
+        examples = cache(partial(task.examples, split))  # not opened where all of it was decoded before
+
+        def decode(index: int) -> tuple[Tensor, int]:
+            image, label = examples()[index]
+            return _to_tensor(self._eval_transform(image)), label
+
+        facts = [task.name, task.fingerprint(split), list(task.classes), str(self._eval_transform), PIL.__version__]
+        return self._pixel_store.split(json.dumps(facts), lambda: len(examples()), decode, f"{task.name} ({split})")
+
+    @cached_property
+    def _tower_depth(self) -> Callable[[str], float | None]:
+        """Returns the depth of a parameter of the image tower (see `depth`)."""
+        if not any(re.match(BLOCKS, key) for key in self._model_outline):
+            raise UserError(f"the image tower of {self._architecture} is no row of blocks, so LiNeS does not know its depth")
+        return depth_by_name(self._model_outline, BLOCKS)
 
 
 def _pooled(features: Tensor | tuple) -> Tensor:
@@ -325,22 +326,23 @@ def _pooled(features: Tensor | tuple) -> Tensor:
     return features[0] if isinstance(features, tuple) else features
 
 
-def _one_ahead(items: Iterable[T]) -> Iterator[T]:
+def _prefetch(items: Iterable[T]) -> Iterator[T]:
     """Yield the same items, the next one being made while one is in use."""
     items, end = iter(items), object()
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = thread.submit(next, items, end)
+        future = thread.submit(next, items, end)
+        while (item := future.result()) is not end:
+            future = thread.submit(next, items, end)
             yield item
 
 
-def _pixels(transform: Compose) -> Compose:
+def _up_to_pixels(transform: Compose) -> Compose:
     """Return open_clip's preprocessing but for the last two steps, which make the image a tensor and normalise it."""
     if not isinstance(transform.transforms[-1], Normalize):
         raise TypeError(f"open_clip's preprocessing no longer ends in Normalize: {transform}")
     return Compose(transform.transforms[:-2])
 
 
-def _tensor(image: Image) -> Tensor:
+def _to_tensor(image: Image) -> Tensor:
+    """Return an image's uint8 pixels, (3, height, width)."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

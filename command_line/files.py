@@ -1,0 +1,48 @@
+"""model=files: merge state dicts from disk, of any architecture; nothing is scored."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from command_line.build import build_device, build_method, specified_coefficient
+from command_line.output import check_output, publish_analysis, write_output
+from command_line.paths import expanded, file_sources
+from src.checkpoints.mask_files import MaskProvenance, load_masks
+from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
+from src.errors import UserError
+from src.merging.engine.inputs import MergeInputs
+from src.models.layers import depth_by_name, is_layer_by_name
+from src.state_dict import digest
+
+
+def merge_files(config: DictConfig) -> None:
+    """Merge state dicts from disk into `output`, streaming; nothing is scored."""
+    started, method = time.monotonic(), build_method(config)
+    base, sources = file_sources(config)
+    method.check_tasks(list(sources))
+    coefficient, load = specified_coefficient(config, method, len(sources)), config.method.get("load_mask", False)
+    if coefficient is None and not (load and method.per_task):
+        raise UserError("model=files has no validation data to choose a coefficient on; give specify_lambda=NUMBER")
+    pretrained = open_checkpoint(base)
+    finetuned = open_all(sources, partial(open_finetuned, pretrained=pretrained))
+    depth = depth_by_name(pretrained, config.method.depth_pattern) if config.method.apply_lines else lambda key: None
+    inputs = MergeInputs(pretrained, finetuned, depth, is_layer_by_name, build_device(config), keep=False)
+    files = [file for checkpoint in (pretrained, *finetuned.values()) for file in (checkpoint.path, *checkpoint.files)]
+    check_output(config, method, files, pretrained, len(sources))
+    provenance = masks = None
+    if load or config.output_kind == "bundle":
+        digests = {task: digest(model.items()) for task, model in finetuned.items()}
+        provenance = MaskProvenance(method.mask_base, digest(pretrained.items()), digests)
+        masks = load_masks(load or False, None, provenance, inputs.outline, method.coefficients(len(sources)))
+    if masks:
+        method = method.with_masks(masks.masks)
+        print(f"masks: {masks}")
+    lambdas = masks.lambdas if masks and method.per_task else None
+    coefficients, merges = lambdas or dict.fromkeys(sources, coefficient), method(inputs)
+    write_output(config, merges, coefficients, pretrained, provenance)
+    if config.analysis:
+        folder = expanded(config.results_dir) / f"{Path(config.output).stem}-analysis"
+        publish_analysis(inputs, merges.masks_at(coefficients), f"{len(sources)} models", folder)
+    print(f"{config.output}: {len(sources)} models merged in {time.monotonic() - started:.1f} s")

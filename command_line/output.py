@@ -1,0 +1,71 @@
+"""What a merge writes: the merged weights, and pictures of what the tasks share."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from command_line.config import method_name
+from command_line.paths import expanded
+from src.checkpoints.bundles import save_bundle
+from src.checkpoints.mask_files import MaskProvenance
+from src.checkpoints.writing import check_target, save_by_task, save_file, save_folder
+from src.errors import UserError
+from src.merging.engine.inputs import MergeInputs
+from src.merging.method import MergeFamily, Method
+from src.runtime.files import write_json
+from src.state_dict import StateDict, add_vector, byte_size
+
+
+def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pretrained: StateDict, tasks: int) -> None:
+    """Raise UserError, before any work, if what `output` asks for cannot be written or would destroy an input."""
+    if config.output_kind == "bundle" and not method.per_task:
+        raise UserError(
+            f"method={method_name(config)} makes one model: there is nothing to bundle; use output_kind=model or task_vector"
+        )
+    if not config.output:
+        return
+    path, masks = expanded(config.output), config.method.get("load_mask")
+    inputs = [*inputs, *([expanded(masks)] if isinstance(masks, str) else [])]
+    if method.per_task and path.suffix == ".safetensors":
+        raise UserError(f"output={path}: this method makes a model for each task, which a folder holds; name a folder")
+    copies = 2 if config.output_kind == "bundle" else tasks if method.per_task else 1
+    check_target(path, method.per_task or path.suffix != ".safetensors", inputs, copies * byte_size(pretrained))
+
+
+def write_output(
+    config: DictConfig,
+    merges: MergeFamily,
+    coefficients: dict[str, float | None],
+    pretrained: StateDict,
+    provenance: MaskProvenance | None,
+) -> int | None:
+    """Write what `output` and `output_kind` ask for; return the bytes that a bundle takes on disk."""
+    path = expanded(config.output)
+    if config.output_kind == "bundle":
+        facts = {"method": method_name(config), **provenance.facts(coefficients, None)}
+        return save_bundle(merges.compact(coefficients), pretrained, path, facts)
+    vectors, is_model = merges.at(coefficients), config.output_kind == "model"
+    contents = {task: add_vector(pretrained, vector) if is_model else vector for task, vector in vectors.items()}
+    metadata = {"kind": config.output_kind, "method": method_name(config), "tasks": ",".join(vectors)}
+    if merges.compact:
+        save_by_task(contents, path, metadata)
+    elif path.suffix == ".safetensors":
+        save_file(next(iter(contents.values())), path, metadata)
+    else:
+        save_folder(next(iter(contents.values())), path, pretrained, metadata)
+    return None
+
+
+def publish_analysis(inputs: MergeInputs, masks: Mapping[str, StateDict] | None, title: str, folder: Path) -> None:
+    """Write what the tasks share, as figures and as pictures."""
+    from src.experiments.analysis import analyse
+    from src.reports.analysis_figures import draw_analysis  # matplotlib is slow to import, and few runs draw
+
+    analysis = analyse(inputs, masks)
+    write_json(folder / "analysis.json", asdict(analysis))
+    for path in (folder / "analysis.json", *draw_analysis(analysis, title, folder)):
+        print(path)
+    if masks is None:
+        print("no picture of masks: this method uses none (tall_mask, consensus and mag_masking do)")
