@@ -1,6 +1,8 @@
-"""What a command imports: nothing that it does not need, so that it starts fast."""
+"""What a command imports: nothing that it does not need, so that it starts fast; and how its threads will wait."""
 
+import ast
 import json
+import os
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from src.runtime.openmp import SPIN_COUNT
 from tests.helpers.processes import ROOT
 
 FILES = ["model=files", "pretrained=base.safetensors", "finetuned=[a.safetensors,b.safetensors]", "output=merged.safetensors"]
@@ -46,3 +49,21 @@ def test_a_command_imports_only_what_it_needs(command, tmp_path):
     imported = {module for module in modules for name in forbidden if module == name or module.startswith(f"{name}.")}
     assert not imported, f"main.py {' '.join(arguments)} imports {sorted(imported)[:5]}"
     assert command == "help" or any(tmp_path.glob("merged.safetensors")) or (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
+def test_a_script_imports_the_command_line_before_torch_and_whatever_imports_torch(script):
+    imports = [node for node in ast.parse((ROOT / script).read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports]
+    packages = [name.split(".")[0] for name in names]
+    assert set(packages[: packages.index("command_line")]) <= {*sys.stdlib_module_names, "hydra", "omegaconf"}
+
+
+@pytest.mark.parametrize(
+    "own, spin_count", [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_threads_spin_shortly_unless_the_environment_says_how_they_wait(own, spin_count):
+    unset = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    script = "import os, command_line.build; print(os.environ.get('GOMP_SPINCOUNT'))"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={**unset, **own}, capture_output=True, text=True)
+    assert run.stdout.strip() == spin_count

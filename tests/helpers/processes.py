@@ -24,46 +24,47 @@ _context.set_forkserver_preload(
 )
 
 
-def _play(script: str, arguments: list[str], folder: Path, said: list[str], first: Callable[[], None] | None) -> None:
+def _run(script: str, arguments: list[str], folder: Path, outputs: list[str], prepare: Callable[[], None] | None) -> None:
+    """Run a script in this process, its standard output and error appended to these files."""
     os.chdir(folder)
-    for number, path in enumerate(said, start=1):
+    for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.environ["COLUMNS"] = "100"
-    if first:
-        first()
+    if prepare:
+        prepare()
     sys.argv = [str(ROOT / script), *arguments]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def run_script(script: str, *arguments: str, cwd: Path, first: Callable[[], None] | None = None) -> subprocess.CompletedProcess:
-    """An entry script as a user types it in the folder `cwd`; `first` is called in its process before it starts."""
+def run_script(script: str, *arguments: str, cwd: Path, prepare: Callable[[], None] | None = None) -> subprocess.CompletedProcess:
+    """Run an entry script as a user types it in the folder `cwd`; `prepare` is called in its process before it starts."""
     with tempfile.TemporaryDirectory() as folder:
-        said = [f"{folder}/out", f"{folder}/err"]
-        process = _context.Process(target=_play, args=(script, list(arguments), cwd, said, first))
+        outputs = [f"{folder}/out", f"{folder}/err"]
+        process = _context.Process(target=_run, args=(script, list(arguments), cwd, outputs, prepare))
         process.start()
         process.join(900)
         if process.exitcode is None:
             process.kill()
             raise TimeoutError(f"{script} {' '.join(arguments)} still runs after 900 s")
-        texts = [Path(path).read_text() for path in said]
+        texts = [Path(path).read_text() for path in outputs]
     return subprocess.CompletedProcess([script, *arguments], process.exitcode, *texts)
 
 
 def run_fresh(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """As `run_script`, in a new interpreter and this process's environment, just as a user does it."""
+    """Run an entry script in a new interpreter and this process's environment, just as a user does it."""
     command, environment = [sys.executable, str(ROOT / script), *arguments], {**os.environ, "COLUMNS": "100"}
     return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=900)
 
 
 def run_for(seconds: float | None, script: str, *arguments: str, folder: Path, number: int = signal.SIGKILL) -> bool:
-    """Run a script, and send it a signal (`kill -9`) after so many seconds unless it ends before; None: let it end, which it
-    must, well.
+    """Run a script and kill it after some seconds; return whether it had to be killed.
 
-    Returns whether it was killed.
+    seconds: None to let it end, which must be with exit status 0.
+    number: the signal to kill it with.
     """
-    said = str(folder / "said.txt")
-    Path(said).unlink(missing_ok=True)
-    process = _context.Process(target=_play, args=(script, list(arguments), folder, [said, said], None))
+    output = str(folder / "output.txt")
+    Path(output).unlink(missing_ok=True)
+    process = _context.Process(target=_run, args=(script, list(arguments), folder, [output, output], None))
     process.start()
     process.join(seconds)
     killed = process.is_alive()
@@ -71,5 +72,5 @@ def run_for(seconds: float | None, script: str, *arguments: str, folder: Path, n
         os.kill(process.pid, number)
         process.join(60)
         assert not process.is_alive(), "it does not end at the signal"
-    assert killed or seconds is not None or process.exitcode == 0, Path(said).read_text()
+    assert killed or seconds is not None or process.exitcode == 0, Path(output).read_text()
     return killed

@@ -220,7 +220,7 @@ def test_a_team_knows_the_users_folder_of_options_and_one_of_it_says_what_is_wro
 
 
 def test_a_sweep_under_torchrun_is_refused(demo):
-    done = run_script("main.py", "-m", "num_tasks=2", "specify_lambda=0.3,0.4", cwd=demo, first=as_one_of_two)
+    done = run_script("main.py", "-m", "num_tasks=2", "specify_lambda=0.3,0.4", cwd=demo, prepare=as_one_of_two)
     assert done.returncode == 1 and "does not run under torchrun" in done.stderr and "Traceback" not in done.stderr
 
 

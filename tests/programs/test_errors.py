@@ -111,7 +111,7 @@ def no_large_file():
 
 def test_a_full_disk_ends_in_a_sentence_and_leaves_the_earlier_result(folder):
     before = (folder / "merged.safetensors").read_bytes()
-    done = run_script("main.py", *FILES, TWO, "specify_lambda=1", cwd=folder, first=no_large_file)
+    done = run_script("main.py", *FILES, TWO, "specify_lambda=1", cwd=folder, prepare=no_large_file)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "no room left" in done.stderr and "merged.safetensors" in done.stderr, done.stderr
     assert (folder / "merged.safetensors").read_bytes() == before

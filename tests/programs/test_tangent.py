@@ -197,7 +197,7 @@ def interrupt():
 
 
 def test_ctrl_c_is_answered_in_a_sentence(tmp_path):
-    done = run_script("eval_single_task.py", "--finetuning-mode=none", cwd=tmp_path, first=interrupt)
+    done = run_script("eval_single_task.py", "--finetuning-mode=none", cwd=tmp_path, prepare=interrupt)
     assert done.returncode == 130 and "a rerun goes on from there" in done.stderr and "Traceback" not in done.stderr
 
 
