@@ -53,7 +53,7 @@ def build_device(config: DictConfig) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
     if device.type == "cuda" and is_distributed() and device.index is not None:
-        raise UserError(f"device={name} puts all processes of a team on one GPU; leave the number out")
+        raise UserError(f"device={name} puts all processes of a group on one GPU; leave the number out")
     if device.type == "cuda":
         return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     return device

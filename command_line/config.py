@@ -96,7 +96,7 @@ def _contradictions(config: DictConfig) -> list[str]:
     if config.wandb.mode not in ("disabled", None) and find_spec("wandb") is None:
         problems.append(f"wandb.mode={config.wandb.mode}, but wandb is not installed; pip install wandb")
     if is_distributed() and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        problems.append("a sweep (-m) does not run under torchrun; world_size=N starts a team for each of its runs")
+        problems.append("a sweep (-m) does not run under torchrun; world_size=N starts a process group for each of its runs")
     return problems
 
 

@@ -171,8 +171,8 @@ class ProgressBar:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=self._total, initial=self._done - done, leave=False, dynamic_ncols=True, mininterval=0.2,
-                unit=self.unit, unit_scale=self.unit == "B",
+                desc=self._prefix + what, total=self._total, initial=self._done - done, unit=self.unit,
+                unit_scale=self.unit == "B", leave=False, dynamic_ncols=True, mininterval=0.2,
             )  # fmt: skip
         self._bar.set_description_str(self._prefix + what, refresh=not done)
         self._bar.update(done)

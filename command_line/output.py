@@ -11,11 +11,12 @@ from command_line.paths import expanded
 from src.checkpoints.bundles import save_bundle
 from src.checkpoints.mask_files import MaskProvenance
 from src.checkpoints.writing import check_target, save_by_task, save_file, save_folder
+from src.elementwise import add_vector
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Method
 from src.runtime.files import write_json
-from src.state_dict import StateDict, add_vector, byte_size
+from src.state_dict import StateDict, byte_size
 
 
 def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pretrained: StateDict, tasks: int) -> None:

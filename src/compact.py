@@ -1,4 +1,4 @@
-"""Models of several tasks in little room: one bit a parameter over a vector they share, or low-rank factors.
+"""Models of several tasks in little space: one bit a parameter over a vector they share, or low-rank factors.
 
 A task's part maps names to tensors: `mask/KEY` holds packed bits that select from the shared vector's KEY,
 `left/KEY` and `right/KEY` hold factors whose product is KEY, `entry/KEY` holds KEY as it is. What has none is zero.
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from src.state_dict import Lazy, StateDict, outline, zeros_view
+from src.elementwise import chunk_size, zeros_view
+from src.state_dict import Lazy, StateDict, outline
 
 MASK, LEFT, RIGHT, ENTRY = "mask/", "left/", "right/", "entry/"
-PART = 2**18  # entries rebuilt at a time: a multiple of 8
 
 # Eight bytes of 0 or 1, read as one (signed) number, times the first gather in its highest byte, the first byte as the
 # highest bit, as np.packbits has it. The other way, a byte is copied eight times and each copy keeps one bit.
@@ -50,11 +50,11 @@ def masked(values: Tensor, packed: Tensor) -> Tensor:
     """Return a copy of `values` that is zero where the packed mask of its flattened form is off."""
     out = torch.zeros_like(values, memory_format=torch.contiguous_format)
     flat, source = out.view(-1), values.reshape(-1)
-    packed = packed.to(values.device)
-    for start in range(0, len(flat), PART):
-        part = source[start : start + PART]
+    packed, size = packed.to(values.device), chunk_size(values.device)
+    for start in range(0, len(flat), size):
+        part = source[start : start + size]
         on = unpack(packed[start // 8 : packed_size(start + len(part))], len(part))
-        torch.mul(part, on.view(torch.uint8), out=flat[start : start + PART])
+        torch.mul(part, on.view(torch.uint8), out=flat[start : start + size])
     return out
 
 

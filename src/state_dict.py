@@ -1,20 +1,18 @@
-"""Arithmetic on state dicts: mappings from names to tensors go in, new ones come out, nothing is edited.
+"""State dicts: mappings from names to tensors, which may be lazy, their outlines, what keeps two apart, and digests.
 
-A mapping may be lazy (`Lazy`, or a checkpoint on disk): its entries are made when they are asked for, so an
-expression over twenty checkpoints costs the memory of the entries looked at, one at a time.
+The entries of a lazy one (`Lazy`, or a checkpoint on disk) are made when they are asked for, so that an expression over
+twenty checkpoints costs the memory of the entries looked at, one at a time.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 import xxhash
 from torch import Tensor
 
-from src.errors import UserError, shorten
+from src.errors import shorten
 
 StateDict = Mapping[str, Tensor]
-CHUNK = 2**20  # entries added at a time: what is computed in a wider dtype never takes more than this
 
 
 class Lazy(Mapping[str, Tensor]):
@@ -104,86 +102,6 @@ def model_differences(name: str, tree: StateDict, other_name: str, other: StateD
         for key, leaf in ours.items()
         if key in theirs and theirs[key].is_floating_point() != leaf.is_floating_point()
     ]
-
-
-def zip_with(combine: Callable[..., Tensor], *trees: StateDict) -> Lazy:
-    """Return `combine` of every entry of trees with equal keys and shapes, lazily, in the order of the first.
-
-    combine: an elementwise function; it may change dtypes.
-
-    Raise ValueError naming the keys that differ.
-    """
-    first, *others = trees
-    for number, other in enumerate(others, start=2):
-        problems = differences("the first", first, f"number {number}", other)
-        if problems:
-            raise ValueError("state dicts do not match: " + "; ".join(problems))
-    outlines = [outline(tree) for tree in trees]
-
-    def leaf(key: str) -> Tensor:
-        dtype = combine(*(torch.ones((), dtype=part[key].dtype) for part in outlines)).dtype
-        return torch.empty(outlines[0][key].shape, dtype=dtype, device="meta")
-
-    return Lazy(Memoized(outlines[0], leaf), lambda key: elementwise(combine, *(tree[key] for tree in trees)))
-
-
-def elementwise(combine: Callable[..., Tensor], *leaves: Tensor) -> Tensor:
-    """Return `combine(*leaves)` of tensors of one shape; of tensors that are one number each, another such view.
-
-    So what no task changed (see `zeros_view`) takes no memory however vectors are added and scaled.
-    """
-    if all(map(_is_constant, leaves)):
-        return combine(*(leaf[(0,) * leaf.ndim] for leaf in leaves)).expand(leaves[0].shape)
-    return combine(*leaves)
-
-
-def zeros_view(like: Tensor, device: torch.device) -> Tensor:
-    """Return zeros of the shape and dtype of `like` that take no memory: one zero, seen from everywhere."""
-    return torch.zeros((), dtype=like.dtype, device=device).expand(like.shape)
-
-
-def is_zeros_view(leaf: Tensor) -> bool:
-    """Whether a tensor is a `zeros_view`; one that holds zeros is none."""
-    return _is_constant(leaf) and not leaf[(0,) * leaf.ndim]
-
-
-def _is_constant(leaf: Tensor) -> bool:
-    """Whether a tensor of several entries is one number seen from everywhere."""
-    return leaf.numel() > 1 and not any(leaf.stride())
-
-
-def add_vector(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> Lazy:
-    """Return `pretrained + scale * vector`, lazily, in the dtypes of `pretrained`.
-
-    Entries that the vector lacks, or does not change (`zeros_view`), are those of `pretrained` themselves.
-
-    Raise UserError if the vector has names or shapes that `pretrained` has not, or an entry overflows its dtype.
-    """
-    shapes, changes = outline(pretrained), outline(vector)
-    misfits = [key for key in changes if key not in shapes or shapes[key].shape != changes[key].shape]
-    if misfits:
-        raise UserError(f"the vector does not fit these weights: {', '.join(misfits[:3])} ({len(misfits)} in all)")
-
-    def entry(key: str) -> Tensor:
-        base = pretrained[key]
-        if key not in changes:
-            return base
-        change = vector[key]
-        if is_zeros_view(change):
-            return base
-        total = torch.empty(base.shape, dtype=base.dtype, device=change.device)
-        for out, start, step in zip(*(leaf.reshape(-1).split(CHUNK) for leaf in (total, base, change))):
-            wide = start.to(device=step.device, dtype=step.dtype)
-            if out.dtype == step.dtype:
-                torch.add(wide, step, alpha=scale, out=out)
-            else:
-                out.copy_(torch.add(wide, step, alpha=scale))
-            overflows = not math.isfinite(out.sum(dtype=step.dtype).item()) and not torch.isfinite(out).all()
-            if overflows and torch.isfinite(start).all():
-                raise UserError(f"the merged {key} overflows {base.dtype}; lower the coefficient, or use a wider dtype")
-        return total
-
-    return Lazy(shapes, entry)
 
 
 def digest(entries: Iterable[tuple[str, Tensor]]) -> str:

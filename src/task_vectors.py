@@ -12,19 +12,9 @@ from torch import Tensor, nn
 from src.checkpoints.bundles import open_bundle
 from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.reading import open_tangent_pair
+from src.elementwise import Elementwise, add_vector, is_zeros_view, operands, zeros_view, zip_with
 from src.errors import UserError
-from src.state_dict import (
-    Lazy,
-    StateDict,
-    add_vector,
-    elementwise,
-    is_zeros_view,
-    model_differences,
-    outline,
-    vector_outline,
-    zeros_view,
-    zip_with,
-)
+from src.state_dict import Lazy, StateDict, model_differences, outline, vector_outline
 
 Source = str | os.PathLike | StateDict | nn.Module
 
@@ -86,6 +76,10 @@ class TaskVector(Mapping[str, Tensor]):
         """Shapes and dtypes of the entries, without computing them."""
         return outline(self._entries)
 
+    def operands(self, key: str) -> tuple[Callable[..., Tensor], list[Tensor]]:
+        """Return the tensors that an entry is computed from and the function of them."""
+        return operands(self._entries, key)
+
     def __getitem__(self, key: str) -> Tensor:
         return self._entries[key]
 
@@ -104,7 +98,7 @@ class TaskVector(Mapping[str, Tensor]):
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> "TaskVector":
         """Return the vector of `change(key, entry)`, elementwise functions that keep dtypes."""
-        return self.of(Lazy(self.outline, lambda key: elementwise(partial(change, key), self[key])))
+        return self.of(Elementwise(self.outline, lambda key: partial(change, key), [self._entries]))
 
     def _with(self, other: object, combine: Callable[[Tensor, object], Tensor]) -> "TaskVector":
         if isinstance(other, Number) or (isinstance(other, Tensor) and other.ndim == 0):
@@ -218,7 +212,7 @@ class NonLinearTaskVector(_OfKind):
 class LinearizedTaskVector(_OfKind):
     """The task vector of a tangent model's fine-tuning (Ortiz-Jimenez et al., NeurIPS 2023).
 
-    Files of the tangent line, which number their parameters, are read by name like all others:
+    Files of the released code, which number their parameters, are read by name like all others:
     `LinearizedTaskVector("linear_zeroshot.pt", "linear_finetuned.pt")`, or `.of_checkpoint("linear_finetuned.pt")`.
     """
 

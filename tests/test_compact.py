@@ -11,9 +11,10 @@ from command_line.config import compose_config
 from src.checkpoints.bundles import PRETRAINED, SHARED, TASKS, bundle_size, open_bundle, save_bundle
 from src.checkpoints.opening import open_all, open_checkpoint
 from src.compact import Compact, masked, masks_as_parts, pack, packed_size, parts_of, unpack
+from src.elementwise import add_vector
 from src.errors import UserError
 from src.experiments.storage import storage_of
-from src.state_dict import add_vector, byte_size
+from src.state_dict import byte_size
 from src.task_vectors import TaskVector
 from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import run_script

@@ -1,4 +1,4 @@
-"""Imports point down: the floors of the house, all of them, enforced."""
+"""Imports point down, level by level, and never go round."""
 
 import ast
 from pathlib import Path
@@ -7,11 +7,12 @@ import pytest
 
 from tests.helpers.processes import ROOT
 
-# Lowest first. A room imports rooms of lower floors and itself; rooms of one floor never import one another.
-FLOORS = [
+# Lowest first. A package imports packages of lower levels and itself; those of one level never import one another.
+LEVELS = [
     {"src.errors"},
     {"src.runtime", "src.state_dict", "src.validation"},
-    {"src.compact", "src.downloads", "src.pickles"},
+    {"src.downloads", "src.elementwise", "src.pickles"},
+    {"src.compact"},
     {"src.checkpoints"},
     {"src.task_vectors"},
     {"src.data", "src.merging", "src.models"},
@@ -22,13 +23,13 @@ FLOORS = [
     {"command_line"},
     {path.stem for path in ROOT.glob("*.py")},  # the scripts
 ]
-FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LEVEL_OF = {package: number for number, packages in enumerate(LEVELS) for package in packages}
 MODULES = sorted(path for folder in ("src", "command_line") for path in (ROOT / folder).rglob("*.py"))
 SOURCES = [*MODULES, *sorted(ROOT.glob("*.py"))]
 
-# What only these rooms may import.
+# What only these packages may import.
 ONLY_IN = {
-    ("hydra", "omegaconf"): ("command_line", *FLOORS[-1]),
+    ("hydra", "omegaconf"): ("command_line", *LEVELS[-1]),
     ("open_clip", "timm", "transformers"): ("src.models",),
     ("huggingface_hub", "gdown", "filelock"): ("src.downloads", "src.data"),
     ("matplotlib",): ("src.reports",),
@@ -46,7 +47,7 @@ def module_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """The modules that a file imports anywhere in it: `from package import module` counts as the module."""
+    """Return the modules that a file imports anywhere in it: `from package import module` counts as the module."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -61,28 +62,28 @@ def imports(path: Path) -> set[str]:
 NAMES = {module_of(path) for path in SOURCES}
 
 
-def room_of(module: str) -> str:
-    """The room of a module: a folder or module of src, command_line, or a script."""
+def package_of(module: str) -> str:
+    """Return the package of a module: a folder or module of src, command_line, or a script."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "src" else parts[0]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_of)
-def test_every_module_has_a_floor(path):
-    assert module_of(path) == "src" or room_of(module_of(path)) in FLOOR_OF
+def test_every_module_has_a_level(path):
+    assert module_of(path) == "src" or package_of(module_of(path)) in LEVEL_OF
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_imports_point_down(path):
     module = module_of(path)
-    room = room_of(module)
-    for other in {room_of(name) for name in imports(path) if name.split(".")[0] in {"src", "command_line", *FLOORS[-1]}}:
-        below = other != "src" and FLOOR_OF[other] < FLOOR_OF[room]
-        assert other == room or below, f"{module} imports {other}, which is not below it"
+    package = package_of(module)
+    for other in {package_of(name) for name in imports(path) if name.split(".")[0] in {"src", "command_line", *LEVELS[-1]}}:
+        below = other != "src" and LEVEL_OF[other] < LEVEL_OF[package]
+        assert other == package or below, f"{module} imports {other}, which is not below it"
 
 
 def test_no_imports_go_round():
-    """Of modules, those in one room included, and wherever in a module an import stands."""
+    """Of modules, those in one package included, and wherever in a module an import stands."""
     graph = {module_of(path): imports(path) & NAMES for path in SOURCES}
     state: dict[str, str] = {}
 
@@ -104,11 +105,11 @@ def test_src_is_a_table_of_contents():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_libraries_stay_in_their_rooms(path):
+def test_libraries_stay_in_their_packages(path):
     module, roots = module_of(path), {name.split(".")[0] for name in imports(path)}
-    for libraries, rooms in ONLY_IN.items():
-        if not any(f"{module}.".startswith(f"{room}.") for room in rooms):
-            assert not roots & set(libraries), f"{module} imports {roots & set(libraries)}, which is for {rooms}"
+    for libraries, packages in ONLY_IN.items():
+        if not any(f"{module}.".startswith(f"{package}.") for package in packages):
+            assert not roots & set(libraries), f"{module} imports {roots & set(libraries)}, which is for {packages}"
     if module.startswith("src.merging"):
         assert roots <= MERGING, f"merging knows tensors and no disk, model or data; {module} imports {roots - MERGING}"
 

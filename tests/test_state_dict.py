@@ -1,22 +1,6 @@
-import pytest
 import torch
 
-from src.state_dict import Lazy, digest, floating, model_differences, outline, working_dtype, zip_with
-
-
-def test_zip_with_computes_nothing_until_asked():
-    asked = []
-    tree = {"a": torch.ones(2), "b": torch.ones(3)}
-    lazy = Lazy(tree, lambda key: asked.append(key) or tree[key])
-    total = zip_with(lambda x, y: x + y, lazy, tree)
-    assert not asked and outline(total)["b"].shape == (3,) and not asked
-    assert total["a"].tolist() == [2, 2] and asked == ["a"]
-
-
-def test_zip_with_outlines_the_dtype_of_the_result():
-    tree = {"a": torch.ones(2)}
-    mask = zip_with(lambda x, y: x > y, tree, tree)
-    assert outline(mask)["a"].dtype == torch.bool
+from src.state_dict import digest, floating, model_differences, working_dtype
 
 
 def test_differences_name_keys_shapes_and_kinds():
@@ -25,8 +9,6 @@ def test_differences_name_keys_shapes_and_kinds():
     found = " ".join(model_differences("ours", ours, "theirs", theirs))
     assert "theirs lacks a, which ours has" in found and "ours lacks d, which theirs has" in found
     assert "b has shape (2,) in ours and (3,) in theirs" in found and "c is torch.float32 in ours" in found
-    with pytest.raises(ValueError, match="lacks a"):
-        zip_with(torch.add, ours, theirs)
 
 
 def test_digest_depends_on_names_values_dtype_and_shape_but_not_on_order():

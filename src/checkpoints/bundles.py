@@ -8,9 +8,10 @@ from pathlib import Path
 from src.checkpoints.reading import Checkpoint, metadata_of, open_files
 from src.checkpoints.writing import save_file
 from src.compact import MASK, Compact, parts_of
+from src.elementwise import add_vector
 from src.errors import UserError
 from src.runtime.files import folder_beside, require_space
-from src.state_dict import StateDict, add_vector, byte_size, outline, vector_outline
+from src.state_dict import StateDict, byte_size, outline, vector_outline
 
 PRETRAINED, SHARED, TASKS = BUNDLE_FILES = ("pretrained.safetensors", "shared.safetensors", "tasks.safetensors")
 

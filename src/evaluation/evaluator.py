@@ -6,13 +6,14 @@ from functools import cache, cached_property, partial
 
 from src.checkpoints.reading import Checkpoint
 from src.data.task import Task
+from src.elementwise import add_vector
 from src.errors import raise_any
 from src.evaluation.cache import Facts
 from src.evaluation.scorer import Candidate, Job, Score, Scorer
 from src.merging.engine.inputs import MergeInputs
 from src.models.family import ModelFamily
 from src.runtime.distributed import SINGLE
-from src.state_dict import Memoized, StateDict, add_vector, combined_digest, entry_digest
+from src.state_dict import Memoized, StateDict, combined_digest, entry_digest
 from src.task_vectors import TaskVector
 from src.training.provenance import recipe_digest_of
 

@@ -16,10 +16,11 @@ from rich.table import Table
 from torch import Tensor
 
 from src.data.task import Task
+from src.elementwise import add_vector
 from src.evaluation.evaluator import Evaluator
 from src.experiments.record import Run
 from src.models.family import Batch
-from src.state_dict import StateDict, add_vector
+from src.state_dict import StateDict
 
 Map = list[list[float]]  # by the first task's coefficient, then by the second's
 

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from src.compact import packed_size, unpack
+from src.elementwise import chunk_size, zeros_view
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.threads import parallel_map
 from src.merging.engine.trimming import check_percentage, trimmed
 from src.merging.method import MergeFamily, Method, Searched, multi_task_vector, require_shared
 from src.merging.tall_mask import TallMask
-from src.state_dict import Lazy, Memoized, StateDict, zeros_view
+from src.state_dict import Lazy, Memoized, StateDict
 from src.task_vectors import TaskVector
 from src.validation import is_number, is_whole
 
-PART = 2**16  # entries counted at a time: a multiple of 8
+PART = 2**16  # entries counted at a time by each core: a multiple of 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,14 +113,15 @@ def _masked_by_vote(values: Tensor, masks: Sequence[Tensor], least: int) -> Tens
     flat, source = out.view(-1), values.reshape(-1)
     masks = [mask.to(values.device) for mask in masks]
     least = min(least, len(masks) + 1)  # a count that votes can hold
+    size = PART if values.device.type == "cpu" else chunk_size(values.device)
 
     def vote(start: int) -> None:
-        part = source[start : start + PART]
+        part = source[start : start + size]
         votes = torch.zeros(len(part), dtype=torch.int16, device=values.device)
         for mask in masks:
             votes += unpack(mask[start // 8 : packed_size(start + len(part))], len(part)).view(torch.uint8)
-        torch.mul(part, (votes >= least).view(torch.uint8), out=flat[start : start + PART])
+        torch.mul(part, (votes >= least).view(torch.uint8), out=flat[start : start + size])
 
-    for _ in parallel_map(vote, range(0, len(flat), PART), values.device):
+    for _ in parallel_map(vote, range(0, len(flat), size), values.device):
         pass
     return out

@@ -43,7 +43,7 @@ class MergeFamily:
     @classmethod
     def shared(cls, tasks: Sequence[str], vector: TaskVector, masks: Mapping[str, StateDict] | None = None) -> "MergeFamily":
         """Return the family that gives every task `vector`, times the coefficient."""
-        return cls(lambda coefficient: dict.fromkeys(tasks, coefficient * vector), masks=masks)
+        return cls(lambda coefficient: dict.fromkeys(tasks, vector if coefficient == 1 else coefficient * vector), masks=masks)
 
     @classmethod
     def of_compact(cls, tasks: Sequence[str], compact: Callable[[Mapping[str, float]], Compact]) -> "MergeFamily":

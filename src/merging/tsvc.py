@@ -1,5 +1,5 @@
 """TSV-C (Gargiulo et al., CVPR 2025, Task Singular Vectors): every task keeps the leading singular triplets of its own
-matrices, in factors that take a fraction of the room."""
+matrices, in factors that take a fraction of the space."""
 
 from dataclasses import dataclass
 from functools import cache

@@ -1,6 +1,5 @@
 import json
 import pickle
-import socket
 
 import pytest
 import torch
@@ -161,16 +160,6 @@ def test_outputs_that_would_destroy_something_are_refused_before_any_work(tmp_pa
     check_target(tmp_path / "earlier" / "model.safetensors", False, [source], 10)
     with pytest.raises(UserError, match="free"):
         check_target(tmp_path / "new", True, [], 2**60)
-
-
-def test_what_killed_processes_left_is_cleared_and_moved_folders_are_put_back(tmp_path):
-    host, dead = socket.gethostname(), 2**22 + 1  # above the largest process number
-    (tmp_path / f".out.safetensors~{host}~{dead}~0.part").write_text("half")
-    (tmp_path / f".merged~{host}~{dead}~1.old").mkdir()
-    (tmp_path / f".merged~{host}~{dead}~1.old" / "model.safetensors").write_text("the earlier result")
-    (tmp_path / f".other~elsewhere~{dead}~0.part").write_text("of another machine")
-    stream_file(TREE, tmp_path / "a.safetensors")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "merged", f".other~elsewhere~{dead}~0.part"}
 
 
 def test_a_vector_is_computed_once_when_it_is_saved(tmp_path):

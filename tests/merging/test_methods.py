@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 
 from command_line.build import build_method
 from command_line.config import compose_config
+from src.elementwise import add_vector
 from src.errors import UserError
 from src.merging.engine import inputs as module
 from src.merging.engine.inputs import MergeInputs
 from src.merging.lines import LiNeS
 from src.merging.method import Fixed, Method, Wrapper, normalised, respace
-from src.state_dict import add_vector
 from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import ROOT
 
@@ -305,7 +305,7 @@ def test_the_readmes_own_method_passes_where_it_is_put(tmp_path):
     assert run.returncode == 0 and "passed" in run.stdout, run.stdout
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name,lines", VARIANTS)
 def test_a_gpu_gives_what_the_cpu_gives(name, lines):
     pretrained, finetuned = tiny_models()

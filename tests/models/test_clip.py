@@ -212,7 +212,7 @@ def test_weights_that_cannot_be_had_are_named_with_the_way_by_hand(tmp_path):
         build_family(config := compose_config(overrides), paths_of(config), torch.device("cpu"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_gpu_predicts_what_the_cpu_does(family, task, precision, tmp_path):
     config = compose_config([f"model_location={tmp_path}", f"cache_dir={tmp_path}", "device=cuda", f"precision={precision}"])

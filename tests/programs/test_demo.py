@@ -208,7 +208,7 @@ def test_two_processes_find_what_one_finds(demo):
     assert found[1]["benchmark"] == "demo"
 
 
-def test_a_team_knows_the_users_folder_of_options_and_one_of_it_says_what_is_wrong(demo):
+def test_a_process_group_knows_the_users_folder_of_options_and_one_of_it_says_what_is_wrong(demo):
     (demo / "mine" / "tasks").mkdir(parents=True)
     (demo / "mine" / "tasks" / "two.yaml").write_text("names: [Digits, Arrows]\n")
     options = ("--config-dir=mine", "tasks=two", "specify_lambda=0.3", "world_size=2")

@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_number_of_models(tmp_path):
         "from src.checkpoints.opening import open_all\n"
         "from src.merging.engine.inputs import MergeInputs\n"
         "from src.checkpoints.writing import save_file\n"
-        "from src.state_dict import add_vector\n"
+        "from src.elementwise import add_vector\n"
         "folder, tasks = Path(sys.argv[1]), int(sys.argv[2])\n"
         "method = build_method(compose_config(['method=ties']))\n"
         "torch.ones(8, 8).sum(0)\n"

@@ -15,9 +15,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from src.elementwise import zeros_view
 from src.errors import UserError
 from src.merging.engine.threads import Prefetched, parallel_map
-from src.state_dict import Lazy, Memoized, StateDict, floating, model_differences, vector_outline, zeros_view
+from src.state_dict import Lazy, Memoized, StateDict, floating, model_differences, vector_outline
 from src.task_vectors import TaskVector
 
 SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
@@ -110,12 +111,12 @@ class MergeInputs:
         """
         before, models = self.weights(key)
         dtype = self.outline[key].dtype
-        room = max(SLICE_BYTES[self.device.type] // dtype.itemsize // 8 * 8, 8)
+        size = max(SLICE_BYTES[self.device.type] // dtype.itemsize // 8 * 8, 8)
 
         def at(start: int) -> T:
-            part = slice(start, min(start + room, len(before)))
-            with self._buffer(dtype, len(models) * room) as buffer:
-                stack = buffer.view(len(models), room)[:, : part.stop - part.start]
+            part = slice(start, min(start + size, len(before)))
+            with self._buffer(dtype, len(models) * size) as buffer:
+                stack = buffer.view(len(models), size)[:, : part.stop - part.start]
                 base = before[part].to(device=self.device, dtype=dtype)
                 for row, model in zip(stack, models):
                     if model.dtype == dtype and self.device.type == "cpu":
@@ -128,7 +129,7 @@ class MergeInputs:
                     _trim(stack, self.thresholds)
                 return visit(part, stack)
 
-        starts = range(0, len(before), room)
+        starts = range(0, len(before), size)
         return parallel_map(at, starts, self.device) if len(starts) > 1 else map(at, starts)
 
     def scan(self, visit: Callable[[Tensor], T]) -> Iterator[T]:
@@ -201,13 +202,13 @@ class MergeInputs:
         return max(leaf.numel() for key, leaf in self.outline.items() if leaf.ndim == 2 and self.changed(key))
 
     @contextmanager
-    def _buffer(self, dtype: torch.dtype, room: int) -> Iterator[Tensor]:
-        """Yield a (room,) buffer that nobody else is using: visits run side by side."""
-        idle = self.memo.setdefault("idle buffers", {}).setdefault((dtype, room), [])
+    def _buffer(self, dtype: torch.dtype, size: int) -> Iterator[Tensor]:
+        """Yield a (size,) buffer that nobody else is using: visits run side by side."""
+        idle = self.memo.setdefault("idle buffers", {}).setdefault((dtype, size), [])
         try:
             buffer = idle.pop()
         except IndexError:
-            buffer = torch.empty(room, dtype=dtype, device=self.device)
+            buffer = torch.empty(size, dtype=dtype, device=self.device)
         try:
             yield buffer
         finally:

@@ -66,4 +66,5 @@ class Prefetched(Mapping[str, T]):
 
 def _init_thread() -> None:
     _this_thread.is_in_pool = True
+    torch.get_num_threads()  # a thread that has not asked yet takes the default when it first computes, whatever was set
     torch.set_num_threads(1)

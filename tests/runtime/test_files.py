@@ -1,0 +1,71 @@
+import os
+import socket
+import time
+
+import pytest
+
+from src.runtime import files
+from src.runtime.files import BETWEEN_RENAMES, folder_beside, written_beside
+
+
+@pytest.fixture
+def moved_away(tmp_path):
+    """Return what makes a folder that a process of a machine has moved away, to put another in its place."""
+
+    def make(host: str, pid: int) -> None:
+        old = tmp_path / f".merged~{host}~{pid}~0.old"
+        old.mkdir()
+        (old / "weights").write_text("the earlier result")
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+    """Folders are cleared once a process; here, each time."""
+    monkeypatch.setattr(files, "_cleared", set())
+
+
+def start_elsewhere(tmp_path) -> None:
+    """Write another file in the folder, as a program that starts does."""
+    with written_beside(tmp_path / "other") as draft:
+        draft.write_text("")
+
+
+def test_a_folder_that_another_machine_is_replacing_is_left_to_it(tmp_path, moved_away, monkeypatch):
+    moved_away("elsewhere", 1)
+    start_elsewhere(tmp_path)
+    assert not (tmp_path / "merged").exists()
+    later = time.time() + BETWEEN_RENAMES + 1
+    monkeypatch.setattr(files.time, "time", lambda: later)
+    files._cleared.clear()
+    start_elsewhere(tmp_path)
+    assert (tmp_path / "merged" / "weights").read_text() == "the earlier result"
+
+
+def test_what_killed_processes_left_is_cleared_and_moved_folders_are_put_back(tmp_path, moved_away):
+    host, dead = socket.gethostname(), 2**22 + 1  # above the largest process number
+    moved_away(host, dead)
+    (tmp_path / f".out.safetensors~{host}~{dead}~0.part").write_text("half")
+    (tmp_path / f".other~elsewhere~{dead}~0.part").write_text("of another machine")
+    start_elsewhere(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"other", "merged", f".other~elsewhere~{dead}~0.part"}
+    assert (tmp_path / "merged" / "weights").read_text() == "the earlier result"
+
+
+def test_a_living_process_of_this_machine_keeps_its_drafts(tmp_path, moved_away):
+    moved_away(socket.gethostname(), os.getppid())
+    start_elsewhere(tmp_path)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    with folder_beside(tmp_path / "merged") as draft:
+        (draft / "first").write_text("1")
+    with pytest.raises(RuntimeError), folder_beside(tmp_path / "merged") as draft:
+        (draft / "second").write_text("2")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.rglob("*")] == ["merged", "first"]
+    with folder_beside(tmp_path / "merged") as draft:
+        (draft / "second").write_text("2")
+    assert [path.name for path in tmp_path.rglob("*")] == ["merged", "second"]
