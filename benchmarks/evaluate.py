@@ -6,7 +6,6 @@
 Decoding stands beside a torchvision loader with two workers on the same JPEG files (500 x 375, bicubic to 224).
 """
 
-import argparse
 import tempfile
 import time
 from collections import Counter
@@ -18,15 +17,14 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.inputs import clip_encoders
-from command_line.build import batch_size_of, build_device, build_family, build_method
+from benchmarks.noise import noise_batch, parser_of, random_family, wait_for
+from command_line.build import build_device, build_method
 from command_line.config import compose_config
-from command_line.paths import paths_of
 from src.checkpoints.opening import open_all
 from src.evaluation.cache import Cache
 from src.evaluation.evaluator import Evaluator
@@ -35,6 +33,7 @@ from src.evaluation.search import STRATEGIES
 from src.evaluation.selection import choose
 from src.merging.engine.inputs import MergeInputs
 from src.models.family import PRECISIONS, ModelFamily
+from src.runtime.memory import keep_freed_memory
 
 CLASSES, COEFFICIENTS = 10, [n / 10 for n in range(1, 11)]
 
@@ -70,15 +69,15 @@ class Album:
     def _photographs(self) -> Photographs:
         return Photographs(self.folder, self.count)
 
-    def examples(self, split: str) -> "Counted":
-        return Counted(self._photographs, self.reads)
+    def examples(self, split: str) -> "CountedReads":
+        return CountedReads(self._photographs, self.reads)
 
     def fingerprint(self, split: str) -> str:
         return f"{self.folder} {self.count}"
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedReads:
     photographs: Photographs
     reads: Counter
 
@@ -106,27 +105,20 @@ class Preprocessed(Dataset):
 
 
 class Clock:
-    """Adds up the time spent in a function."""
+    """Adds up the seconds spent in a function."""
 
-    def __init__(self, function: Callable):
-        self._function, self.seconds = function, 0.0
+    def __init__(self, function: Callable, device: torch.device):
+        self._function, self._device, self.seconds = function, device, 0.0
 
     def __call__(self, *arguments: object) -> object:
         started = time.perf_counter()
-        found = self._function(*arguments)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        result = self._function(*arguments)
+        wait_for(self._device)
         self.seconds += time.perf_counter() - started
-        return found
+        return result
 
 
-def family_with(overrides: list[str], cache: Path, device: torch.device) -> tuple[ModelFamily, DictConfig]:
-    options = ["model=ViT-B-32", "model.pretrained=null", f"cache_dir={cache}", f"model_location={cache}", *overrides]
-    config = compose_config(options)
-    return build_family(config, paths_of(config), device), config
-
-
-def decoding(task: Album, family: ModelFamily, console: Console) -> None:
+def time_decoding(task: Album, family: ModelFamily, console: Console) -> None:
     started = time.perf_counter()
     family.data_digest(task, "val")
     ours = task.count / (time.perf_counter() - started)
@@ -138,17 +130,17 @@ def decoding(task: Album, family: ModelFamily, console: Console) -> None:
     console.print(f"decoding to 224 pixels: {ours:.0f} images/s; a torchvision loader with 2 workers: {theirs:.0f}")
 
 
-def session(task: Album, family: ModelFamily, config: DictConfig, cache: Path, device: torch.device, console: Console) -> None:
-    """Ten coefficients of the sum of two random fine-tuned encoders, through the code that main.py searches with."""
-    pretrained, finetuned = clip_encoders(2)
-    names = {f"task{number}": path for number, path in enumerate(finetuned)}
-    checkpoints = open_all({"pretrained": pretrained, **names})
-    inputs = MergeInputs(checkpoints.pop("pretrained"), checkpoints, family.depth, family.is_layer, device, keep=True)
-    clock = family._clip.visual.forward = Clock(family._clip.visual.forward)
-    scorer = Scorer(family, Cache(cache), batch_size_of(config, device), lambda what, done: None)
-    evaluator = Evaluator(scorer, Cache(cache), {"task0": task}, {"task0": checkpoints["task0"]}, inputs, candidates_per_pass=4)
+def time_search(task: Album, family: ModelFamily, finetuned: list[Path], cache: Path, console: Console) -> None:
+    """Score ten coefficients of the sum of two random fine-tuned encoders, through the code that main.py searches with."""
+    checkpoints = open_all({f"task{number}": path for number, path in enumerate(finetuned)})
+    inputs = MergeInputs(family.pretrained, checkpoints, family.depth, family.is_layer, family.device, keep=True)
+    clock = family._clip.visual.forward = Clock(family._clip.visual.forward, family.device)
+    scorer = Scorer(family, Cache(cache), 512 if family.device.type == "cuda" else 64)
+    evaluator = Evaluator(scorer, {"task0": task}, {"task0": checkpoints["task0"]}, inputs, candidates_per_pass=4)
     method = build_method(compose_config(["method=sum"]))
     family.prepare(task)
+    if family.device.type == "cpu":
+        keep_freed_memory()  # as a scored run does
     before = task.reads["images"]
     started = time.perf_counter()
     choose(method, method(inputs), COEFFICIENTS, evaluator, STRATEGIES["grid"])
@@ -161,49 +153,49 @@ def session(task: Album, family: ModelFamily, config: DictConfig, cache: Path, d
     )
 
 
-def precisions(task: Album, cache: Path, device: torch.device, console: Console) -> None:
-    """Images/s of predictions alone on the device, after a warm-up pass, and how many differ from float32's."""
-    exact = None
-    for compiled in (False, True):
-        for precision in PRECISIONS:
-            family, config = family_with([f"precision={precision}", f"compile={str(compiled).lower()}"], cache, device)
-            torch.manual_seed(0)
-            weights = {key: torch.randn_like(leaf) * 0.02 for key, leaf in family.pretrained.items()}
-            family.prepare(task)
-            predict, size = family.predictor(weights), min(batch_size_of(config, device), task.count)
-            batches = [batch for span in family.spans(task, "val") for batch in family.batches(task, "val", size, span)]
-            batches = [batch for batch in batches if len(batch.labels) == size] * 10
-            predict(batches[0])
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-            found = [predict(batch) for batch in batches]
-            torch.cuda.synchronize()
-            rate = len(batches) * size / (time.perf_counter() - started)
-            exact = exact or found
-            different = sum(int((ours != theirs).sum()) for ours, theirs in zip(found, exact))
-            console.print(
-                f"{precision}{', compiled' if compiled else ''}: {rate:.0f} images/s; "
-                f"{different} of {len(batches) * size} predictions differ from float32's"
-            )
+def prediction_rate(
+    model: str, precision: str, compiled: bool, device: torch.device, folder: Path, size: int, batches: int
+) -> tuple[float, float]:
+    """Return images/s of predictions alone, after a warm-up pass, and the share of them that differ from float32's."""
+    family = random_family(model, device, folder, f"precision={precision}", f"compile={str(compiled).lower()}")
+    batch = noise_batch(family, size)
+    draw = torch.Generator().manual_seed(0)
+    weights = {key: 0.02 * torch.randn(leaf.shape, generator=draw) for key, leaf in family.pretrained.items()}
+    predict = family.predictor(weights)
+    predictions = predict(batch)
+    wait_for(device)
+    started = time.perf_counter()
+    for _ in range(batches):
+        predict(batch)
+    wait_for(device)
+    seconds = time.perf_counter() - started
+    exact = random_family(model, device, folder).predictor(weights)(batch)
+    return batches * size / seconds, (predictions != exact).double().mean().item()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, help="default: 192, and 4096 on a GPU")
     options = parser.parse_args()
     device, console = build_device(compose_config([f"device={options.device}"])), Console(soft_wrap=True)
-    images = options.images or (4096 if device.type == "cuda" else 192)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "photographs").mkdir()
-        cache = Path(folder) / "cache"
-        task = Album(Path(folder) / "photographs", images, Counter())
+    on_gpu = device.type == "cuda"
+    pretrained, finetuned = clip_encoders(2)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "photographs").mkdir()
+        task = Album(folder / "photographs", options.images or (4096 if on_gpu else 192), Counter())
         task.examples("val")
-        family, config = family_with([], cache, device)
-        decoding(task, family, console)
-        session(task, family, config, cache, device, console)
-        if device.type == "cuda":
-            precisions(task, cache, device, console)
+        family = random_family("ViT-B-32", device, folder, f"pretrained={pretrained}")
+        time_decoding(task, family, console)
+        time_search(task, family, finetuned, folder / "cache", console)
+        for compiled in (False, True) if on_gpu else ():
+            for precision in PRECISIONS:
+                rate, different = prediction_rate("ViT-B-32", precision, compiled, device, folder, 512, 10)
+                console.print(
+                    f"{precision}{', compiled' if compiled else ''}: {rate:.0f} images/s; "
+                    f"{100 * different:.2f} % of predictions differ from float32's"
+                )
 
 
 if __name__ == "__main__":

@@ -6,9 +6,13 @@
     python -m benchmarks.merge --device cuda     also compares with the CPU's result
     python -m benchmarks.merge --only TSVM,TSVC  these methods
 
+A row is printed when it is measured: the merged vector, computed and held; what one more candidate of a search costs
+(`pretrained + family(coefficient)`, each a model in memory, the shortest of the grid's first ones); and the merge streamed
+to disk. Methods that give each task its own model have no candidates here: what their models are rebuilt from is computed.
+
 Methods that decompose matrices stand beside the time that a full singular value decomposition of every changed matrix
-of every task takes on this machine: one of each shape is measured (the shortest of three), and
-multiplied by how many there are.
+of every task takes on this machine: one of each shape is measured (the shortest of three), and multiplied by how many
+there are.
 
 Each figure is of a process of its own; memory is the peak of RssAnon above what importing took (see memory.py).
 Inputs are random, of real shapes, made on first use under cache/benchmarks.
@@ -20,24 +24,26 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
 from benchmarks.inputs import FOLDER, clip_encoders, sharded_language_models
 from benchmarks.memory import Peak
+from benchmarks.noise import wait_for
 from command_line.build import build_method
 from command_line.config import compose_config
 from src.checkpoints.bundles import save_bundle
 from src.checkpoints.mask_files import MaskProvenance, open_masks, save_masks
 from src.checkpoints.opening import open_all, open_checkpoint
 from src.checkpoints.writing import save_file, save_folder
+from src.elementwise import add_vector
 from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Method
 from src.models.layers import depth_by_name, is_layer_by_name
-from src.state_dict import add_vector
+from src.runtime.memory import keep_freed_memory
 from src.task_vectors import TaskVector
 
 CASES = {
@@ -52,94 +58,139 @@ CASES = {
     "iso_c": ["method=iso_c"],
     "iso_cts": ["method=iso_cts"],
 }
+COLUMNS = ("method", "seconds", "peak GiB", "candidate s", "candidate MB", "streamed s", "peak GiB")
+CANDIDATES = 5
+CPU = torch.device("cpu")
+Figures = dict[str, float]
 
 
-def opened(paths: list[Path], device: str) -> MergeInputs:
+def open_inputs(paths: list[Path], device: torch.device, keep: bool = False) -> MergeInputs:
     pretrained, finetuned = open_checkpoint(paths[0]), open_all({path.stem: path for path in paths[1:]})
-    return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, torch.device(device), keep=False)
+    return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, device, keep)
 
 
 def method_of(case: str) -> Method:
     return build_method(compose_config(CASES[case]))
 
 
-def family_of(case: str, inputs: MergeInputs) -> MergeFamily:
+def merge(case: str, inputs: MergeInputs) -> MergeFamily:
     method = method_of(case)
     if method.mask_method:
-        method = method.with_masks(open_masks(_masks(inputs), _made_of(inputs), inputs.outline).masks)
+        method = method.with_masks(open_masks(_masks(inputs), _provenance(inputs), inputs.outline).masks)
     return method(inputs)
 
 
-def measure(case: str, paths: list[Path], device: str, save: bool, sharded: bool) -> dict[str, float]:
-    """Merge in this process, the page cache warm; without saving, what the merge is stored as is computed and held."""
-    torch.empty(1, device=device)
-    method = method_of(case)  # what composing imports is not counted
-    if method.mask_method:
-        _masks(opened(paths, "cpu"))
-    grid = method.coefficients(len(paths) - 1)
-    coefficient = grid[len(grid) // 2]
-    read_all(paths)  # the page cache is warm, and stays so only for a while
+def hold(method: Method, family: MergeFamily, tasks: Sequence[str], coefficient: float) -> list[Tensor]:
+    """Return what a search keeps, computed: the merged vector, or what the tasks' models are rebuilt from."""
+    if method.per_task:
+        compact = family.compact(dict.fromkeys(tasks, coefficient))
+        return [*compact.shared.values(), *compact.flattened().values()]
+    return list(next(iter(family(1.0).values())).values())
+
+
+def measure_merge(case: str, paths: list[Path], device: torch.device) -> Figures:
+    """Merge in this process, the page cache warm, and hold the result."""
+    method, coefficient = _warmed_up(case, paths, device)
     with Peak() as peak:
         started = time.perf_counter()
-        inputs = opened(paths, device)
-        family = family_of(case, inputs)
-        if method.per_task:
-            compact = family.compact(dict.fromkeys(inputs.tasks, coefficient))
-            if save:
-                save_bundle(compact, inputs.pretrained, FOLDER / "bundle", {"finetuned": dict.fromkeys(inputs.tasks, "")})
-            else:
-                held = [*compact.shared.values(), *compact.flattened().values()]
-        else:
-            vector = next(iter(family(coefficient).values()))
-            if sharded:
-                save_folder(add_vector(inputs.pretrained, vector), FOLDER / "merged", inputs.pretrained)
-            elif save:
-                save_file(add_vector(inputs.pretrained, vector), FOLDER / "merged.safetensors")
-            else:
-                held = [vector[key] for key in vector if inputs.changed(key)]
-        if device != "cpu" and not save:
-            held[0].sum().item()  # waits for the device
+        inputs = open_inputs(paths, device, keep=True)
+        merges = merge(case, inputs)
+        held = hold(method, merges, inputs.tasks, coefficient)
+        wait_for(device)
         seconds = time.perf_counter() - started
-    found = {"seconds": seconds, "bytes": peak.above}
-    if device != "cpu":
-        vector, reference = (next(iter(family_of(case, opened(paths, where))(coefficient).values())) for where in (device, "cpu"))
-        moved = TaskVector.of({key: vector[key].cpu() for key in vector})
-        found["difference"] = (moved - reference).norm() / reference.norm()
-    return found
+    figures = {"seconds": seconds, "bytes": peak.above}
+    if not method.per_task:
+        del held
+        figures |= measure_candidates(method, merges, inputs, device)
+    if device.type != "cpu":
+        figures["difference"] = _difference(case, paths, device, coefficient)
+    return figures
 
 
-def full_decompositions(paths: list[Path], device: str) -> dict[str, float]:
-    """Seconds that full singular value decompositions of every changed matrix of every task would take."""
-    inputs = opened(paths, device)
+def measure_candidates(method: Method, merges: MergeFamily, inputs: MergeInputs, device: torch.device) -> Figures:
+    """Make models as a search does, one after another, each held until the next one is there."""
+    keep_freed_memory()  # as a scored run does
+    grid, taken = method.coefficients(len(inputs.tasks))[:CANDIDATES], []
+    with Peak() as peak:
+        for coefficient in [grid[0], *grid]:  # the first one warms the memory up
+            started = time.perf_counter()
+            candidate = dict(add_vector(inputs.pretrained, next(iter(merges(coefficient).values()))))
+            wait_for(device)
+            taken.append(time.perf_counter() - started)
+            del candidate
+    return {"candidate_seconds": min(taken[1:]), "first_candidate_seconds": taken[0], "candidate_bytes": peak.above}
+
+
+def measure_stream(case: str, paths: list[Path], device: torch.device, sharded: bool) -> Figures:
+    """Merge from disk to disk, an entry in memory at a time."""
+    method, coefficient = _warmed_up(case, paths, device)
+    with Peak() as peak:
+        started = time.perf_counter()
+        inputs = open_inputs(paths, device)
+        merges = merge(case, inputs)
+        if method.per_task:
+            compact = merges.compact(dict.fromkeys(inputs.tasks, coefficient))
+            save_bundle(compact, inputs.pretrained, FOLDER / "bundle", {"finetuned": dict.fromkeys(inputs.tasks, "")})
+        else:
+            model = add_vector(inputs.pretrained, next(iter(merges(coefficient).values())))
+            if sharded:
+                save_folder(model, FOLDER / "merged", inputs.pretrained)
+            else:
+                save_file(model, FOLDER / "merged.safetensors")
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds, "bytes": peak.above}
+
+
+def _warmed_up(case: str, paths: list[Path], device: torch.device) -> tuple[Method, float]:
+    """Return the method and a coefficient; what importing takes is not counted, and the page cache is warm for a while."""
+    torch.empty(1, device=device)
+    method = method_of(case)
+    if method.mask_method:
+        _masks(open_inputs(paths, CPU))
+    grid = method.coefficients(len(paths) - 1)
+    read_all(paths)
+    return method, grid[len(grid) // 2]
+
+
+def _difference(case: str, paths: list[Path], device: torch.device, coefficient: float) -> float:
+    """Return the relative Frobenius distance between the vectors merged on a device and on the CPU."""
+    vectors = [next(iter(merge(case, open_inputs(paths, where))(coefficient).values())) for where in (device, CPU)]
+    moved = TaskVector.of({key: vectors[0][key].cpu() for key in vectors[0]})
+    return (moved - vectors[1]).norm() / vectors[1].norm()
+
+
+def full_decompositions(inputs: MergeInputs) -> Figures:
+    """Return the seconds that full singular value decompositions of every changed matrix of every task would take."""
     shapes = Counter(leaf.shape for key, leaf in inputs.outline.items() if inputs.is_matrix(key) and inputs.changed(key))
     seconds = 0.0
     for shape, count in shapes.items():
-        matrix, took = torch.randn(shape, device=device), []
+        matrix, taken = torch.randn(shape, device=inputs.device), []
         for _ in range(3):
-            matrix.sum().item()  # waits for the device
+            wait_for(inputs.device)
             started = time.perf_counter()
-            torch.linalg.svd(matrix, full_matrices=False).S.sum().item()
-            took.append(time.perf_counter() - started)
-        seconds += min(took) * count * len(inputs.tasks)
-    return {"seconds": seconds, "matrices": len(inputs.tasks) * shapes.total()}
+            torch.linalg.svd(matrix, full_matrices=False)
+            wait_for(inputs.device)
+            taken.append(time.perf_counter() - started)
+        seconds += min(taken) * count * len(inputs.tasks)
+    return {"matrices": len(inputs.tasks) * shapes.total(), "seconds": seconds}
 
 
-def _made_of(inputs: MergeInputs) -> MaskProvenance:
+def _provenance(inputs: MergeInputs) -> MaskProvenance:
     return MaskProvenance({}, "", dict.fromkeys(inputs.tasks, ""))
 
 
 def _masks(inputs: MergeInputs) -> Path:
-    """TALL masks of these models, lambda 0.4, made once."""
-    found = sorted((FOLDER / "masks").glob(f"tall_mask_{len(inputs.tasks)}task_*.safetensors"))
-    if found:
-        return found[0]
+    """Return TALL masks of these models, lambda 0.4, made once."""
+    files = sorted((FOLDER / "masks").glob(f"tall_mask_{len(inputs.tasks)}task_*.safetensors"))
+    if files:
+        return files[0]
     lambdas = dict.fromkeys(inputs.tasks, 0.4)
     method = build_method(compose_config(["method=tall_mask", "specify_lambda=0.4"]))
-    return save_masks(method(inputs).compact(lambdas), FOLDER / "masks", _made_of(inputs), lambdas, None)
+    return save_masks(method(inputs).compact(lambdas), FOLDER / "masks", _provenance(inputs), lambdas, None)
 
 
-def floors(paths: list[Path]) -> dict[str, float]:
-    """What no merge of these files can beat on this machine: reading every byte, writing fresh and warm memory."""
+def floors(paths: list[Path]) -> Figures:
+    """Return what no merge of these files can beat on this machine: reading every byte, writing fresh and warm memory."""
     read_all(paths)
     started = time.perf_counter()
     total = read_all(paths)
@@ -159,7 +210,7 @@ def floors(paths: list[Path]) -> dict[str, float]:
 
 
 def read_all(paths: list[Path]) -> int:
-    """Touch every byte through mmap, as a merge does; returns how many there are."""
+    """Touch every byte through mmap, as a merge does; return how many there are."""
     total = 0
     for checkpoint in (open_checkpoint(path) for path in paths):
         for leaf in checkpoint.values():
@@ -168,9 +219,18 @@ def read_all(paths: list[Path]) -> int:
     return total
 
 
-def child(arguments: list[str]) -> dict[str, float]:
-    run = subprocess.run([sys.executable, "-m", "benchmarks.merge", *arguments], check=True, stdout=subprocess.PIPE)
-    return json.loads(run.stdout)
+def in_process(arguments: list[str], repeat: int = 1) -> Figures:
+    """Return the figures of a case measured in processes of their own: the shortest times, the highest peaks."""
+    runs = []
+    for _ in range(repeat):
+        run = subprocess.run([sys.executable, "-m", "benchmarks.merge", *arguments], check=True, stdout=subprocess.PIPE)
+        runs.append(json.loads(run.stdout))
+    return {key: (max if "bytes" in key else min)(run[key] for run in runs) for key in runs[0]}
+
+
+def print_row(cells: tuple[str, ...]) -> None:
+    name, *figures = cells
+    print(f"{name:<24}" + "".join(f"{figure:>14}" for figure in figures), flush=True)
 
 
 def main() -> None:
@@ -181,51 +241,50 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="the shortest time of so many runs, and the highest peak")
     parser.add_argument("--only", help=f"comma-separated, of {', '.join(CASES)} (or how they begin)")
     parser.add_argument("--case", choices=(*CASES, "floors", "svd"), help=argparse.SUPPRESS)
-    parser.add_argument("--save", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--stream", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.case:
-        paths = sharded_language_models(3) if options.sharded else _flat(clip_encoders(options.tasks))
-        if options.case == "floors":
-            figures = floors(paths)
-        elif options.case == "svd":
-            figures = full_decompositions(paths, options.device)
-        else:
-            figures = measure(options.case, paths, options.device, options.save, options.sharded)
-        print(json.dumps(figures))
-        return
     paths = sharded_language_models(3) if options.sharded else _flat(clip_encoders(options.tasks))
+    if options.case:
+        print(json.dumps(_figures(options, paths)))
+        return
     common = ["--tasks", str(options.tasks), "--device", options.device] + ["--sharded"] * options.sharded
-    console = Console()
-    for name, figure in child([*common, "--case", "floors"]).items():
-        console.print(f"{name}: {figure:.2f}", highlight=False)
-    table = Table(title=f"merging {len(paths) - 1} models on {options.device}, {torch.get_num_threads()} threads")
-    for column in ("method", "seconds", "peak GiB", "seconds with saving", "peak GiB with saving"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    print(f"merging {len(paths) - 1} models on {options.device}, {torch.get_num_threads()} threads")
+    for name, figure in in_process([*common, "--case", "floors"]).items():
+        print(f"{name}: {figure:.2f}")
     wanted = tuple(options.only.split(",")) if options.only else ("",)
     cases = [case for case in CASES if case.startswith(wanted) and not (options.sharded and method_of(case).per_task)]
-    fastest = {}
-    for case in cases:
-        runs = [[*common, "--case", case, "--save"]]
-        if not options.sharded:
-            runs.insert(0, [*common, "--case", case])
-        repeats = [[child(run) for _ in range(options.repeat)] for run in runs]
-        fastest[case] = min(figures["seconds"] for figures in repeats[0])
-        cells = [
-            f"{value:.2f}"
-            for figures in repeats
-            for value in (min(f["seconds"] for f in figures), max(f["bytes"] for f in figures) / 2**30)
-        ]
-        if options.device != "cpu":
-            console.print(f"{case}: relative difference from the CPU {repeats[0][0]['difference']:.1e}", highlight=False)
-        table.add_row(case, *(["-", "-"] if options.sharded else []), *cells)
-    console.print(table)
-    singular = [case for case in cases if method_of(case).decomposes]
-    if singular and not options.sharded:
-        plain = child([*common, "--case", "svd"])
-        told = f"{plain['matrices']:.0f} plain full singular value decompositions take {plain['seconds']:.1f} s on this machine"
-        console.print(told, highlight=False)
-        for case in singular:
-            console.print(f"{case}: {plain['seconds'] / fastest[case]:.1f} times as fast as those", highlight=False)
+    print_row(COLUMNS)
+    shortest = {case: _row(case, common, options.repeat, options.sharded) for case in cases}
+    decomposing = [case for case in cases if method_of(case).decomposes]
+    if decomposing and not options.sharded:
+        plain = in_process([*common, "--case", "svd"])
+        print(f"{plain['matrices']:.0f} plain full singular value decompositions take {plain['seconds']:.1f} s on this machine")
+        for case in decomposing:
+            print(f"{case}: {plain['seconds'] / shortest[case]:.1f} times as fast as those")
+
+
+def _row(case: str, common: list[str], repeat: int, sharded: bool) -> float:
+    """Measure and print a row; return the seconds of the merge."""
+    held = {} if sharded else in_process([*common, "--case", case], repeat)
+    stream = in_process([*common, "--case", case, "--stream"], repeat)
+    cells = [f"{held['seconds']:.2f}", f"{held['bytes'] / 2**30:.2f}"] if held else ["-", "-"]
+    candidates = "candidate_seconds" in held
+    cells += [f"{held['candidate_seconds']:.3f}", f"{held['candidate_bytes'] / 1e6:.0f}"] if candidates else ["-", "-"]
+    print_row((case, *cells, f"{stream['seconds']:.2f}", f"{stream['bytes'] / 2**30:.2f}"))
+    if "difference" in held:
+        print(f"{case}: relative difference from the CPU {held['difference']:.1e}")
+    return held.get("seconds", stream["seconds"])
+
+
+def _figures(options: argparse.Namespace, paths: list[Path]) -> Figures:
+    device = torch.device(options.device)
+    if options.case == "floors":
+        return floors(paths)
+    if options.case == "svd":
+        return full_decompositions(open_inputs(paths, device))
+    if options.stream:
+        return measure_stream(options.case, paths, device, options.sharded)
+    return measure_merge(options.case, paths, device)
 
 
 def _flat(encoders: tuple[Path, list[Path]]) -> list[Path]:

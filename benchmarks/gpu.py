@@ -1,0 +1,318 @@
+"""Everything that only a GPU can show, in one command of at most eight minutes: correctness, then speed beside the floors.
+
+    python -m benchmarks.gpu                         writes gpu.json and gpu.md under benchmarks/
+    python -m benchmarks.gpu --out FOLDER --minutes 6
+    python -m benchmarks.gpu --device cpu --small    the same at small size, to try it where there is no GPU
+
+Inputs are made on the device from a seed; nothing is downloaded. What the minutes do not reach is named as skipped.
+
+* device: the rates that this card reaches, of matrix products, of its memory and of the link to the host.
+* tests: those marked gpu; each method on the GPU gives what it gives on the CPU, and so do predictions.
+* merge: seconds and peak memory of each method on models that are on the device, the second time, beside the floor:
+  reading each model and writing the vector once. `candidate` is one more model of a search, beside reading the
+  pre-trained model and the vector and writing the sum. Masks that a method needs are made before.
+* decompose: what full singular value decompositions of every changed matrix of every task take; one of each shape is
+  measured, and multiplied by how many there are.
+* predict: images/s in each precision, with and without torch.compile, and the share of the rate of matrix products.
+* train: a step of each fine-tuning mode, by the program's own loop, after the first ones, and the memory that it takes.
+"""
+
+import argparse
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from benchmarks.evaluate import prediction_rate
+from benchmarks.inputs import clip_outline
+from benchmarks.memory import Peak
+from benchmarks.merge import full_decompositions, hold
+from benchmarks.noise import (
+    MODES,
+    copy_rate,
+    matrix_rate,
+    noise_batch,
+    parser_of,
+    prediction_flops,
+    random_family,
+    time_steps,
+    training_flops,
+    wait_for,
+)
+from benchmarks.rows import Figures, Report, Row
+from command_line.build import build_device, build_method
+from command_line.config import ROOT, compose_config
+from src.checkpoints.opening import open_checkpoint
+from src.elementwise import add_vector
+from src.merging.engine.inputs import MergeInputs
+from src.merging.method import MergeFamily, Method
+from src.models.family import PRECISIONS
+from src.models.layers import depth_by_name, is_layer_by_name
+from src.state_dict import byte_size
+
+BASELINES = ("zeroshot", "zero-shot", "single_task")  # nothing is merged
+LARGE, SMALL = ("ViT-B-32", "ViT-L-14"), ("ViT-demo", "ViT-demo")
+TEST_SECONDS = 150
+T = TypeVar("T")
+
+
+class Bench:
+    """Where rows are measured, and at which sizes.
+
+    models: a smaller and a larger one.
+    """
+
+    def __init__(self, device: torch.device, folder: Path, small: bool):
+        self.device, self.folder, self.small = device, folder, small
+        self.models = SMALL if small else LARGE
+        self.few, self.many = (2, 3) if small else (8, 20)
+        self.batch_size, self.passes, self.steps = (4, 2, 3) if small else (512, 10, 12)
+        self.matrix, self.copied = (256, 2**20) if small else (8192, 2**32)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield what is to be measured, the most telling first."""
+        first, second = self.models
+        yield Row("device", "rates", self.rates)
+        yield Row("tests", "marked gpu", self.tests)
+        yield from self.merges(first, self.few)
+        yield Row("decompose", f"{first}, {self.few} tasks", lambda: full_decompositions(self.inputs(first, self.few)))
+        yield from self.predictions(first, False)
+        yield from self.trainings(first, 128)
+        yield from self.merges(second, self.few)
+        yield Row("decompose", f"{second}, {self.few} tasks", lambda: full_decompositions(self.inputs(second, self.few)))
+        yield from self.predictions(second, False)
+        yield from self.merges(first, self.many)
+        yield from self.predictions(first, True)
+        yield from self.trainings(second, 32)
+        yield from self.predictions(second, True)
+
+    def rates(self) -> Figures:
+        """Measure the rates of matrix products, of the device's memory and of the link to the host."""
+        figures: Figures = {f"{name} TFLOP/s": self.matrix_rate(name) / 1e12 for name in PRECISIONS}
+        figures["memory GB/s"] = self.memory_rate() / 1e9
+        host = torch.zeros(self.copied // 4, dtype=torch.uint8)
+        there = torch.empty_like(host, device=self.device)
+        figures["from host GB/s"] = copy_rate(host, there) / 1e9
+        if self.device.type == "cuda":
+            figures["from pinned host GB/s"] = copy_rate(host.pin_memory(), there) / 1e9
+        return figures
+
+    def tests(self) -> Figures:
+        """Run the tests marked gpu in a process of its own."""
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:xdist", "-o", "addopts=", "-q", "tests"]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TEST_SECONDS)
+        *_, last = run.stdout.strip().splitlines() or [run.stderr.strip()]
+        if run.returncode:
+            print(run.stdout[-6000:], run.stderr[-2000:], flush=True)
+            raise RuntimeError(last)
+        return {"outcome": last}
+
+    def merges(self, model: str, tasks: int) -> Iterator[Row]:
+        """Yield a row for each method, and one of models in the host's memory."""
+        section = f"merge, {tasks} {model}"
+        for name, method in methods().items():
+            yield Row(section, name, lambda method=method: self.merge(method, model, tasks))
+        yield Row(section, "sum, from host memory", lambda: self.merge(methods()["sum"], model, tasks, from_host=True))
+
+    def merge(self, method: Method, model: str, tasks: int, from_host: bool = False) -> Figures:
+        """Measure a merge of models on the device, and of a candidate model."""
+        inputs = self.inputs(model, tasks, from_host)
+        if method.mask_method:
+            makes = method.mask_method(inputs)
+            method = method.with_masks(makes.masks_at(dict.fromkeys(inputs.tasks, method.mask_method.coefficients(tasks)[0])))
+        grid = method.coefficients(tasks)
+        coefficient = grid[len(grid) // 2]
+
+        def merge() -> tuple[MergeFamily, list[Tensor]]:
+            family = method(self.anew(inputs))
+            return family, hold(method, family, inputs.tasks, coefficient)
+
+        merge()  # the first time, libraries load what they need
+        with self.memory() as peak:
+            seconds, (family, _) = self.seconds(merge)
+        read = (tasks + 1) * byte_size(inputs.pretrained)
+        rate = self.link_rate() if from_host else self.memory_rate() / 2  # a copy reads and writes
+        floor = read / rate if from_host else (read + byte_size(inputs.outline)) / (2 * rate)
+        figures: Figures = {"seconds": seconds, "floor": floor, "times the floor": seconds / floor, "peak GiB": peak() / 2**30}
+        if not method.per_task and not from_host:
+            candidates = [partial(candidate, inputs, family, number) for number in grid[:3] * 2]
+            figures["candidate"] = min(self.seconds(work)[0] for work in candidates)
+            figures["its floor"] = 3 * self.changed_bytes(inputs) / (2 * rate)
+        return figures
+
+    def predictions(self, model: str, compiled: bool) -> Iterator[Row]:
+        """Yield a row for each precision."""
+        for precision in PRECISIONS:
+            name = f"{model}, {precision}{', compiled' if compiled else ''}"
+            yield Row("predict", name, lambda precision=precision: self.prediction(model, precision, compiled))
+
+    def prediction(self, model: str, precision: str, compiled: bool) -> Figures:
+        """Measure predictions on batches that are on the device."""
+        rate, different = prediction_rate(model, precision, compiled, self.device, self.folder, self.batch_size, self.passes)
+        used = rate * self.flops(model) / 1e12
+        share = 100e12 * used / self.matrix_rate(precision)
+        return {"images/s": rate, "TFLOP/s": used, "% of matrix rate": share, "% unlike fp32": 100 * different}
+
+    def trainings(self, model: str, size: int) -> Iterator[Row]:
+        """Yield a row for each fine-tuning mode."""
+        size = self.batch_size if self.small else size
+        for mode in MODES:
+            section = f"train, {model}, batches of {size}, {self.train_precision}"
+            yield Row(section, mode, lambda mode=mode: self.training(model, mode, size))
+
+    def training(self, model: str, mode: str, size: int) -> Figures:
+        """Measure the steps of a fine-tuning."""
+        family = random_family(model, self.device, self.folder)
+        batch = noise_batch(family, size)
+        with tempfile.TemporaryDirectory(dir=self.folder) as name, self.memory() as peak:
+            seconds = median(time_steps(family, mode, batch, self.steps, self.train_precision, Path(name))[1:])
+            memory = peak()
+        share = training_flops(family, batch) / seconds / self.matrix_rate(self.train_precision)
+        return {
+            "ms a step": 1000 * seconds,
+            "images/s": size / seconds,
+            "% of matrix rate, as a standard step": 100 * share,
+            "peak GiB": memory / 2**30,
+        }
+
+    @property
+    def train_precision(self) -> str:
+        return "bf16" if self.device.type == "cuda" else "fp32"
+
+    @cache  # noqa: B019  one bench a process
+    def flops(self, model: str) -> float:
+        """Return the floating-point operations of predicting an image."""
+        family = random_family(model, self.device, self.folder)
+        return prediction_flops(family, noise_batch(family, 2)) / 2
+
+    @cache  # noqa: B019
+    def matrix_rate(self, precision: str) -> float:
+        """Return the operations a second of a large matrix product."""
+        return matrix_rate(self.device, precision, self.matrix)
+
+    @cache  # noqa: B019
+    def memory_rate(self) -> float:
+        """Return the bytes a second that a copy on the device reads and writes."""
+        source = torch.zeros(self.copied, dtype=torch.uint8, device=self.device)
+        return 2 * copy_rate(source, torch.empty_like(source))
+
+    @cache  # noqa: B019
+    def link_rate(self) -> float:
+        """Return the bytes a second of copies from the host's memory, as files are read into it."""
+        host = torch.zeros(self.copied // 4, dtype=torch.uint8)
+        return copy_rate(host, torch.empty_like(host, device=self.device))
+
+    def inputs(self, model: str, tasks: int, from_host: bool = False) -> MergeInputs:
+        """Return random models: fine-tuned ones differ in the image tower."""
+        shapes = open_checkpoint(ROOT / "demo/ViT-demo.safetensors").outline if self.small else clip_outline(model)
+        where = torch.device("cpu") if from_host else self.device
+        draw = torch.Generator(where).manual_seed(0)
+
+        def noise(scale: float, key: str) -> Tensor:
+            return scale * torch.randn(shapes[key].shape, generator=draw, device=where)
+
+        pretrained = {key: noise(0.02, key) for key in shapes}
+
+        def finetuned() -> dict[str, Tensor]:
+            return {key: leaf + noise(1e-3, key) if "visual." in key else leaf.clone() for key, leaf in pretrained.items()}
+
+        models = {f"task{number}": finetuned() for number in range(tasks)}
+        return MergeInputs(pretrained, models, depth_by_name(pretrained), is_layer_by_name, self.device, keep=True)
+
+    def anew(self, inputs: MergeInputs) -> MergeInputs:
+        """Return the same models with nothing remembered of an earlier merge."""
+        return MergeInputs(inputs.pretrained, inputs.finetuned, inputs.depth, inputs.is_layer, inputs.device, inputs.keep)
+
+    def changed_bytes(self, inputs: MergeInputs) -> int:
+        """Return the bytes of a vector's entries that any task changed."""
+        return byte_size({key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)})
+
+    def seconds(self, work: Callable[[], T]) -> tuple[float, T]:
+        """Return how long work takes, and its result."""
+        wait_for(self.device)
+        started = time.perf_counter()
+        result = work()
+        wait_for(self.device)
+        return time.perf_counter() - started, result
+
+    def memory(self) -> "DeviceMemory":
+        return DeviceMemory() if self.device.type == "cuda" else HostMemory()
+
+
+class DeviceMemory:
+    """The most that was allocated on the GPU, above what there was at the start, in bytes."""
+
+    def __enter__(self) -> Callable[[], int]:
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        return lambda: torch.cuda.max_memory_allocated() - start
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class HostMemory:
+    """As `DeviceMemory`, of this process on a CPU."""
+
+    def __enter__(self) -> Callable[[], int]:
+        self._peak = Peak()
+        self._peak.__enter__()
+        return lambda: self._peak.above
+
+    def __exit__(self, *_: object) -> None:
+        self._peak.__exit__()
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """Return each method that merges, and the sum under LiNeS; another spelling of one is left out."""
+    names = sorted(path.stem for path in (ROOT / "config/method").glob("*.yaml"))
+    found = {name: build_method(compose_config([f"method={name}"])) for name in names if name not in BASELINES}
+    first = {repr(method.description): name for name, method in reversed(found.items())}
+    chosen = {name: method for name, method in found.items() if name in first.values()}
+    return {**chosen, "sum, LiNeS": build_method(compose_config(["method=sum", "method.apply_lines=True"]))}
+
+
+def candidate(inputs: MergeInputs, family: MergeFamily, coefficient: float) -> list[Tensor]:
+    """Return the entries of a merged model."""
+    return list(add_vector(inputs.pretrained, next(iter(family(coefficient).values()))).values())
+
+
+def facts_of(device: torch.device) -> dict[str, str]:
+    """Return what is measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return {"device": name, "torch": torch.__version__, "CUDA": str(torch.version.cuda), "Python": platform.python_version()}
+
+
+def main() -> None:
+    parser: argparse.ArgumentParser = parser_of(__doc__)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true", help="tiny models and few of them")
+    parser.add_argument("--minutes", type=float, default=8, help="no row is begun after so many")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of gpu.json and gpu.md")
+    parser.add_argument("--only", default="", help="rows whose section or name holds this")
+    options = parser.parse_args()
+    deadline = time.monotonic() + 60 * options.minutes
+    device = build_device(compose_config([f"device={options.device}"]))
+    facts = facts_of(device)
+    print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        report = Report(options.out, facts, deadline)
+        for row in Bench(device, Path(name), options.small).rows():
+            if options.only in f"{row.section}, {row.name}":
+                report.add(row)
+    if report.failures:
+        sys.exit(f"failed: {'; '.join(report.failures)}")
+
+
+if __name__ == "__main__":
+    main()
