@@ -22,7 +22,8 @@ from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.inputs import clip_encoders
-from benchmarks.noise import noise_batch, parser_of, random_family, wait_for
+from benchmarks.machine import parser_of, wait_for
+from benchmarks.noise import noise_batch, random_family
 from command_line.build import build_device, build_method
 from command_line.config import compose_config
 from src.checkpoints.opening import open_all
@@ -153,23 +154,18 @@ def time_search(task: Album, family: ModelFamily, finetuned: list[Path], cache: 
     )
 
 
-def prediction_rate(
-    model: str, precision: str, compiled: bool, device: torch.device, folder: Path, size: int, batches: int
-) -> tuple[float, float]:
-    """Return images/s of predictions alone, after a warm-up pass, and the share of them that differ from float32's."""
-    family = random_family(model, device, folder, f"precision={precision}", f"compile={str(compiled).lower()}")
+def prediction_rate(family: ModelFamily, reference: ModelFamily, precision: str, size: int, batches: int) -> tuple[float, float]:
+    """Return images/s of predictions alone, after a first one, and the share of them that differ from the reference's in fp32."""
     batch = noise_batch(family, size)
-    draw = torch.Generator().manual_seed(0)
-    weights = {key: 0.02 * torch.randn(leaf.shape, generator=draw) for key, leaf in family.pretrained.items()}
-    predict = family.predictor(weights)
+    exact = reference.predictor(reference.pretrained, "fp32")(batch)
+    predict = family.predictor(family.pretrained, precision)
     predictions = predict(batch)
-    wait_for(device)
+    wait_for(family.device)
     started = time.perf_counter()
     for _ in range(batches):
         predict(batch)
-    wait_for(device)
+    wait_for(family.device)
     seconds = time.perf_counter() - started
-    exact = random_family(model, device, folder).predictor(weights)(batch)
     return batches * size / seconds, (predictions != exact).double().mean().item()
 
 
@@ -190,8 +186,10 @@ def main() -> None:
         time_decoding(task, family, console)
         time_search(task, family, finetuned, folder / "cache", console)
         for compiled in (False, True) if on_gpu else ():
+            plain = random_family("ViT-B-32", device, folder)
+            compiling = random_family("ViT-B-32", device, folder, f"compile={str(compiled).lower()}")
             for precision in PRECISIONS:
-                rate, different = prediction_rate("ViT-B-32", precision, compiled, device, folder, 512, 10)
+                rate, different = prediction_rate(compiling, plain, precision, 512, 10)
                 console.print(
                     f"{precision}{', compiled' if compiled else ''}: {rate:.0f} images/s; "
                     f"{100 * different:.2f} % of predictions differ from float32's"

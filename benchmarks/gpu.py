@@ -1,23 +1,25 @@
-"""Everything that only a GPU can show, in one command of at most eight minutes: correctness, then speed beside the floors.
+"""Everything that only a GPU can show, in one command of about eight minutes: correctness, then speed beside the floors.
 
     python -m benchmarks.gpu                         writes gpu.json and gpu.md under benchmarks/
-    python -m benchmarks.gpu --out FOLDER --minutes 6
+    python -m benchmarks.gpu --out FOLDER --minutes 5   no row is begun after five minutes; seven, if nothing is said
     python -m benchmarks.gpu --device cpu --small    the same at small size, to try it where there is no GPU
 
-Inputs are made on the device from a seed; nothing is downloaded. What the minutes do not reach is named as skipped.
+Inputs are made on the device from a seed; nothing is downloaded. Rows that the minutes do not reach are named as skipped.
 
 * device: the rates that this card reaches, of matrix products, of its memory and of the link to the host.
-* tests: those marked gpu; each method on the GPU gives what it gives on the CPU, and so do predictions.
+* tests: those marked gpu: each method on the GPU gives what it gives on the CPU, and so do predictions.
 * merge: seconds and peak memory of each method on models that are on the device, the second time, beside the floor:
   reading each model and writing the vector once. `candidate` is one more model of a search, beside reading the
-  pre-trained model and the vector and writing the sum. Masks that a method needs are made before.
-* decompose: what full singular value decompositions of every changed matrix of every task take; one of each shape is
-  measured, and multiplied by how many there are.
+  pre-trained model and the vector and writing the sum. Masks that a method needs are made before. Matrices' differences
+  have decaying singular values, as those of trained models have.
+  The last row is what full singular value decompositions of every changed matrix of every task take; one of each shape
+  is measured, and multiplied by how many there are.
 * predict: images/s in each precision, with and without torch.compile, and the share of the rate of matrix products.
 * train: a step of each fine-tuning mode, by the program's own loop, after the first ones, and the memory that it takes.
 """
 
 import argparse
+import gc
 import platform
 import subprocess
 import sys
@@ -33,21 +35,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.evaluate import prediction_rate
-from benchmarks.inputs import clip_outline
-from benchmarks.memory import Peak
+from benchmarks.inputs import FOLDER, clip_outline
+from benchmarks.machine import copy_rate, matrix_rate, parser_of, wait_for
+from benchmarks.memory import peak_of
 from benchmarks.merge import full_decompositions, hold
-from benchmarks.noise import (
-    MODES,
-    copy_rate,
-    matrix_rate,
-    noise_batch,
-    parser_of,
-    prediction_flops,
-    random_family,
-    time_steps,
-    training_flops,
-    wait_for,
-)
+from benchmarks.noise import MODES, noise_batch, prediction_flops, random_family, time_steps, training_flops
 from benchmarks.rows import Figures, Report, Row
 from command_line.build import build_device, build_method
 from command_line.config import ROOT, compose_config
@@ -55,45 +47,41 @@ from src.checkpoints.opening import open_checkpoint
 from src.elementwise import add_vector
 from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Method
-from src.models.family import PRECISIONS
+from src.models.family import PRECISIONS, ModelFamily
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.state_dict import byte_size
 
 BASELINES = ("zeroshot", "zero-shot", "single_task")  # nothing is merged
-LARGE, SMALL = ("ViT-B-32", "ViT-L-14"), ("ViT-demo", "ViT-demo")
+MODELS = ("ViT-B-32", "ViT-L-14")
 TEST_SECONDS = 150
 T = TypeVar("T")
 
 
 class Bench:
-    """Where rows are measured, and at which sizes.
-
-    models: a smaller and a larger one.
-    """
+    """Where rows are measured, and at which sizes."""
 
     def __init__(self, device: torch.device, folder: Path, small: bool):
         self.device, self.folder, self.small = device, folder, small
-        self.models = SMALL if small else LARGE
         self.few, self.many = (2, 3) if small else (8, 20)
         self.batch_size, self.passes, self.steps = (4, 2, 3) if small else (512, 10, 12)
         self.matrix, self.copied = (256, 2**20) if small else (8192, 2**32)
 
     def rows(self) -> Iterator[Row]:
         """Yield what is to be measured, the most telling first."""
-        first, second = self.models
         yield Row("device", "rates", self.rates)
         yield Row("tests", "marked gpu", self.tests)
+        first, *others = ("ViT-demo",) if self.small else MODELS
         yield from self.merges(first, self.few)
-        yield Row("decompose", f"{first}, {self.few} tasks", lambda: full_decompositions(self.inputs(first, self.few)))
         yield from self.predictions(first, False)
         yield from self.trainings(first, 128)
-        yield from self.merges(second, self.few)
-        yield Row("decompose", f"{second}, {self.few} tasks", lambda: full_decompositions(self.inputs(second, self.few)))
-        yield from self.predictions(second, False)
+        for model in others:
+            yield from self.merges(model, self.few)
+            yield from self.predictions(model, False)
         yield from self.merges(first, self.many)
         yield from self.predictions(first, True)
-        yield from self.trainings(second, 32)
-        yield from self.predictions(second, True)
+        for model in others:
+            yield from self.trainings(model, 32)
+            yield from self.predictions(model, True)
 
     def rates(self) -> Figures:
         """Measure the rates of matrix products, of the device's memory and of the link to the host."""
@@ -108,11 +96,12 @@ class Bench:
 
     def tests(self) -> Figures:
         """Run the tests marked gpu in a process of its own."""
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:xdist", "-o", "addopts=", "-q", "tests"]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TEST_SECONDS)
-        *_, last = run.stdout.strip().splitlines() or [run.stderr.strip()]
-        if run.returncode:
-            print(run.stdout[-6000:], run.stderr[-2000:], flush=True)
+        files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:xdist", "-o", "addopts=", "-q", *files]
+        run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TEST_SECONDS)
+        *_, last = run.stdout.strip().splitlines() or [""]
+        if run.returncode or (self.device.type == "cuda" and "passed" not in last):
+            print(run.stdout[-8000:], flush=True)
             raise RuntimeError(last)
         return {"outcome": last}
 
@@ -122,6 +111,7 @@ class Bench:
         for name, method in methods().items():
             yield Row(section, name, lambda method=method: self.merge(method, model, tasks))
         yield Row(section, "sum, from host memory", lambda: self.merge(methods()["sum"], model, tasks, from_host=True))
+        yield Row(section, "full SVDs of each task's matrices", lambda: full_decompositions(self.inputs(model, tasks)))
 
     def merge(self, method: Method, model: str, tasks: int, from_host: bool = False) -> Figures:
         """Measure a merge of models on the device, and of a candidate model."""
@@ -137,16 +127,23 @@ class Bench:
             return family, hold(method, family, inputs.tasks, coefficient)
 
         merge()  # the first time, libraries load what they need
-        with self.memory() as peak:
-            seconds, (family, _) = self.seconds(merge)
+        gc.collect()
+        rate, link = self.memory_rate(), self.link_rate()
+        with peak_of(self.device) as peak:
+            seconds, (family, held) = self.seconds(merge)
+        del held
         read = (tasks + 1) * byte_size(inputs.pretrained)
-        rate = self.link_rate() if from_host else self.memory_rate() / 2  # a copy reads and writes
-        floor = read / rate if from_host else (read + byte_size(inputs.outline)) / (2 * rate)
-        figures: Figures = {"seconds": seconds, "floor": floor, "times the floor": seconds / floor, "peak GiB": peak() / 2**30}
+        floor = read / link if from_host else (read + byte_size(inputs.outline)) / rate
+        figures: Figures = {
+            "seconds": seconds,
+            "floor": floor,
+            "times the floor": seconds / floor,
+            "peak GiB": peak.above / 2**30,
+        }
         if not method.per_task and not from_host:
             candidates = [partial(candidate, inputs, family, number) for number in grid[:3] * 2]
             figures["candidate"] = min(self.seconds(work)[0] for work in candidates)
-            figures["its floor"] = 3 * self.changed_bytes(inputs) / (2 * rate)
+            figures["its floor"] = 3 * self.changed_bytes(inputs) / rate
         return figures
 
     def predictions(self, model: str, compiled: bool) -> Iterator[Row]:
@@ -157,10 +154,13 @@ class Bench:
 
     def prediction(self, model: str, precision: str, compiled: bool) -> Figures:
         """Measure predictions on batches that are on the device."""
-        rate, different = prediction_rate(model, precision, compiled, self.device, self.folder, self.batch_size, self.passes)
-        used = rate * self.flops(model) / 1e12
-        share = 100e12 * used / self.matrix_rate(precision)
-        return {"images/s": rate, "TFLOP/s": used, "% of matrix rate": share, "% unlike fp32": 100 * different}
+        if compiled:
+            torch.compiler.reset()  # else a second model of other sizes is compiled for sizes of all kinds
+        families = self.family(model, compiled), self.family(model)
+        rate, different = prediction_rate(*families, precision, self.batch_size, self.passes)
+        used = rate * self.flops(model)
+        share = 100 * used / self.matrix_rate(precision)
+        return {"images/s": rate, "TFLOP/s": used / 1e12, "% of matrix rate": share, "% unlike fp32": 100 * different}
 
     def trainings(self, model: str, size: int) -> Iterator[Row]:
         """Yield a row for each fine-tuning mode."""
@@ -171,17 +171,16 @@ class Bench:
 
     def training(self, model: str, mode: str, size: int) -> Figures:
         """Measure the steps of a fine-tuning."""
-        family = random_family(model, self.device, self.folder)
+        family = self.family(model)
         batch = noise_batch(family, size)
-        with tempfile.TemporaryDirectory(dir=self.folder) as name, self.memory() as peak:
+        with tempfile.TemporaryDirectory(dir=self.folder) as name, peak_of(self.device) as peak:
             seconds = median(time_steps(family, mode, batch, self.steps, self.train_precision, Path(name))[1:])
-            memory = peak()
         share = training_flops(family, batch) / seconds / self.matrix_rate(self.train_precision)
         return {
             "ms a step": 1000 * seconds,
             "images/s": size / seconds,
             "% of matrix rate, as a standard step": 100 * share,
-            "peak GiB": memory / 2**30,
+            "peak GiB": peak.above / 2**30,
         }
 
     @property
@@ -189,9 +188,14 @@ class Bench:
         return "bf16" if self.device.type == "cuda" else "fp32"
 
     @cache  # noqa: B019  one bench a process
+    def family(self, model: str, compiled: bool = False) -> ModelFamily:
+        """Return a model with random weights, which take seconds to draw."""
+        return random_family(model, self.device, self.folder, f"compile={str(compiled).lower()}")
+
+    @cache  # noqa: B019
     def flops(self, model: str) -> float:
         """Return the floating-point operations of predicting an image."""
-        family = random_family(model, self.device, self.folder)
+        family = self.family(model)
         return prediction_flops(family, noise_batch(family, 2)) / 2
 
     @cache  # noqa: B019
@@ -214,11 +218,13 @@ class Bench:
     def inputs(self, model: str, tasks: int, from_host: bool = False) -> MergeInputs:
         """Return random models: fine-tuned ones differ in the image tower."""
         shapes = open_checkpoint(ROOT / "demo/ViT-demo.safetensors").outline if self.small else clip_outline(model)
-        where = torch.device("cpu") if from_host else self.device
-        draw = torch.Generator(where).manual_seed(0)
+        draw = torch.Generator(self.device).manual_seed(0)
 
         def noise(scale: float, key: str) -> Tensor:
-            return scale * torch.randn(shapes[key].shape, generator=draw, device=where)
+            values = scale * torch.randn(shapes[key].shape, generator=draw, device=self.device)
+            if values.ndim == 2:
+                values /= torch.arange(1, values.shape[1] + 1, device=self.device).sqrt()
+            return values.cpu() if from_host else values
 
         pretrained = {key: noise(0.02, key) for key in shapes}
 
@@ -243,33 +249,6 @@ class Bench:
         result = work()
         wait_for(self.device)
         return time.perf_counter() - started, result
-
-    def memory(self) -> "DeviceMemory":
-        return DeviceMemory() if self.device.type == "cuda" else HostMemory()
-
-
-class DeviceMemory:
-    """The most that was allocated on the GPU, above what there was at the start, in bytes."""
-
-    def __enter__(self) -> Callable[[], int]:
-        torch.cuda.reset_peak_memory_stats()
-        start = torch.cuda.memory_allocated()
-        return lambda: torch.cuda.max_memory_allocated() - start
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class HostMemory:
-    """As `DeviceMemory`, of this process on a CPU."""
-
-    def __enter__(self) -> Callable[[], int]:
-        self._peak = Peak()
-        self._peak.__enter__()
-        return lambda: self._peak.above
-
-    def __exit__(self, *_: object) -> None:
-        self._peak.__exit__()
 
 
 @cache
@@ -297,8 +276,8 @@ def main() -> None:
     parser: argparse.ArgumentParser = parser_of(__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny models and few of them")
-    parser.add_argument("--minutes", type=float, default=8, help="no row is begun after so many")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of gpu.json and gpu.md")
+    parser.add_argument("--minutes", type=float, default=7, help="no row is begun after so many")
+    parser.add_argument("--out", type=Path, help="folder of gpu.json and gpu.md; if small, cache/benchmarks")
     parser.add_argument("--only", default="", help="rows whose section or name holds this")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
@@ -306,7 +285,7 @@ def main() -> None:
     facts = facts_of(device)
     print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
     with tempfile.TemporaryDirectory() as name:
-        report = Report(options.out, facts, deadline)
+        report = Report(options.out or (FOLDER if options.small else Path(__file__).parent), facts, deadline)
         for row in Bench(device, Path(name), options.small).rows():
             if options.only in f"{row.section}, {row.name}":
                 report.add(row)

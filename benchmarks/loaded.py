@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.noise import parser_of
+from benchmarks.machine import parser_of
 from command_line.config import ROOT
 from src.runtime.openmp import SPIN_COUNT
 

@@ -1,14 +1,17 @@
-"""Peak anonymous memory of this process: mapped file pages are the kernel's to drop, and do not count."""
+"""Peak memory of work: on a CPU anonymous memory, for mapped file pages are the kernel's to drop and do not count."""
 
+import contextlib
 import threading
 import time
 
+import torch
 
-def anonymous() -> int:
-    """RssAnon in bytes, as Linux tells it."""
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
+
+def anonymous(process: int | str = "self") -> int:
+    """Return a process's RssAnon in bytes, as Linux tells it; 0 of one that has ended."""
+    with contextlib.suppress(OSError), open(f"/proc/{process}/status") as status:
+        return sum(1024 * int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+    return 0
 
 
 class Peak:
@@ -33,3 +36,23 @@ class Peak:
     @property
     def above(self) -> int:
         return self._most - self._start
+
+
+class DevicePeak:
+    """As `Peak`, of what is allocated on a GPU."""
+
+    def __init__(self, device: torch.device):
+        self._device, self.above = device, 0
+
+    def __enter__(self) -> "DevicePeak":
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._start = torch.cuda.memory_allocated(self._device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.above = torch.cuda.max_memory_allocated(self._device) - self._start
+
+
+def peak_of(device: torch.device) -> Peak | DevicePeak:
+    """Return what measures the peak memory of work on a device."""
+    return DevicePeak(device) if device.type == "cuda" else Peak()

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.inputs import FOLDER, clip_encoders, sharded_language_models
+from benchmarks.machine import wait_for
 from benchmarks.memory import Peak
-from benchmarks.noise import wait_for
 from command_line.build import build_method
 from command_line.config import compose_config
 from src.checkpoints.bundles import save_bundle

@@ -1,19 +1,18 @@
-"""Models with random weights, batches of noise, and what a device can do: nothing is downloaded, and no image is read."""
+"""Models with random weights and batches of noise: nothing is downloaded, and no image is read."""
 
-import argparse
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import wait_for
 from command_line.build import build_family, build_mode
 from command_line.config import compose_config
 from command_line.paths import paths_of
-from src.models.family import PRECISIONS, Batch, ModelFamily
+from src.models.family import Batch, ModelFamily
 from src.training.loop import TrainingSettings, finetune
 from src.training.recipe import Recipe
 
@@ -75,6 +74,7 @@ def random_family(model: str, device: torch.device, folder: Path, *overrides: st
 
     folder: for what it keeps on disk.
     """
+    torch.manual_seed(0)
     random = [] if model == "ViT-demo" else ["model.pretrained=null"]
     config = compose_config([f"model={model}", f"cache_dir={folder}", f"model_location={folder}", *random, *overrides])
     family = build_family(config, paths_of(config), device)
@@ -114,42 +114,11 @@ def training_flops(family: ModelFamily, batch: Batch) -> int:
 
 def prediction_flops(family: ModelFamily, batch: Batch) -> int:
     """Return the floating-point operations of predicting a batch."""
-    with FlopCounterMode(display=False) as counter:
-        family.predictor(family.pretrained)(batch)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # whose one operation is not counted
+    try:
+        with FlopCounterMode(display=False) as counter:
+            family.predictor(family.pretrained)(batch)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops()
-
-
-def matrix_rate(device: torch.device, precision: str, size: int = 8192) -> float:
-    """Return the operations a second of a large matrix product, the best of ten."""
-    left, right = (torch.randn(size, size, device=device).to(PRECISIONS[precision]) for _ in range(2))
-    seconds = []
-    for _ in range(10):
-        wait_for(device)
-        started = time.perf_counter()
-        left @ right
-        wait_for(device)
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds)
-
-
-def copy_rate(source: Tensor, target: Tensor) -> float:
-    """Return the bytes a second of copying one tensor into another, the best of five."""
-    seconds = []
-    for _ in range(5):
-        wait_for(target.device)
-        started = time.perf_counter()
-        target.copy_(source)
-        wait_for(target.device)
-        seconds.append(time.perf_counter() - started)
-    return source.numel() * source.element_size() / min(seconds)
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done what it was asked."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def parser_of(documentation: str) -> argparse.ArgumentParser:
-    """Return a parser of a benchmark's flags, with its documentation as help."""
-    return argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,5 +1,6 @@
 """Figures measured one row at a time: each is printed and written when it is there, and one that fails stops no other."""
 
+import contextlib
 import gc
 import time
 import traceback
@@ -53,7 +54,7 @@ class Report:
                 traceback.print_exc()
                 figures = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
         gc.collect()
-        if torch.cuda.is_available():
+        with contextlib.suppress(RuntimeError):  # after some errors a GPU answers nothing any more
             torch.cuda.empty_cache()
         self.rows.append({"section": row.section, "name": row.name, "figures": figures})
         print(f"[{time.monotonic() - started:5.1f} s] {row.section}, {row.name}: {_line(figures)}", flush=True)

@@ -15,7 +15,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.noise import MODES, matrix_rate, noise_batch, parser_of, random_family, time_steps, training_flops
+from benchmarks.machine import matrix_rate, parser_of
+from benchmarks.noise import MODES, noise_batch, random_family, time_steps, training_flops
 from command_line.build import build_device
 from command_line.config import compose_config
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from src.elementwise import chunk_size, zeros_view
+from src.elementwise import chunks, zeros_view
 from src.state_dict import Lazy, StateDict, outline
 
 MASK, LEFT, RIGHT, ENTRY = "mask/", "left/", "right/", "entry/"
@@ -48,13 +48,11 @@ def unpack(packed: Tensor, count: int) -> Tensor:
 
 def masked(values: Tensor, packed: Tensor) -> Tensor:
     """Return a copy of `values` that is zero where the packed mask of its flattened form is off."""
-    out = torch.zeros_like(values, memory_format=torch.contiguous_format)
-    flat, source = out.view(-1), values.reshape(-1)
-    packed, size = packed.to(values.device), chunk_size(values.device)
-    for start in range(0, len(flat), size):
-        part = source[start : start + size]
-        on = unpack(packed[start // 8 : packed_size(start + len(part))], len(part))
-        torch.mul(part, on.view(torch.uint8), out=flat[start : start + size])
+    out = torch.empty_like(values, memory_format=torch.contiguous_format)
+    flat, packed = out.view(-1), packed.to(values.device)
+    for where, (part,) in chunks(values.device, [values]):
+        on = unpack(packed[where.start // 8 : packed_size(where.start + len(part))], len(part))
+        torch.mul(part, on.view(torch.uint8), out=flat[where])
     return out
 
 

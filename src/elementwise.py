@@ -1,7 +1,7 @@
 """Elementwise arithmetic on state dicts: mappings from names to tensors go in, lazy new ones come out, nothing is edited.
 
-The floor is reading each operand and writing the result once. So an expression over expressions (`base + 0.3 * (a + b)`)
-is computed in one go, a chunk at a time: what lies between stays in the processor's cache and takes no memory.
+No sum can take less than reading each operand and writing the result once. So an expression over expressions
+(`base + 0.3 * (a + b)`) is computed in one go, a chunk at a time: what lies between stays in a processor's cache.
 """
 
 import math
@@ -11,48 +11,55 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.state_dict import Lazy, Memoized, StateDict, differences, outline, working_dtype
+from src.state_dict import Computed, Lazy, Memoized, StateDict, differences, outline, working_dtype
 
-CHUNK = {"cpu": 2**18}  # entries: a few operands fit a core's cache
+CHUNK = 2**18  # entries on a CPU, where those of a few operands fit a core's cache
 LARGE_CHUNK = 2**26  # on other devices, where many small steps are slow: what a wider dtype takes is bounded all the same
 
 Combine = Callable[..., Tensor]
 
 
-class Elementwise(Lazy):
-    """`combine(key)` of the entries of trees with equal keys and shapes, an elementwise function of tensors."""
+class Elementwise(Computed):
+    """An elementwise function of the entries of trees with equal keys and shapes.
+
+    combine: `combine(key)` returns the function of the trees' tensors.
+    """
 
     def __init__(self, outline: StateDict, combine: Callable[[str], Combine], trees: Sequence[StateDict]):
-        super().__init__(outline, self._compute)
+        super().__init__(outline)
         self._combine, self._trees = combine, trees
 
     def operands(self, key: str) -> tuple[Combine, list[Tensor]]:
-        """Return the tensors that an entry is computed from and the function of them, through all expressions below."""
-        combine, parts = self._combine(key), [operands(tree, key) for tree in self._trees]
+        """Return the function that an entry is, and the tensors that it is of, through all expressions below."""
+        combine, parts, leaves = self._combine(key), [], []
+        for tree in self._trees:
+            part, below = operands(tree, key)
+            parts.append((part, slice(len(leaves), len(leaves) + len(below))))
+            leaves += below
+        return lambda *tensors: combine(*(part(*tensors[where]) for part, where in parts)), leaves
 
-        def nested(*tensors: Tensor) -> Tensor:
-            rest = iter(tensors)
-            return combine(*(part(*(next(rest) for _ in leaves)) for part, leaves in parts))
-
-        return nested, [leaf for _, leaves in parts for leaf in leaves]
-
-    def _compute(self, key: str) -> Tensor:
+    def _make(self, key: str) -> Tensor:
         combine, leaves = self.operands(key)
         if all(map(_is_constant, leaves)):  # what no task changed takes no memory however vectors are added and scaled
             return combine(*map(_number, leaves)).expand(leaves[0].shape)
-        device = leaves[0].device
+        device = device_of(leaves)
         if leaves[0].numel() <= chunk_size(device):
-            return combine(*leaves)
-        total = torch.empty(leaves[0].shape, dtype=self.outline[key].dtype, device=device)
-        for out, *parts in chunks(device, total, *leaves):
-            out.copy_(combine(*parts))
+            return combine(*(leaf.to(device) for leaf in leaves))
+        total: Tensor | None = None
+        for where, parts in chunks(device, leaves):
+            part = combine(*parts)
+            if part.requires_grad:  # writing into slices is nothing that autograd follows
+                return combine(*(leaf.to(device) for leaf in leaves))
+            if total is None:
+                total = torch.empty(leaves[0].shape, dtype=part.dtype, device=device)
+            total.view(-1)[where] = part
         return total
 
 
 def operands(tree: StateDict, key: str) -> tuple[Combine, list[Tensor]]:
-    """Return the tensors that an entry of `tree` is computed from and the function of them; of most trees, itself."""
+    """Return the function that an entry of `tree` is, and the tensors that it is of; of most trees, the entry itself."""
     own = getattr(tree, "operands", None)
-    return own(key) if own else (_itself, [tree[key]])
+    return own(key) if own else (_identity, [tree[key]])
 
 
 def zip_with(combine: Combine, *trees: StateDict) -> Elementwise:
@@ -70,8 +77,9 @@ def zip_with(combine: Combine, *trees: StateDict) -> Elementwise:
     outlines = [outline(tree) for tree in trees]
 
     def leaf(key: str) -> Tensor:
-        dtype = combine(*(torch.ones((), dtype=part[key].dtype) for part in outlines)).dtype
-        return torch.empty(outlines[0][key].shape, dtype=dtype, device="meta")
+        shape = outlines[0][key].shape  # by as many dimensions as entries have: a number changes no dtype, a vector does
+        dtype = combine(*(torch.ones([1] * len(shape), dtype=part[key].dtype) for part in outlines)).dtype
+        return torch.empty(shape, dtype=dtype, device="meta")
 
     return Elementwise(Memoized(outlines[0], leaf), lambda key: combine, trees)
 
@@ -82,16 +90,17 @@ def zeros_view(like: Tensor, device: torch.device) -> Tensor:
 
 
 def is_zeros_view(leaf: Tensor) -> bool:
-    """Whether a tensor is a `zeros_view`; one that holds zeros is none."""
-    return _is_constant(leaf) and not _number(leaf)
+    """Whether a tensor is a `zeros_view`; one that holds several zeros is none."""
+    return _is_constant(leaf) and not _number(leaf).any()
 
 
 def add_vector(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> Lazy:
     """Return `pretrained + scale * vector`, lazily, in the dtypes of `pretrained`.
 
-    Entries that the vector lacks, or does not change (`zeros_view`), are those of `pretrained` themselves.
+    Entries that the vector lacks, or does not change (`zeros_view`), are those of `pretrained` themselves. No gradients
+    are followed.
 
-    Raise UserError if the vector has names or shapes that `pretrained` has not, or an entry overflows its dtype.
+    Raise UserError if the vector has names or shapes that `pretrained` has not, or makes an entry infinite or NaN.
     """
     shapes, changes = outline(pretrained), outline(vector)
     misfits = [key for key in changes if key not in shapes or shapes[key].shape != changes[key].shape]
@@ -103,49 +112,61 @@ def add_vector(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> 
         if key not in changes:
             return base
         change, leaves = operands(vector, key)
-        if all(map(_is_constant, leaves)) and not change(*map(_number, leaves)):
+        if all(map(_is_constant, leaves)) and not change(*map(_number, leaves)).any():
             return base
-        device = leaves[0].device
+        device = device_of(leaves)
         total = torch.empty(base.shape, dtype=base.dtype, device=device)
-        for out, start, *parts in chunks(device, total, base, *leaves):
-            step = change(*parts)
-            wide = start.to(device=device, dtype=torch.promote_types(step.dtype, working_dtype(start.dtype)))
+        flat = total.view(-1)
+        for where, (start, *parts) in chunks(device, [base.detach(), *leaves]):
+            step, out = change(*parts).detach(), flat[where]
+            wide = start.to(torch.promote_types(step.dtype, working_dtype(start.dtype)))
             if out.dtype == wide.dtype:
                 torch.add(wide, step, alpha=scale, out=out)
             else:
                 out.copy_(torch.add(wide, step, alpha=scale))
-            overflows = not math.isfinite(out.sum(dtype=wide.dtype).item()) and not torch.isfinite(out).all()
-            if overflows and torch.isfinite(start).all():
-                raise UserError(f"the merged {key} overflows {base.dtype}; lower the coefficient, or use a wider dtype")
+            if not math.isfinite(out.sum(dtype=wide.dtype).item()):
+                _check_finite(key, start, step, out)
         return total
 
     return Lazy(shapes, entry)
 
 
-def chunks(device: torch.device, *leaves: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield slices of tensors of one shape, none larger than suits the device."""
+def chunks(device: torch.device, leaves: Sequence[Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Yield where a slice of the flattened tensors of one shape is, and these slices on a device, none larger than suits it."""
     size = chunk_size(device)
-    if leaves[0].numel() <= size:
-        yield leaves
-        return
-    flat = [_number(leaf).expand(leaf.numel()) if _is_constant(leaf) else leaf.reshape(-1) for leaf in leaves]
-    yield from zip(*(leaf.split(size) for leaf in flat))
+    flat = [_number(leaf).reshape(1).expand(leaf.numel()) if _is_constant(leaf) else leaf.reshape(-1) for leaf in leaves]
+    for start in range(0, leaves[0].numel(), size):
+        where = slice(start, start + size)
+        yield where, [leaf[where].to(device) for leaf in flat]
 
 
 def chunk_size(device: torch.device) -> int:
     """Return how many entries are worked on at a time; a multiple of 8."""
-    return CHUNK.get(device.type, LARGE_CHUNK)
+    return CHUNK if device.type == "cpu" else LARGE_CHUNK
+
+
+def device_of(leaves: Sequence[Tensor]) -> torch.device:
+    """Return the device to compute on: that of the tensors which are no constants."""
+    return next((leaf.device for leaf in leaves if not _is_constant(leaf)), leaves[0].device)
+
+
+def _check_finite(key: str, start: Tensor, step: Tensor, out: Tensor) -> None:
+    """Raise UserError if the sum of finite numbers, or of a step that is not finite, is infinite or NaN."""
+    if not torch.isfinite(step).all():
+        raise UserError(f"the vector to add holds NaN or infinite values in {key}; make it again from finite weights")
+    if (~torch.isfinite(out) & torch.isfinite(start)).any():
+        raise UserError(f"the merged {key} overflows {out.dtype}; lower the coefficient, or use a wider dtype")
 
 
 def _is_constant(leaf: Tensor) -> bool:
-    """Whether a tensor of several entries is one number seen from everywhere."""
-    return leaf.numel() > 1 and not any(leaf.stride())
+    """Whether a tensor repeats one number, as its strides show; one entry repeats itself."""
+    return leaf.numel() > 0 and all(size == 1 or stride == 0 for size, stride in zip(leaf.shape, leaf.stride()))
 
 
 def _number(leaf: Tensor) -> Tensor:
-    """Return the number that a constant tensor repeats, without dimensions."""
-    return leaf[(0,) * leaf.ndim]
+    """Return the number that a constant tensor repeats, in as many dimensions of size 1."""
+    return leaf[(slice(0, 1),) * leaf.ndim]
 
 
-def _itself(leaf: Tensor) -> Tensor:
+def _identity(leaf: Tensor) -> Tensor:
     return leaf

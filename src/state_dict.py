@@ -15,15 +15,16 @@ from src.errors import shorten
 StateDict = Mapping[str, Tensor]
 
 
-class Lazy(Mapping[str, Tensor]):
-    """Entries computed by `make(key)` when asked for, every time anew.
+class Computed(Mapping[str, Tensor]):
+    """Entries that `_make(key)` computes when they are asked for, every time anew.
 
     outline: maps each key to a tensor of the right shape and dtype whose values do not matter (a `meta` tensor).
     """
 
-    def __init__(self, outline: StateDict, make: Callable[[str], Tensor]):
+    _make: Callable[[str], Tensor]
+
+    def __init__(self, outline: StateDict):
         self.outline = outline
-        self._make = make
 
     def __getitem__(self, key: str) -> Tensor:
         if key not in self.outline:
@@ -38,6 +39,14 @@ class Lazy(Mapping[str, Tensor]):
 
     def __contains__(self, key: object) -> bool:
         return key in self.outline
+
+
+class Lazy(Computed):
+    """Entries computed by `make(key)`."""
+
+    def __init__(self, outline: StateDict, make: Callable[[str], Tensor]):
+        super().__init__(outline)
+        self._make = make
 
 
 class Memoized(Lazy):

@@ -14,7 +14,7 @@ from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.reading import open_tangent_pair
 from src.elementwise import Elementwise, add_vector, is_zeros_view, operands, zeros_view, zip_with
 from src.errors import UserError
-from src.state_dict import Lazy, StateDict, model_differences, outline, vector_outline
+from src.state_dict import StateDict, model_differences, outline, vector_outline
 
 Source = str | os.PathLike | StateDict | nn.Module
 
@@ -35,15 +35,7 @@ class TaskVector(Mapping[str, Tensor]):
         problems = model_differences("the pre-trained", before, "the fine-tuned", after)
         if problems:
             raise UserError(problems)
-        shapes = vector_outline(before)
-
-        def difference(key: str) -> Tensor:
-            start, end, dtype = before[key].detach(), after[key].detach(), shapes[key].dtype
-            if start.dtype == end.dtype and start.device == end.device and torch.equal(start, end):
-                return zeros_view(shapes[key], start.device)
-            return end.to(dtype) - start.to(dtype)
-
-        entries: StateDict = Lazy(shapes, difference)
+        entries = _Difference(before, after)
         on_disk = all(isinstance(source, str | os.PathLike) for source in (pretrained, finetuned))
         # a module or dict may be trained on after this; a file is not expected to change under us
         self._entries = entries if on_disk else dict(entries)
@@ -228,6 +220,25 @@ class LinearizedTaskVector(_OfKind):
                 f"{path} holds no model that it is linear around; give both: LinearizedTaskVector(pretrained, finetuned)"
             )
         return cls(reference, finetuned)
+
+
+class _Difference(Elementwise):
+    """Fine-tuned minus pre-trained entries, in working dtypes; zeros views where they are equal."""
+
+    def __init__(self, before: StateDict, after: StateDict):
+        outline = vector_outline(before)
+        super().__init__(outline, lambda key: partial(_subtract, outline[key].dtype), (after, before))
+
+    def operands(self, key: str) -> tuple[Callable[..., Tensor], list[Tensor]]:
+        combine, leaves = super().operands(key)
+        end, start = leaves = [leaf.detach() for leaf in leaves]
+        if start.dtype == end.dtype and start.device == end.device and torch.equal(start, end):
+            return lambda zeros: zeros, [zeros_view(self.outline[key], start.device)]
+        return combine, leaves
+
+
+def _subtract(dtype: torch.dtype, end: Tensor, start: Tensor) -> Tensor:
+    return end.to(dtype) - start.to(dtype)
 
 
 def _read(source: Source) -> StateDict:

@@ -37,7 +37,19 @@ ONLY_IN = {
 }
 MERGING = {
     *("torch", "scipy", "threadpoolctl", "src"),
-    *("abc", "collections", "concurrent", "contextlib", "ctypes", "dataclasses", "functools", "math", "statistics", "threading"),
+    *(
+        "abc",
+        "collections",
+        "concurrent",
+        "contextlib",
+        "ctypes",
+        "dataclasses",
+        "functools",
+        "math",
+        "os",
+        "statistics",
+        "threading",
+    ),
     "typing",
 }
 

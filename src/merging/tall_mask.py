@@ -72,7 +72,7 @@ def _mask_stack(inputs: MergeInputs, shared: StateDict, lambdas: Sequence[float]
 
     def prepare(key: str) -> Select:
         before, models = inputs.weights(key)
-        vector = shared[key].view(-1)
+        vector = shared[key].reshape(-1)
 
         def select(part: slice, stack: Tensor) -> Masks:
             merged = before[part].to(stack) + vector[part]

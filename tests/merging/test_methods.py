@@ -305,6 +305,36 @@ def test_the_readmes_own_method_passes_where_it_is_put(tmp_path):
     assert run.returncode == 0 and "passed" in run.stdout, run.stdout
 
 
+SHARED = sorted(name for name in METHODS if not build(name).per_task)
+
+
+@pytest.mark.parametrize("masks", ["tall_mask", "mag_masking", "consensus"])
+@pytest.mark.parametrize("base", SHARED)
+def test_masks_select_from_any_method_on_tall_matrices_too(masks, base):
+    pretrained, finetuned = ({name: leaf.T.contiguous() if leaf.ndim == 2 else leaf for name, leaf in model.items()}
+                             for model in (tiny_models(tasks=1)[0], tiny_models(tasks=1)[1]["task0"]))  # fmt: skip
+    other = {key: leaf + 0.1 if leaf.is_floating_point() else leaf for key, leaf in finetuned.items()}
+    inputs = merge_inputs((pretrained, {"a": finetuned, "b": other}))
+    method = build(masks)
+    method = replace(method, base=build(base)) if hasattr(method, "base") else method
+    for vector in method(inputs)(0.4).values():
+        assert set(vector) == set(inputs.outline)
+        for key in vector:
+            assert torch.isfinite(vector[key]).all()
+
+
+@pytest.mark.parametrize("name,lines", VARIANTS)
+def test_entries_lie_in_memory_as_files_have_them(name, lines):
+    pretrained, finetuned = tiny_models()
+    for shape in ((9, 4), (4, 9)):
+        key = f"blocks.0.{shape[0]}.weight"
+        pretrained[key] = torch.randn(shape)
+        for model in finetuned.values():
+            model[key] = pretrained[key] + 0.1 * torch.randn(shape)
+    for vector in build(name, lines)(merge_inputs((pretrained, finetuned)))(0.7).values():
+        assert all(vector[key].is_contiguous() for key in vector if key != "frozen.weight" and vector[key].stride() != (0, 0))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name,lines", VARIANTS)
 def test_a_gpu_gives_what_the_cpu_gives(name, lines):

@@ -162,7 +162,7 @@ class MergeInputs:
         `rest(stack)`, (tasks, n) -> (n), a slice at a time; zero where no task changed a parameter."""
         others = self.slicewise(rest)
         matrices = self.each_matrix(filter(self.is_matrix, self.outline), merge)
-        return self._vector(lambda key: matrices[key] if key in matrices else others[key])
+        return self._vector(lambda key: matrices[key].contiguous() if key in matrices else others[key])
 
     def each_matrix(self, keys: Iterable[str], work: Callable[[Tensor], T]) -> Mapping[str, T]:
         """Return `work(stack)`, (tasks, m, n), of those of these keys that any task changed, made when read.
@@ -216,7 +216,7 @@ class MergeInputs:
 
     def _refuse_non_finite(self, key: str) -> None:
         models = {"the pre-trained model": self.pretrained, **self.finetuned}
-        names = [name for name, model in models.items() if not torch.isfinite(model[key]).all()]
+        names = [name for name, model in models.items() if not torch.isfinite(model[key].to(self.outline[key].dtype)).all()]
         if names:
             raise UserError(f"{key} holds NaN or infinite values in {', '.join(names)}; train or fetch it again")
         raise UserError(f"the task vectors' entries of {key} are too large to add up in {self.outline[key].dtype}")

@@ -1,5 +1,6 @@
 """Work side by side on a CPU's cores: one thread each, which beats several threads on one piece."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -24,6 +25,10 @@ def thread_pool() -> ThreadPoolExecutor:
     return pool
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=thread_pool.cache_clear)  # a forked process has none of its parent's threads
+
+
 def parallel_map(work: Callable[[S], T], items: Iterable[S], device: torch.device) -> Iterator[T]:
     """Yield `work` of each item, in order, on the pool; one after another on a GPU, and inside work of the pool."""
     return map(work, items) if runs_serially(device) else thread_pool().map(work, items)
@@ -37,7 +42,7 @@ def runs_serially(device: torch.device) -> bool:
 class Prefetched(Mapping[str, T]):
     """`make(key)` for each of `keys`; when one is read, the next few are begun on the other cores.
 
-    Nothing is kept: a key that is read again is made again.
+    Nothing is kept: a key that is read again is made again, and what was begun and is not among the next few is dropped.
     """
 
     def __init__(self, keys: Iterable[str], make: Callable[[str], T], device: torch.device):
@@ -49,7 +54,10 @@ class Prefetched(Mapping[str, T]):
         position = self._positions[key]
         if runs_serially(self._device):
             return self._make(key)
-        for other in self._keys[position : position + 1 + torch.get_num_threads()]:
+        window = self._keys[position : position + 1 + torch.get_num_threads()]
+        for other in self._begun.keys() - set(window):
+            self._begun.pop(other).cancel()
+        for other in window:
             if other not in self._begun:
                 self._begun[other] = thread_pool().submit(self._make, other)
         return self._begun.pop(key).result()

@@ -1,0 +1,45 @@
+"""What a device can do, waiting for it, and the flags of benchmarks."""
+
+import argparse
+import time
+
+import torch
+from torch import Tensor
+
+from src.models.family import PRECISIONS
+
+
+def matrix_rate(device: torch.device, precision: str, size: int = 8192) -> float:
+    """Return the operations a second of a large matrix product, the best of ten."""
+    left, right = (torch.randn(size, size, device=device).to(PRECISIONS[precision]) for _ in range(2))
+    seconds = []
+    for _ in range(10):
+        wait_for(device)
+        started = time.perf_counter()
+        left @ right
+        wait_for(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+def copy_rate(source: Tensor, target: Tensor) -> float:
+    """Return the bytes a second of copying one tensor into another, the best of five."""
+    seconds = []
+    for _ in range(5):
+        wait_for(target.device)
+        started = time.perf_counter()
+        target.copy_(source)
+        wait_for(target.device)
+        seconds.append(time.perf_counter() - started)
+    return source.numel() * source.element_size() / min(seconds)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def parser_of(documentation: str) -> argparse.ArgumentParser:
+    """Return a parser of a benchmark's flags, with its documentation as help."""
+    return argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
