@@ -36,6 +36,7 @@ from src.merging.engine.inputs import MergeInputs
 from src.models.family import PRECISIONS, ModelFamily
 from src.runtime.memory import keep_freed_memory
 
+WARM_UP = 4  # passes: torch.compile is at work in the first three
 CLASSES, COEFFICIENTS = 10, [n / 10 for n in range(1, 11)]
 
 
@@ -155,11 +156,12 @@ def time_search(task: Album, family: ModelFamily, finetuned: list[Path], cache: 
 
 
 def prediction_rate(family: ModelFamily, reference: ModelFamily, precision: str, size: int, batches: int) -> tuple[float, float]:
-    """Return images/s of predictions alone, after a first one, and the share of them that differ from the reference's in fp32."""
+    """Return images/s of predictions alone, warmed up, and the share of them that differ from the reference's in fp32."""
     batch = noise_batch(family, size)
     exact = reference.predictor(reference.pretrained, "fp32")(batch)
     predict = family.predictor(family.pretrained, precision)
-    predictions = predict(batch)
+    for _ in range(WARM_UP):
+        predictions = predict(batch)
     wait_for(family.device)
     started = time.perf_counter()
     for _ in range(batches):
