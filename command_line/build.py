@@ -22,7 +22,7 @@ from src.merging.method import Method
 from src.models.family import ModelFamily
 from src.models.modes import Mode
 from src.runtime.distributed import ProcessGroup
-from src.runtime.environment import is_distributed, local_world_size
+from src.runtime.environment import available_cores, is_distributed, local_world_size
 from src.runtime.progress import SILENT, Progress
 from src.state_dict import differences, digest
 from src.training.recipe import Recipe
@@ -188,8 +188,7 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
 
 def workers_of(config: DictConfig) -> int:
     """Return the threads or processes that read images, for each process of the group."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return config.workers or max(cores // local_world_size(), 1)
+    return config.workers or max(available_cores() // local_world_size(), 1)
 
 
 def batch_size_of(config: DictConfig, device: torch.device) -> int:

@@ -34,7 +34,9 @@ def user_errors(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], 
         try:
             script(config)
         except (KeyboardInterrupt, StopRequested) as error:
-            os._exit(_print_error(error))  # Hydra would show where it was
+            status = _print_error(error)
+            sys.stdout.flush()
+            os._exit(status)  # Hydra would show where it was
         except Exception as error:
             status = _print_error(error)
             if status is None:

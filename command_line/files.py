@@ -14,11 +14,14 @@ from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
+from src.runtime.environment import is_distributed
 from src.state_dict import digest
 
 
 def merge_files(config: DictConfig) -> None:
     """Merge state dicts from disk into `output`, streaming; nothing is scored."""
+    if is_distributed() or (config.world_size or 1) > 1:
+        raise UserError("model=files is merged by one process; leave world_size out, and start main.py without torchrun")
     started, method = time.monotonic(), build_method(config)
     base, sources = file_sources(config)
     method.check_tasks(list(sources))

@@ -21,7 +21,14 @@ from src.training.state import state_path
 
 def finetune_missing(config: DictConfig, paths: Paths, family: ModelFamily, tasks: Sequence[Task], group: ProcessGroup) -> None:
     """Fine-tune on each task without weights. Raise UserError for weights, or unfinished states, of another origin."""
-    finetune_all(config, paths, family, without_weights(config, paths, family, tasks), group)
+    missing = without_weights(config, paths, family, tasks)
+    group.barrier()  # all have looked before the first writes
+    if group.is_main:
+        for task in tasks:
+            file = state_path(paths.finetuned(task.name))
+            if task not in missing and task.name not in paths.given and file.exists() and is_finetuned_here(file):
+                file.unlink()  # left by a process that was killed at its very end
+    finetune_all(config, paths, family, missing, group)
 
 
 def without_weights(config: DictConfig, paths: Paths, family: ModelFamily, tasks: Sequence[Task]) -> list[Task]:
@@ -38,9 +45,6 @@ def without_weights(config: DictConfig, paths: Paths, family: ModelFamily, tasks
         if file.exists() and is_finetuned_here(file):
             problems.append(mismatch(file, family, build_recipe(config, task.name), mode, task))
     raise_any(filter(None, problems))
-    for name, file in files.items():
-        if name not in states:
-            state_path(file).unlink(missing_ok=True)  # left by a process that was killed at its very end
     return missing
 
 

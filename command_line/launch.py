@@ -16,7 +16,9 @@ SWEEP_OPTIONS = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra.sweep"
 def hydra_arguments() -> list[str]:
     """Return the arguments that start main.py again with this job's configuration."""
     hydra = HydraConfig.get()
-    overrides = [text for text in (*hydra.overrides.task, *hydra.overrides.hydra) if not text.startswith(SWEEP_OPTIONS)]
+    overrides = [
+        text for text in (*hydra.overrides.task, *hydra.overrides.hydra) if not text.lstrip("+~").startswith(SWEEP_OPTIONS)
+    ]
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     return [*(f"--config-dir={folder}" for folder in folders), f"--config-name={hydra.job.config_name}", *overrides]
 

@@ -26,12 +26,12 @@ def merge_and_score(config: DictConfig) -> None:
     with session(config, "main.py", hydra_arguments(), tasks, checks=checks) as run:
         if run is None:
             return  # other processes did it
-        pretrained, files = run.family.pretrained, [run.paths.finetuned(task.name) for task in tasks]
-        check_output(config, method, files, pretrained, len(tasks))
+        pretrained = run.family.pretrained
+        check_output(config, method, run.input_files, pretrained, len(tasks))
         evaluator = run.evaluator
         run.plan({(task.name, split): models for task in tasks for split, models in (("val", 1), ("test", 3))})
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
-        selection = select(method, specified, load, run.paths.masks, evaluator, strategy)
+        selection = select(method, specified, load, run.paths.mask_files, evaluator, strategy)
         scores = {task: TaskScores(*each) for task, each in evaluator.compared(selection.vectors).items()}
         notes = [*selection.notes, *_warnings(config, evaluator, scores), *_precision_note(evaluator, selection)]
         if not run.group.is_main:

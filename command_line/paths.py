@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from src.checkpoints.bundles import BUNDLE_FILES
+from src.checkpoints.mask_files import FOLDER, MaskFiles
 from src.checkpoints.published import FILE_PREFIXES, PublishedFiles, finetuned_path
 from src.checkpoints.shards import INDEX, PICKLED
 from src.errors import UserError, raise_any
@@ -15,12 +16,13 @@ from src.errors import UserError, raise_any
 
 @dataclass(frozen=True)
 class Paths:
-    """The folders and files of a run on one model. Made once a run: the models folder is then walked once, too.
+    """The folders and files of a run on one model.
 
     data, models, cache, results: data_location, model_location, cache_dir, results_dir.
     name: the model's.
     mode: prefix of the files with weights of this run's fine-tuning mode.
-    masks: the folder that masks are kept below.
+    masks: the folder of masks made here.
+    is_standard: whether models are fine-tuned and predict as published ones do, whose masks may then fit.
     given: the user's fine-tuned weights, by task.
     pretrained: the user's pre-trained weights; None for the model's own.
     """
@@ -32,6 +34,7 @@ class Paths:
     name: str
     mode: str
     masks: Path
+    is_standard: bool
     given: Mapping[str, Path]
     pretrained: Path | None
 
@@ -43,7 +46,12 @@ class Paths:
     @cached_property
     def published(self) -> PublishedFiles:
         """The model's files below the models folder, published ones and our own."""
-        return PublishedFiles(self.models, self.name)
+        return PublishedFiles(self.models, self.name)  # which walks the folder: once a run
+
+    @property
+    def mask_files(self) -> MaskFiles:
+        """Where masks are, ours and published ones."""
+        return MaskFiles(self.masks, self.published.masks() if self.is_standard else ())
 
     def finetuned(self, task: str) -> Path:
         """Return where a task's weights are, the user's, ours or published ones, or where fine-tuning puts them."""
@@ -66,7 +74,8 @@ def paths_of(config: DictConfig) -> Paths:
         results=expanded(config.results_dir),
         name=config.model.name,
         mode=mode.files,
-        masks=models / config.model.name if is_standard else models / config.model.name / mode.name,
+        masks=models / config.model.name / ("" if is_standard else mode.name) / FOLDER,
+        is_standard=is_standard,
         given={task: expanded(path) for task, path in (config.finetuned or {}).items()},
         pretrained=expanded(config.pretrained) if config.pretrained else None,
     )

@@ -1,9 +1,10 @@
 """What a scored run needs, looked for before any work: tasks, data, heads, checkpoints."""
 
+import shlex
 from collections.abc import Iterable
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from command_line.build import build_heads
 from command_line.console import ProgressBar
@@ -15,13 +16,16 @@ from src.errors import UserError, raise_any
 from src.runtime.distributed import ProcessGroup
 from src.validation import is_whole
 
+# Of a run, those that fine-tuning needs to find the same tasks, train the same way and write where the run looks.
+FINETUNE_OPTIONS = ("tasks.", "finetuning_mode.", "model_location=", "data_location=", "cache_dir=", "pretrained=", "heads.")
+
 
 def selected_tasks(config: DictConfig) -> list[Task]:
     """Return the tasks of DATASETS, or the first num_tasks of the list in tasks=. Raise UserError for those there are not."""
     listed = config.DATASETS if config.DATASETS is not None else config.tasks.names
-    names = [listed] if isinstance(listed, str) else list(listed)
-    if not names:
-        raise UserError("DATASETS names no task; leave it out for all of them")
+    names = [listed] if isinstance(listed, str) else list(listed) if isinstance(listed, ListConfig) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"DATASETS lists names of tasks, as in DATASETS=[MNIST,Cars]; got {listed}")
     if config.num_tasks is not None:
         if not is_whole(config.num_tasks, least=1) or config.num_tasks > len(names):
             raise UserError(f"num_tasks={config.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
@@ -99,7 +103,8 @@ def _finetune_command(config: DictConfig) -> str:
     model, mode = HydraConfig.get().runtime.choices.model, config.finetuning_mode.name
     own = "" if model == config.model.name else f" model.name={config.model.name} model.pretrained={config.model.pretrained}"
     flag = "" if mode in ("standard", "posthoc") else f" --finetuning-mode={mode}"
-    return f"python finetune.py --model={model}{own}{flag}"
+    kept = [text for text in HydraConfig.get().overrides.task if text.lstrip("+").startswith(FINETUNE_OPTIONS)]
+    return " ".join([f"python finetune.py --model={model}{own}{flag}", *map(shlex.quote, kept)])
 
 
 def missing_data(config: DictConfig, tasks: list[Task]) -> list[str]:

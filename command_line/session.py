@@ -78,6 +78,14 @@ class Session:
             candidates_per_pass=candidates_per_pass(config, family.device, byte_size(family.pretrained), self.group),
         )
 
+    @property
+    def input_files(self) -> list[Path]:
+        """The files of weights that this run reads."""
+        own = self.config.model.family.pretrained
+        named = [self.paths.pretrained, Path(own).expanduser() if isinstance(own, str) else None]
+        files = [*self.paths.published.zeroshots(self.paths.mode), *self.paths.published.zeroshots()]
+        return [path for path in (*named, *files, *(self.paths.finetuned(task.name) for task in self.tasks)) if path]
+
     def plan(self, models: Mapping[tuple[str, str], int]) -> None:
         """Announce how many models will be scored on the split of a task; each process of the group does its share."""
         tasks = {task.name: task for task in (*self.tasks, *self.others)}
@@ -158,7 +166,8 @@ def session(
         raise UserError(f"model={config.model.name} is scored on nothing; choose another of config/model")
     validate(config)
     paths, problems = paths_of(config), []
-    for check in (*checks, lambda: check_inputs(config, paths, tasks, others)):
+    named = (lambda: build_device(config), lambda: read_manifests(manifest_paths(config)))
+    for check in (*checks, *named, lambda: check_inputs(config, paths, tasks, others)):
         with collect(problems):
             check()
     raise_any(problems)

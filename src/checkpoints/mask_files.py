@@ -12,7 +12,6 @@ import xxhash
 from torch import Tensor
 
 from src.checkpoints.bundles import TASKS, facts_of_file
-from src.checkpoints.published import PublishedFiles
 from src.checkpoints.reading import open_files
 from src.checkpoints.writing import save_file
 from src.compact import Compact, pack, packed_size, parts_of, unpack
@@ -99,25 +98,37 @@ def save_masks(
     return path
 
 
+@dataclass(frozen=True)
+class MaskFiles:
+    """Where the masks of a model are.
+
+    folder: of those made here.
+    published: files of others, of this model.
+    """
+
+    folder: Path
+    published: Sequence[Path] = ()
+
+
 def load_masks(
-    load: bool | str | None, folder: Path | None, provenance: MaskProvenance, shapes: StateDict, grid: Sequence[float]
+    load: bool | str | None, files: MaskFiles | None, provenance: MaskProvenance, shapes: StateDict, grid: Sequence[float]
 ) -> SavedMasks | None:
     """Return the masks saved earlier that are to be used; None where they are to be made.
 
-    load: True for any under `folder` that fit, a path for its own, None for those chosen from `grid` if there are any,
+    load: True for any of `files` that fit, a path for its own, None for those chosen from `grid` if there are any,
         False for none.
-    folder: the model's own, as `find_masks` has it; None where there is none.
+    files: where the model's are; None where there is no model.
 
     Raise UserError with the reason where the masks asked for do not fit.
     """
-    if load is False or (load is None and folder is None):
+    if load is False or (load is None and files is None):
         return None
     if isinstance(load, str):
         return open_masks(Path(load).expanduser(), provenance, shapes)
-    if folder is None:
+    if files is None:
         raise UserError("method.load_mask=True looks beside a model's checkpoints; with model=files give the masks' path")
     try:
-        masks = find_masks(folder, provenance, shapes, grid)
+        masks = find_masks(files, provenance, shapes, grid)
     except UserError:
         if load:
             raise
@@ -151,18 +162,14 @@ def open_masks(path: Path, provenance: MaskProvenance, shapes: StateDict) -> Sav
     return SavedMasks(path, {task: masks[task] for task in provenance.finetuned}, facts["lambdas"], facts["chosen_from"])
 
 
-def find_masks(folder: Path, provenance: MaskProvenance, shapes: StateDict, grid: Sequence[float]) -> SavedMasks:
+def find_masks(files: MaskFiles, provenance: MaskProvenance, shapes: StateDict, grid: Sequence[float]) -> SavedMasks:
     """Return the masks of a model that fit: those chosen from this grid, else any of ours, else published ones.
-
-    folder: the model's own; published masks are found below it, and below other folders of its name beside it (see
-        `PublishedFiles`).
 
     Raise UserError with a reason for each file if none fits.
     """
-    published = [path for path in PublishedFiles(folder.parent, folder.name).masks()
-                 if provenance.base == (TIES if "use_ties" in path.name else SUM)]  # fmt: skip
+    published = [path for path in files.published if provenance.base == (TIES if "use_ties" in path.name else SUM)]
     problems: list[str] = []
-    for paths in (sorted((folder / FOLDER).glob("*.safetensors")), published):
+    for paths in (sorted(files.folder.glob("*.safetensors")), published):
         fitting = []
         for path in paths:
             try:
@@ -172,7 +179,8 @@ def find_masks(folder: Path, provenance: MaskProvenance, shapes: StateDict, grid
         if fitting:
             return min(fitting, key=lambda saved: saved.chosen_from != list(grid))  # the first of equals
     raise UserError(
-        problems or f"there are no masks of {folder.name} under {folder.parent}; leave method.load_mask out to make them"
+        problems
+        or f"there are no masks in {files.folder}, and no published ones beside it; leave method.load_mask out to make them"
     )
 
 

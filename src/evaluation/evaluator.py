@@ -1,7 +1,7 @@
 """Accuracy of the pre-trained, the fine-tuned and the merged models of one family, on the same data."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 
 from src.checkpoints.reading import Checkpoint
@@ -13,7 +13,7 @@ from src.evaluation.scorer import Candidate, Job, Score, Scorer
 from src.merging.engine.inputs import MergeInputs
 from src.models.family import ModelFamily
 from src.runtime.distributed import SINGLE
-from src.state_dict import Memoized, StateDict, combined_digest, entry_digest
+from src.state_dict import Memoized, StateDict, byte_size, combined_digest, entry_digest
 from src.task_vectors import TaskVector
 from src.training.provenance import recipe_digest_of
 
@@ -28,6 +28,7 @@ class Evaluator:
     checkpoints: the fine-tuned models, by task.
     inputs: these models as the inputs of merges; None where there are none.
     candidates_per_pass: number of merged models that are held in memory together.
+    facts: of the checkpoints, by task; read by the processes of the group together if they are not given.
 
     Raise UserError if a checkpoint holds NaN or infinite values, before anything is scored.
     """
@@ -37,12 +38,15 @@ class Evaluator:
     checkpoints: Mapping[str, Checkpoint]
     inputs: MergeInputs | None
     candidates_per_pass: int = 1
+    facts: Mapping[str, Facts] = field(default_factory=dict)
 
     def __post_init__(self):
+        if not self.facts:
+            object.__setattr__(self, "facts", _read_facts(self.scorer, self.checkpoints))
         raise_any(
             f"{self.checkpoints[name].path} holds NaN or infinite values in {', '.join(facts.non_finite[:3])}; "
             "train or fetch it again"
-            for name, facts in self._facts.items()
+            for name, facts in self.facts.items()
             if any(self.inputs.changed(key) for key in facts.non_finite)
         )
 
@@ -130,7 +134,7 @@ class Evaluator:
     @property
     def finetuned_digests(self) -> dict[str, str]:
         """The digests of the fine-tuned weights, by task."""
-        return {task: facts.digest for task, facts in self._facts.items()}
+        return {task: facts.digest for task, facts in self.facts.items()}
 
     def lineage(self, tasks: Mapping[str, Task], splits: Sequence[str] = ("val", "test")) -> dict:
         """Return digests of all models, and of the heads and data of `tasks`: figures compare where these are equal."""
@@ -166,23 +170,23 @@ class Evaluator:
         """Return the digest of a model; entries that share their memory with the pre-trained one are not hashed again."""
         shared = {key: leaf.data_ptr() == self.family.pretrained[key].data_ptr() for key, leaf in model.items()}
         return combined_digest(
-            self._pretrained_entry_digest(key) if shared[key] else entry_digest(key, leaf) for key, leaf in model.items()
+            self.family.pretrained_digests[key] if shared[key] else entry_digest(key, leaf) for key, leaf in model.items()
         )
 
-    @cached_property
-    def _pretrained_entry_digest(self) -> Callable[[str], str]:
-        return cache(lambda key: entry_digest(key, self.family.pretrained[key]))
-
     def _finetuned(self, task: str) -> Candidate:
-        return Candidate(self.checkpoints[task], self._facts[task].digest, "the fine-tuned model")
+        return Candidate(self.checkpoints[task], self.facts[task].digest, "the fine-tuned model")
 
     @cached_property
     def _pretrained(self) -> Candidate:
         return Candidate(self.family.pretrained, self.family.pretrained_digest, "the pre-trained model")
 
-    @cached_property
-    def _facts(self) -> dict[str, Facts]:
-        return {task: self.scorer.cache.facts(checkpoint) for task, checkpoint in self.checkpoints.items()}
+
+def _read_facts(scorer: Scorer, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Facts]:
+    """Return what reading all of each checkpoint tells; each is read by one process of the group."""
+    names, sizes = list(checkpoints), [byte_size(checkpoint) for checkpoint in checkpoints.values()]
+    own = {names[number]: scorer.cache.facts(checkpoints[names[number]]) for number in scorer.group.assign(sizes)}
+    read = {name: facts for part in scorer.group.all_gather(own) for name, facts in part.items()}
+    return {name: read[name] for name in names}
 
 
 def _candidates(models: list[Callable[[str], Candidate]], task: str) -> list[Candidate]:

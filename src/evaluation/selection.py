@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.checkpoints.mask_files import FOLDER, MaskProvenance, SavedMasks, load_masks, open_masks, save_masks
+from src.checkpoints.mask_files import MaskFiles, MaskProvenance, SavedMasks, load_masks, open_masks, save_masks
 from src.evaluation.evaluator import Evaluator, accuracies
 from src.evaluation.search import LazyAccuracies, SearchPoint, Strategy, search
 from src.merging.method import MergeFamily, Method
@@ -43,7 +43,7 @@ def select(
     method: Method,
     specified: float | None,
     load: bool | str | None,
-    folder: Path,
+    files: MaskFiles,
     evaluator: Evaluator,
     strategy: Strategy,
 ) -> Selection:
@@ -53,13 +53,13 @@ def select(
 
     specified: the one coefficient to use; None to search the method's grid.
     load: as `load_masks` has it; None takes masks only where the method lacks some.
-    folder: of the model's checkpoints and masks.
+    files: where the model's masks are.
     strategy: how grids are searched.
     """
     inputs, tasks, maker = evaluator.inputs, evaluator.tasks, method.mask_method
     provenance = MaskProvenance(method.mask_base, evaluator.family.pretrained_digest, evaluator.finetuned_digests)
     load = False if load is None and maker is None else load
-    masks = load_masks(load, folder, provenance, inputs.outline, (maker or method).coefficients(len(tasks)))
+    masks = load_masks(load, files, provenance, inputs.outline, (maker or method).coefficients(len(tasks)))
     is_given = bool(masks and method.per_task)  # then the masks are all there is to choose
     grid = (specified,) if specified is not None else method.coefficients(len(tasks))
     _plan(evaluator, [*([] if is_given else [grid]), *([maker.coefficients(len(tasks))] if maker and not masks else [])])
@@ -68,7 +68,7 @@ def select(
         is_checked = masks.chosen_from or masks.lambdas
         notes.append(f"masks: {masks}{'' if is_checked else '; the file does not say of which checkpoints they are'}")
     elif maker:
-        masks = _make_masks(maker, folder, evaluator, provenance, strategy)
+        masks = _make_masks(maker, files.folder, evaluator, provenance, strategy)
         notes.append(f"masks: none were there that fit, so they were made: {masks}")
     if masks:
         method = method.with_masks(masks.masks)
@@ -79,7 +79,7 @@ def select(
     coefficients, curve = choose(method, merges, grid, evaluator, strategy)
     if method.makes_masks:
         chosen_from = grid if len(grid) > 1 else None
-        notes.append(f"masks: {_save_masks(merges, folder, evaluator, provenance, coefficients, chosen_from)}")
+        notes.append(f"masks: {_save_masks(merges, files.folder, evaluator, provenance, coefficients, chosen_from)}")
     return Selection(method, merges, coefficients, curve, len(grid) if curve else 0, provenance, masks, notes)
 
 
@@ -116,7 +116,7 @@ def _save_masks(
 ) -> Path:
     """Save masks in the main process, for which all others wait; return the path."""
     group = evaluator.scorer.group
-    path = save_masks(merges.compact(lambdas), folder / FOLDER, provenance, lambdas, grid) if group.is_main else None
+    path = save_masks(merges.compact(lambdas), folder, provenance, lambdas, grid) if group.is_main else None
     return group.all_gather(path)[0]
 
 

@@ -96,7 +96,8 @@ class ModelFamily(Protocol):
     identity: digest of all that decides predictions and that neither weights nor data show.
     precision: of predictions, one of PRECISIONS.
     pretrained: the weights that fine-tuning starts from.
-    pretrained_digest: `digest` of these.
+    pretrained_digests: `entry_digest` of each of these, computed once.
+    pretrained_digest: `digest` of them all.
     """
 
     name: str
@@ -104,6 +105,7 @@ class ModelFamily(Protocol):
     device: torch.device
     precision: str
     pretrained: StateDict
+    pretrained_digests: Mapping[str, str]
     pretrained_digest: str
 
     def canonical(self, weights: StateDict) -> StateDict:

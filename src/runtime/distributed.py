@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from src.runtime.environment import is_distributed
+from src.runtime.environment import available_cores, is_distributed
 from src.runtime.signals import SIGNALS
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def launch(command: Sequence[str], size: int) -> int:
     others are ended, too.
     """
     folder = tempfile.TemporaryDirectory()
-    threads = os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // size, 1)))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(available_cores() // size, 1)))
     common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "OMP_NUM_THREADS": threads}
     common[RENDEZVOUS] = f"file://{folder.name}/rendezvous"
     processes: list[subprocess.Popen] = []

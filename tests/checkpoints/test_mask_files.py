@@ -18,7 +18,8 @@ from command_line.config import compose_config, validate
 from command_line.console import user_message
 from command_line.files import merge_files
 from src.checkpoints.bundles import save_bundle
-from src.checkpoints.mask_files import MaskProvenance, find_masks, load_masks, open_masks, save_masks
+from src.checkpoints.mask_files import FOLDER, MaskFiles, MaskProvenance, find_masks, load_masks, open_masks, save_masks
+from src.checkpoints.published import PublishedFiles
 from src.compact import Compact, masks_as_parts, pack, unpack
 from src.errors import UserError
 from src.pickles.mask_arrays import read_arrays
@@ -29,6 +30,10 @@ LEGACY = ROOT / "tests" / "files" / "legacy"
 SHAPES = {key: torch.empty(shape, device="meta") for key, shape in json.loads((LEGACY / "shapes.json").read_text()).items()}
 PUBLISHED = MaskProvenance({"method": "Sum", "k": 100}, "p", {"MNIST": "m", "DTD": "d", "SVHN": "s"})
 OURS = MaskProvenance({"method": "Sum", "k": 100}, "p", {"a": "1", "b": "2"})
+
+
+def files_of(folder) -> MaskFiles:
+    return MaskFiles(folder / FOLDER, PublishedFiles(folder.parent, folder.name).masks())
 
 
 def flattened(masks, shapes) -> np.ndarray:
@@ -192,7 +197,7 @@ def test_saved_masks_come_back_with_what_they_are_of(tmp_path):
     assert all(torch.equal(saved.masks[task]["w"], made.masks()[task]["w"]) for task in "ab")
     swapped = replace(OURS, finetuned={"b": "2", "a": "1"})
     assert list(open_masks(path, swapped, made.outline).masks) == ["b", "a"]
-    assert find_masks(tmp_path, OURS, made.outline, (0.2, 0.4)).path == path
+    assert find_masks(files_of(tmp_path), OURS, made.outline, (0.2, 0.4)).path == path
 
 
 @pytest.mark.parametrize(
@@ -209,7 +214,7 @@ def test_masks_that_do_not_fit_are_refused_with_the_reason(tmp_path, change, rea
     with pytest.raises(UserError, match=reason):
         open_masks(path, replace(OURS, **change), compact().outline)
     with pytest.raises(UserError, match=reason):
-        find_masks(tmp_path, replace(OURS, **change), compact().outline, (0.2,))
+        find_masks(files_of(tmp_path), replace(OURS, **change), compact().outline, (0.2,))
 
 
 def test_a_bundle_that_does_not_say_what_its_masks_are_of_is_refused(tmp_path):
@@ -234,18 +239,18 @@ def test_masks_of_the_same_choice_are_found_before_others(tmp_path):
     first = save_masks(made, tmp_path / "masks", OURS, {"a": 0.5, "b": 0.5}, None)
     chosen = save_masks(made, tmp_path / "masks", OURS, {"a": 0.2, "b": 0.4}, (0.2, 0.4))
     assert first != chosen
-    assert find_masks(tmp_path, OURS, made.outline, (0.2, 0.4)).path == chosen
-    assert find_masks(tmp_path, OURS, made.outline, (0.9, 1.0)).path in (first, chosen)
-    with pytest.raises(UserError, match="no masks of elsewhere under"):
-        find_masks(tmp_path / "elsewhere", OURS, made.outline, (0.2,))
+    assert find_masks(files_of(tmp_path), OURS, made.outline, (0.2, 0.4)).path == chosen
+    assert find_masks(files_of(tmp_path), OURS, made.outline, (0.9, 1.0)).path in (first, chosen)
+    with pytest.raises(UserError, match=r"no masks in .*elsewhere"):
+        find_masks(files_of(tmp_path / "elsewhere"), OURS, made.outline, (0.2,))
 
 
 def test_published_masks_are_told_apart_by_their_base(tmp_path):
     for name in ("TALL_mask_3task.npy", "TALL_mask_3task_use_ties.npy"):
         (tmp_path / name).write_bytes((LEGACY / "TALL_mask_3task.npy").read_bytes())
     ties = replace(PUBLISHED, base={"method": "Ties", "k": 20, "agg": "sum"})
-    assert find_masks(tmp_path, PUBLISHED, SHAPES, (0.2,)).path.name == "TALL_mask_3task.npy"
-    assert find_masks(tmp_path, ties, SHAPES, (0.2,)).path.name == "TALL_mask_3task_use_ties.npy"
+    assert find_masks(files_of(tmp_path), PUBLISHED, SHAPES, (0.2,)).path.name == "TALL_mask_3task.npy"
+    assert find_masks(files_of(tmp_path), ties, SHAPES, (0.2,)).path.name == "TALL_mask_3task_use_ties.npy"
 
 
 def files(folder, tasks=2):
@@ -323,12 +328,16 @@ def test_saved_masks_are_used_where_they_are_of_the_same_choice(tmp_path):
     made_of = MaskProvenance(method.mask_base, "p", dict.fromkeys(inputs.tasks, "digest"))
     chosen, grid = dict.fromkeys(inputs.tasks, 0.4), (0.2, 0.3, 0.4, 0.5, 0.6)
     compact = method.mask_method(inputs).compact(chosen)
-    assert load_masks(None, tmp_path, made_of, inputs.outline, grid) is None
+    assert load_masks(None, files_of(tmp_path), made_of, inputs.outline, grid) is None
     save_masks(compact, tmp_path / "masks", made_of, chosen, None)
-    assert load_masks(None, tmp_path, made_of, inputs.outline, grid) is None  # lambda was given, not chosen
+    assert load_masks(None, files_of(tmp_path), made_of, inputs.outline, grid) is None  # lambda was given, not chosen
     path = save_masks(compact, tmp_path / "masks", made_of, chosen, grid)
-    masks = load_masks(None, tmp_path, made_of, inputs.outline, grid)
-    assert masks.path == path and str(path) in str(masks) and load_masks(False, tmp_path, made_of, inputs.outline, grid) is None
+    masks = load_masks(None, files_of(tmp_path), made_of, inputs.outline, grid)
+    assert (
+        masks.path == path
+        and str(path) in str(masks)
+        and load_masks(False, files_of(tmp_path), made_of, inputs.outline, grid) is None
+    )
     method = method.with_masks(masks.masks)
     assert method.mask_method is None
     vector = method(inputs)(1.0)["task0"]

@@ -19,7 +19,7 @@ import download_checkpoints
 from command_line.config import compose_config
 from command_line.paths import paths_of
 from src.checkpoints.conversion import convert
-from src.checkpoints.mask_files import MaskProvenance, find_masks
+from src.checkpoints.mask_files import FOLDER, MaskFiles, MaskProvenance, find_masks
 from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.published import PublishedFiles, finetuned_path
 from src.downloads.drive import fetch_folder
@@ -94,7 +94,12 @@ def test_main_reads_checkpoints_where_the_download_put_them(tmp_path):
     assert paths_of(config).finetuned("SVHN") == model / "SVHNVal" / "nonlinear_finetuned.pt"
     assert paths_of(config).finetuned("Cars") == tmp_path / MODEL / "CarsVal" / "nonlinear_finetuned.safetensors"
     made_of = MaskProvenance({"method": "Sum", "k": 100}, "p", {"MNIST": "m", "SVHN": "s"})
-    found = find_masks(tmp_path / MODEL, made_of, {"w": torch.empty(3, 3, device="meta")}, (0.2,))
+    found = find_masks(
+        MaskFiles(tmp_path / MODEL / FOLDER, PublishedFiles(tmp_path, MODEL).masks()),
+        made_of,
+        {"w": torch.empty(3, 3, device="meta")},
+        (0.2,),
+    )
     assert found.path == tmp_path / "nik-dim/tall_masks/tall_masks" / MODEL / "TALL_mask_14task.npy"
 
 

@@ -1,18 +1,27 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from command_line.build import build_family
+from command_line.config import compose_config
+from command_line.paths import paths_of
 from src.checkpoints.opening import open_checkpoint
-from src.evaluation.cache import Cache
+from src.evaluation import evaluator
+from src.evaluation.cache import Cache, Facts
+from src.evaluation.evaluator import Evaluator
 from src.evaluation.scorer import Candidate, Job, Score, Scorer
 from src.evaluation.search import STRATEGIES, LazyAccuracies, search
 from src.merging.method import MergeFamily
 from src.merging.sum import Sum
 from src.merging.tall_mask import TallMask
+from src.models.clip import model
+from src.runtime.distributed import ProcessGroup
 from src.runtime.progress import SILENT
-from src.state_dict import digest
+from src.state_dict import digest, entry_digest
+from src.task_vectors import TaskVector
 from tests.helpers.line_family import Line, Points
 from tests.helpers.progress import RecordedProgress
 
@@ -113,6 +122,35 @@ def run_search(method, accuracy, strategy="grid", reference=None):
 
     reference = reference or dict.fromkeys(tasks, 1.0)
     return *search(method, method.coefficients(len(tasks)), STRATEGIES[strategy], measure, reference, reference), requests
+
+
+def test_each_checkpoint_is_read_by_one_process_of_the_group(tmp_path):
+    class First(ProcessGroup):
+        def all_gather(self, value):
+            others = Facts("digest of b", [])
+            return [value, {"b": others}]
+
+    save_file(RIGHT, tmp_path / "a.safetensors")
+    save_file(WRONG, tmp_path / "b.safetensors")
+    checkpoints = {name: open_checkpoint(tmp_path / f"{name}.safetensors") for name in "ab"}
+    scorer = replace(make_scorer(tmp_path), group=First(rank=0, size=2, local_rank=0))
+    evaluator = Evaluator(scorer, {"Points": Points()}, checkpoints, None)
+    assert evaluator.finetuned_digests == {"a": digest(RIGHT.items()), "b": "digest of b"}
+    assert evaluator.on([]).facts is evaluator.facts and evaluator.single_process().facts is evaluator.facts
+
+
+def test_entries_of_the_pretrained_model_are_hashed_once(tmp_path, monkeypatch):
+    family = build_family(config := compose_config([f"cache_dir={tmp_path}"]), paths_of(config), torch.device("cpu"))
+    hashed = []
+    count = lambda key, leaf: hashed.append(key) or entry_digest(key, leaf)  # noqa: E731
+    for module in (model, evaluator):
+        monkeypatch.setattr(module, "entry_digest", count)
+    scorer = Scorer(family, Cache(tmp_path), 64)
+    vector = TaskVector.of({"model.visual.proj": torch.ones(family.pretrained["model.visual.proj"].shape)})
+    for task in ("a", "b"):
+        candidate = Evaluator(scorer, {}, {}, None).on([])._merged({task: vector}, "merged")(task)
+        assert candidate.digest == digest(candidate.weights.items())
+    assert len(hashed) == len(family.pretrained) + 2 and hashed.count("model.visual.proj") == 3
 
 
 def test_search_takes_the_first_of_equals_and_keeps_the_curve():

@@ -5,7 +5,7 @@ from torch import nn
 
 from src.checkpoints.writing import save_file
 from src.models.family import Batch, Trainable
-from src.state_dict import digest
+from src.state_dict import combined_digest, entry_digest
 
 
 class Line:
@@ -18,7 +18,8 @@ class Line:
         torch.manual_seed(0)
         self._model = nn.Linear(2, 2)
         self.pretrained = {key: leaf.detach().clone() for key, leaf in self._model.state_dict().items()}
-        self.pretrained_digest = digest(self.pretrained.items())
+        self.pretrained_digests = {key: entry_digest(key, leaf) for key, leaf in self.pretrained.items()}
+        self.pretrained_digest = combined_digest(self.pretrained_digests.values())
         self.points = torch.randn(64, 2)
         self.prepared = []
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import pytest
 import torch
@@ -106,6 +107,22 @@ def test_a_specified_coefficient_is_not_searched(demo):
     text = "model.token_embedding.weight"  # frozen, so any fine-tuned file has the pre-trained values
     assert torch.equal(merged[text], tuned[0][text]) and merged.keys() == set(tuned[0])
     assert not torch.equal(merged[key], tuned[0][key])
+
+
+def test_an_output_destroys_no_weights_that_a_scored_run_reads(demo, tmp_path):
+    for name, task in (("base", "Shapes"), ("digits", "Digits")):
+        shutil.copy(demo / f"checkpoints/ViT-demo/{task}Val/nonlinear_finetuned.safetensors", tmp_path / f"{name}.safetensors")
+    (tmp_path / "digits_unfinished.safetensors").write_text("somebody else's")
+    before = (tmp_path / "base.safetensors").read_bytes()
+    options = ("DATASETS=[Digits]", f"finetuned={{Digits: {tmp_path}/digits.safetensors}}", "specify_lambda=1")
+    for name in ("base", "digits"):
+        output = tmp_path / f"{name}.safetensors"
+        done = run_script("main.py", *options, f"pretrained={tmp_path}/base.safetensors", f"output={output}", cwd=demo)
+        assert done.returncode == 1 and "overwrite" in done.stderr and f"{name}.safetensors" in done.stderr, done.stderr
+    assert (tmp_path / "base.safetensors").read_bytes() == before
+    done = run_script("main.py", *options, cwd=demo)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "digits_unfinished.safetensors").read_text() == "somebody else's"
 
 
 def test_a_sweep_goes_on_after_a_job_that_fails_and_says_so_at_the_end(demo):

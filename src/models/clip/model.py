@@ -33,7 +33,7 @@ from src.models.layers import depth_by_name, is_layer_by_name
 from src.models.linearize import tangent
 from src.models.loader import ExampleId, load_batches
 from src.models.modes import LowRank, Mode, trained_parameters
-from src.state_dict import StateDict, digest, outline
+from src.state_dict import StateDict, combined_digest, digest, entry_digest, outline
 
 PREFIX, TOWER, TEXT = "model.", "model.visual.", ("transformer.", "text.", "text_decoder.")
 BLOCKS = r"^model\.visual\.(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\."
@@ -114,9 +114,14 @@ class Clip:
         self._features: Features = torch.compile(self._image_features) if compiled else self._image_features
 
     @cached_property
+    def pretrained_digests(self) -> dict[str, str]:
+        """The digest of each entry of the pre-trained weights."""
+        return {key: entry_digest(key, leaf) for key, leaf in self.pretrained.items()}
+
+    @property
     def pretrained_digest(self) -> str:
         """The digest of the pre-trained weights."""
-        return digest(self.pretrained.items())
+        return combined_digest(self.pretrained_digests.values())
 
     def canonical(self, weights: StateDict) -> StateDict:
         return from_hf(weights, self.pretrained) if is_hf(weights) else weights
