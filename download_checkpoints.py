@@ -37,10 +37,11 @@ def main() -> None:
     options = parser.parse_args()
     models = options.model_location.expanduser()
     if options.source == "drive":
-        place = models / options.model if options.kind == "checkpoints" else models / "tall_masks" / options.model
-        fetch_folder(FOLDERS[options.kind, options.model], place)
-        print(f"{place}: comparing what has come with its checksums", flush=True)  # a repository's are compared on the way
-        each(check_contents, sorted(path for path in place.rglob("*") if path.is_file() and path.suffix in (*PICKLED, ".npy")))
+        folder = models / options.model if options.kind == "checkpoints" else models / "tall_masks" / options.model
+        fetch_folder(FOLDERS[options.kind, options.model], folder)
+        print(f"{folder}: verifying checksums", flush=True)  # the Hub's files are verified during download
+        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (*PICKLED, ".npy"))
+        check_all(check_contents, paths)
     else:
         patterns = [SERVED_MODELS[options.model] + ending for ending in ENDINGS[options.kind]]
         with ProgressBar(unit="B") as progress:
@@ -51,31 +52,31 @@ def main() -> None:
 
 
 def check_checkpoints(published: PublishedFiles, model: str) -> None:
-    """Open everything that was found; UserError with what cannot be opened and what is missing."""
+    """Open all encoders and heads. Raise UserError with all that cannot be opened, or else with all that is missing."""
     tasks = list(compose_config(["tasks=vision"]).tasks.names)
-    found = {f"{task}'s encoder": path for task in tasks if (path := published.finetuned(task))}
-    found |= {f"{task}'s head": path for task in tasks if (path := published.head(task))}
+    files = {f"{task}'s encoder": path for task in tasks if (path := published.finetuned(task))}
+    files |= {f"{task}'s head": path for task in tasks if (path := published.head(task))}
     zeroshot = published.zeroshot()
-    open_all({**found, **({"zero-shot": zeroshot} if zeroshot else {})})
-    print(f"{model}: {len(found)} of {2 * len(tasks)} encoders and heads are there, and all of them open")
+    open_all({**files, **({"zero-shot": zeroshot} if zeroshot else {})})
+    print(f"{model}: {len(files)} of {2 * len(tasks)} encoders and heads are there, and all of them open")
     print(f"the model they start from: {zeroshot or 'none among them; it is the one open_clip calls openai'}")
     raise_any(
-        f"no {what} of {model} was found for {', '.join(lacking)}; run this again, take the other --source, or make the encoders "
-        f"with python finetune.py --model={model} --train-dataset={lacking[0]}"
-        for what, lacking in published.missing(tasks).items()
-        if lacking
+        f"no {kind} of {model} was found for {', '.join(missing)}; run this again, take the other --source, or make the encoders "
+        f"with python finetune.py --model={model} --train-dataset={missing[0]}"
+        for kind, missing in published.missing(tasks).items()
+        if missing
     )
 
 
 def check_masks(published: PublishedFiles, model: str) -> None:
-    """Read every mask file that was found; UserError if there is none, and with all that cannot be read."""
+    """Read all mask files. Raise UserError if there is none, or with all that cannot be read."""
     masks = published.masks()
     raise_any([] if masks else [f"there are no TALL masks of {model} in what was downloaded"])
-    each(lambda path: print(f"{path}: masks of {len(read_arrays(path))} tasks"), masks)
+    check_all(lambda path: print(f"{path}: masks of {len(read_arrays(path))} tasks"), masks)
 
 
-def each(check: Callable[[Path], None], paths: Iterable[Path]) -> None:
-    """Check all files; UserError with the problems of all that have some."""
+def check_all(check: Callable[[Path], None], paths: Iterable[Path]) -> None:
+    """Call `check` on all files. Raise UserError with the problems of all of them at once."""
     problems: list[str] = []
     for path in paths:
         try:

@@ -21,9 +21,9 @@ def main() -> None:
     parser.add_argument("--datasets", help="task names with commas between them; default: the list in tasks=")
     parser.add_argument("overrides", nargs="*", help="key=value, as main.py takes them")
     options = parser.parse_intermixed_args()
-    listed = [] if any(text.startswith("tasks=") for text in options.overrides) else ["tasks=vision"]
-    named = [f"DATASETS=[{options.datasets}]"] if options.datasets else []
-    config = compose_config([*listed, *options.overrides, *named])
+    task_list = [] if any(text.startswith("tasks=") for text in options.overrides) else ["tasks=vision"]
+    task_names = [f"DATASETS=[{options.datasets}]"] if options.datasets else []
+    config = compose_config([*task_list, *options.overrides, *task_names])
     tasks = selected_tasks(config)
     for task in tasks:
         if not task.problems():

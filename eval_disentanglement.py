@@ -1,4 +1,4 @@
-"""Map how two tasks' vectors disturb each other when both are added (Ortiz-Jimenez et al., NeurIPS 2023).
+"""Map the disentanglement error of two tasks' vectors over both coefficients (Ortiz-Jimenez et al., NeurIPS 2023).
 
     python eval_disentanglement.py                                         the first two tasks of the demo
     python eval_disentanglement.py --finetuning-mode=linear --eval-datasets=Digits,Arrows
@@ -15,7 +15,7 @@ from command_line.config import compose_config, model_name
 from command_line.console import run_script
 from command_line.flags import BENCHMARK, Flag, number, parse_flags
 from command_line.preflight import selected_tasks
-from command_line.session import check_unread, session
+from command_line.session import refuse_merge_options, session
 from src.data.task import Task
 from src.errors import collect, raise_any
 from src.experiments.disentanglement import DisentanglementResult, disagreements
@@ -42,7 +42,7 @@ def main() -> None:
     if tasks and len(tasks) != 2:
         problems.append(f"disentanglement is of two tasks, such as --eval-datasets=MNIST,DTD; got {len(tasks)}")
     raise_any(problems)
-    checks = [partial(check_unread, config)]
+    checks = [partial(refuse_merge_options, config)]
     with session(config, "eval_disentanglement.py", sys.argv[1:], tasks, checks=checks) as run:
         if run is None:
             return

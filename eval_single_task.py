@@ -2,7 +2,7 @@
 
 python eval_single_task.py --finetuning-mode=none                      the pre-trained model
 python eval_single_task.py --finetuning-mode=standard                  or linear, linear-2, lora: those models
-python eval_single_task.py --finetuning-mode=posthoc                   standard models, looked at linearly
+python eval_single_task.py --finetuning-mode=posthoc                   standard models, scored by the tangent model
 python eval_single_task.py --model=ViT-B-32 --eval-datasets=MNIST,DTD precision=bf16
 """
 
@@ -13,7 +13,7 @@ from command_line.config import compose_config
 from command_line.console import run_script
 from command_line.flags import BENCHMARK, parse_flags
 from command_line.preflight import selected_tasks
-from command_line.session import check_unread, session
+from command_line.session import refuse_merge_options, session
 from src.evaluation.lineage import leak_warnings, no_gain_warnings
 from src.experiments.single_task import SPLITS, SingleTaskResult
 from src.models.modes import POSTHOC
@@ -26,17 +26,17 @@ def main() -> None:
     config = compose_config([text for text in overrides if text != NONE])
     tasks, is_pretrained = selected_tasks(config), NONE in overrides
     owners, others = ([], tasks) if is_pretrained else (tasks, [])
-    checks = [partial(check_unread, config)]
+    checks = [partial(refuse_merge_options, config)]
     with session(config, "eval_single_task.py", sys.argv[1:], owners, others, checks) as run:
         if run is None:
             return
-        # the tangent model of posthoc is not what learned
-        compared = not is_pretrained and config.finetuning_mode.linearized != POSTHOC
+        # the tangent model of posthoc was never trained, and need not be better than the pre-trained one
+        expects_gain = not is_pretrained and config.finetuning_mode.linearized != POSTHOC
         evaluator = run.evaluator.on(tasks)
-        run.plan({(task.name, split): 1 + (compared and split == "test") for task in tasks for split in SPLITS})
+        run.plan({(task.name, split): 1 + (expects_gain and split == "test") for task in tasks for split in SPLITS})
         own = {split: (evaluator.zeroshot if is_pretrained else evaluator.finetuned)(split) for split in SPLITS}
         warnings = [] if is_pretrained else leak_warnings(own["val"], own["test"])
-        if compared:
+        if expects_gain:
             warnings += no_gain_warnings(evaluator.zeroshot("test"), own["test"])
         if not run.group.is_main:
             return

@@ -4,8 +4,8 @@
     python eval_task_negation.py --finetuning-mode=linear --control-dataset=Letters
     python eval_task_negation.py --model=ViT-B-32 --control-threshold=0.95  the control is ImageNet
 
-Of the coefficients that keep so much of the pre-trained model's control accuracy, each task gets the one with the lowest
-accuracy, on validation data.
+Of the coefficients that keep at least --control-threshold of the pre-trained model's control accuracy, each task gets the
+one with the lowest accuracy on that task; both are measured on validation data.
 """
 
 import sys
@@ -15,7 +15,7 @@ from command_line.config import compose_config, model_name
 from command_line.console import run_script
 from command_line.flags import BENCHMARK, GRID, Flag, grid_of, number, parse_flags
 from command_line.preflight import control_task, selected_tasks
-from command_line.session import check_unread, session
+from command_line.session import refuse_merge_options, session
 from src.errors import collect, raise_any
 from src.experiments.negation import NegationResult, control_losses, negate_all
 
@@ -34,16 +34,17 @@ def main() -> None:
     threshold = number(values["control-threshold"] or "0.95")
     if threshold is None or not 0 <= threshold <= 1:
         problems.append(f"--control-threshold is a share, from 0 to 1; got {values['control-threshold']}")
-    listed, controls = [], []
+    tasks, controls = [], []
     with collect(problems):
         controls = [control_task(config, values["control-dataset"])]
     with collect(problems):
-        listed = selected_tasks(config)
-    targets = [task for task in listed if task.name not in [control.name for control in controls]]
-    if listed and controls and not targets:
+        tasks = selected_tasks(config)
+    targets = [task for task in tasks if task.name not in [control.name for control in controls]]
+    if tasks and controls and not targets:
         problems.append(f"{controls[0].name} is the control and the only task; name others to forget, or another control")
     raise_any(problems)
-    with session(config, "eval_task_negation.py", sys.argv[1:], targets, controls, [partial(check_unread, config)]) as run:
+    checks = [partial(refuse_merge_options, config)]
+    with session(config, "eval_task_negation.py", sys.argv[1:], targets, controls, checks) as run:
         if run is None:
             return
         evaluator, (control,) = run.evaluator, controls
@@ -52,10 +53,10 @@ def main() -> None:
         negations = negate_all(evaluator, targets, control, grid, threshold)
         if not run.group.is_main:
             return
-        counted = f"{len(targets)} tasks" if len(targets) > 1 else targets[0].name
+        target_names = f"{len(targets)} tasks" if len(targets) > 1 else targets[0].name
         question = {"control": control.name, "control_threshold": threshold, "grid": grid}
         notes = [*control_losses(negations, control.name, threshold), *run.precision_note]
-        about = run.about(f"{model_name(config)}, {counted} negated", question, notes)
+        about = run.about(f"{model_name(config)}, {target_names} negated", question, notes)
         run.publish(NegationResult(tasks=negations, control=control.name, **about))
 
 

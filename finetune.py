@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def what_trains(family: ModelFamily, mode: Mode) -> str:
-    """Return how many parameters train, and of how many."""
+    """Return a sentence on how many of the image tower's parameters train in this mode."""
     trainable, through = family.trainable(mode), " through LoRA" if mode.lora else ""
     return f"{mode.name}: {trainable.count:,} parameters train ({mode.trains}{through}), the image tower has {trainable.total:,}"
 

@@ -41,7 +41,7 @@ CLASSES, COEFFICIENTS = 10, [n / 10 for n in range(1, 11)]
 
 
 class Photographs(Dataset):
-    """JPEG files of smooth noise, as large as a photograph of the benchmarks is."""
+    """(image, label) of JPEG files of smooth noise, 500 x 375 pixels, written into `folder`."""
 
     def __init__(self, folder: Path, count: int):
         self.files = [folder / f"{number}.jpg" for number in range(count)]
@@ -57,13 +57,13 @@ class Photographs(Dataset):
 
 
 @dataclass(frozen=True)
-class Album:
-    """A task of so many photographs, which counts how often one is read."""
+class PhotographTask:
+    """A task of `count` photographs that counts how many are read, in `reads["images"]`."""
 
     folder: Path
     count: int
     reads: Counter
-    name: str = "Album"
+    name: str = "Photographs"
     templates: tuple[str, ...] = ("a photo of a {}.",)
     classes: tuple[str, ...] = tuple(f"class {number}" for number in range(CLASSES))
 
@@ -80,6 +80,8 @@ class Album:
 
 @dataclass(frozen=True)
 class CountedReads:
+    """The photographs, with each read counted in `reads["images"]`."""
+
     photographs: Photographs
     reads: Counter
 
@@ -92,7 +94,7 @@ class CountedReads:
 
 
 class Preprocessed(Dataset):
-    """As a torchvision loader does it: decoded, resized, made floats, normalised."""
+    """Photographs preprocessed by torchvision: decoded, resized, converted to float, normalised."""
 
     def __init__(self, photographs: Photographs):
         self._photographs = photographs
@@ -120,7 +122,8 @@ class Clock:
         return result
 
 
-def time_decoding(task: Album, family: ModelFamily, console: Console) -> None:
+def time_decoding(task: PhotographTask, family: ModelFamily, console: Console) -> None:
+    """Print how fast the family decodes a task's images, and how fast a torchvision loader does."""
     started = time.perf_counter()
     family.data_digest(task, "val")
     ours = task.count / (time.perf_counter() - started)
@@ -132,7 +135,7 @@ def time_decoding(task: Album, family: ModelFamily, console: Console) -> None:
     console.print(f"decoding to 224 pixels: {ours:.0f} images/s; a torchvision loader with 2 workers: {theirs:.0f}")
 
 
-def time_search(task: Album, family: ModelFamily, finetuned: list[Path], cache: Path, console: Console) -> None:
+def time_search(task: PhotographTask, family: ModelFamily, finetuned: list[Path], cache: Path, console: Console) -> None:
     """Score ten coefficients of the sum of two random fine-tuned encoders, through the code that main.py searches with."""
     checkpoints = open_all({f"task{number}": path for number, path in enumerate(finetuned)})
     inputs = MergeInputs(family.pretrained, checkpoints, family.depth, family.is_layer, family.device, keep=True)
@@ -182,7 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "photographs").mkdir()
-        task = Album(folder / "photographs", options.images or (4096 if on_gpu else 192), Counter())
+        task = PhotographTask(folder / "photographs", options.images or (4096 if on_gpu else 192), Counter())
         task.examples("val")
         family = random_family("ViT-B-32", device, folder, f"pretrained={pretrained}")
         time_decoding(task, family, console)

@@ -1,16 +1,16 @@
-"""Everything that only a GPU can show, in one command of about eight minutes: correctness, then speed beside the floors.
+"""All checks that need a GPU, in one command of about eight minutes: correctness, then speed beside lower bounds.
 
     python -m benchmarks.gpu                         writes gpu.json and gpu.md under benchmarks/
-    python -m benchmarks.gpu --out FOLDER --minutes 5   no row is begun after five minutes; seven, if nothing is said
+    python -m benchmarks.gpu --out FOLDER --minutes 5   no row is begun after five minutes (default: seven)
     python -m benchmarks.gpu --device cpu --small    the same at small size, to try it where there is no GPU
 
-Inputs are made on the device from a seed; nothing is downloaded. Rows that the minutes do not reach are named as skipped.
+Inputs are made on the device from a seed; nothing is downloaded. Rows that time does not allow are listed as skipped.
 
 * device: the rates that this card reaches, of matrix products, of its memory and of the link to the host.
 * tests: those marked gpu: each method on the GPU gives what it gives on the CPU, and so do predictions.
-* merge: seconds and peak memory of each method on models that are on the device, the second time, beside the floor:
-  reading each model and writing the vector once. `candidate` is one more model of a search, beside reading the
-  pre-trained model and the vector and writing the sum. Masks that a method needs are made before. Matrices' differences
+* merge: seconds and peak memory of each method on models that are on the device, the second time, beside a lower bound:
+  reading each model and writing the vector once. `candidate` is one more model of a search; its lower bound is reading
+  the pre-trained model and the vector and writing the sum. Masks that a method needs are made before. Matrices' differences
   have decaying singular values, as those of trained models have.
   The last row is what full singular value decompositions of every changed matrix of every task take; one of each shape
   is measured, and multiplied by how many there are.
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 
 class Bench:
-    """Where rows are measured, and at which sizes."""
+    """The rows of the benchmark, with the device and the sizes they are measured at."""
 
     def __init__(self, device: torch.device, folder: Path, small: bool):
         self.device, self.folder, self.small = device, folder, small
@@ -67,7 +67,7 @@ class Bench:
         self.matrix, self.copied = (256, 2**20) if small else (8192, 2**32)
 
     def rows(self) -> Iterator[Row]:
-        """Yield what is to be measured, the most telling first."""
+        """Yield the rows to measure, the most important first."""
         yield Row("device", "rates", self.rates)
         yield Row("tests", "marked gpu", self.tests)
         first, *others = ("ViT-demo",) if self.small else MODELS
@@ -84,18 +84,18 @@ class Bench:
             yield from self.predictions(model, True)
 
     def rates(self) -> Figures:
-        """Measure the rates of matrix products, of the device's memory and of the link to the host."""
+        """Return the rates of matrix products, of the device's memory and of the link to the host."""
         figures: Figures = {f"{name} TFLOP/s": self.matrix_rate(name) / 1e12 for name in PRECISIONS}
         figures["memory GB/s"] = self.memory_rate() / 1e9
         host = torch.zeros(self.copied // 4, dtype=torch.uint8)
-        there = torch.empty_like(host, device=self.device)
-        figures["from host GB/s"] = copy_rate(host, there) / 1e9
+        on_device = torch.empty_like(host, device=self.device)
+        figures["from host GB/s"] = copy_rate(host, on_device) / 1e9
         if self.device.type == "cuda":
-            figures["from pinned host GB/s"] = copy_rate(host.pin_memory(), there) / 1e9
+            figures["from pinned host GB/s"] = copy_rate(host.pin_memory(), on_device) / 1e9
         return figures
 
     def tests(self) -> Figures:
-        """Run the tests marked gpu in a process of its own."""
+        """Run the tests marked gpu in a process of their own; return pytest's last line. Raise RuntimeError if one fails."""
         files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
         command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:xdist", "-o", "addopts=", "-q", *files]
         run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TEST_SECONDS)
@@ -114,16 +114,16 @@ class Bench:
         yield Row(section, "full SVDs of each task's matrices", lambda: full_decompositions(self.inputs(model, tasks)))
 
     def merge(self, method: Method, model: str, tasks: int, from_host: bool = False) -> Figures:
-        """Measure a merge of models on the device, and of a candidate model."""
+        """Return the seconds and peak memory of a merge on the device and of one more candidate, with lower bounds."""
         inputs = self.inputs(model, tasks, from_host)
         if method.mask_method:
-            makes = method.mask_method(inputs)
-            method = method.with_masks(makes.masks_at(dict.fromkeys(inputs.tasks, method.mask_method.coefficients(tasks)[0])))
+            mask_family, value = method.mask_method(inputs), method.mask_method.coefficients(tasks)[0]
+            method = method.with_masks(mask_family.masks_at(dict.fromkeys(inputs.tasks, value)))
         grid = method.coefficients(tasks)
         coefficient = grid[len(grid) // 2]
 
         def merge() -> tuple[MergeFamily, list[Tensor]]:
-            family = method(self.anew(inputs))
+            family = method(self.without_memo(inputs))
             return family, hold(method, family, inputs.tasks, coefficient)
 
         merge()  # the first time, libraries load what they need
@@ -133,17 +133,17 @@ class Bench:
             seconds, (family, held) = self.seconds(merge)
         del held
         read = (tasks + 1) * byte_size(inputs.pretrained)
-        floor = read / link if from_host else (read + byte_size(inputs.outline)) / rate
+        bound = read / link if from_host else (read + byte_size(inputs.outline)) / rate
         figures: Figures = {
             "seconds": seconds,
-            "floor": floor,
-            "times the floor": seconds / floor,
+            "lower bound": bound,
+            "ratio": seconds / bound,
             "peak GiB": peak.above / 2**30,
         }
         if not method.per_task and not from_host:
             candidates = [partial(candidate, inputs, family, number) for number in grid[:3] * 2]
             figures["candidate"] = min(self.seconds(work)[0] for work in candidates)
-            figures["its floor"] = 3 * self.changed_bytes(inputs) / rate
+            figures["candidate's lower bound"] = 3 * self.changed_bytes(inputs) / rate
         return figures
 
     def predictions(self, model: str, compiled: bool) -> Iterator[Row]:
@@ -153,7 +153,7 @@ class Bench:
             yield Row("predict", name, lambda precision=precision: self.prediction(model, precision, compiled))
 
     def prediction(self, model: str, precision: str, compiled: bool) -> Figures:
-        """Measure predictions on batches that are on the device."""
+        """Return the rate of predictions on batches that are on the device, and how many differ from float32's."""
         if compiled:
             torch.compiler.reset()  # else a second model of other sizes is compiled for sizes of all kinds
         families = self.family(model, compiled), self.family(model)
@@ -170,7 +170,7 @@ class Bench:
             yield Row(section, mode, lambda mode=mode: self.training(model, mode, size))
 
     def training(self, model: str, mode: str, size: int) -> Figures:
-        """Measure the steps of a fine-tuning."""
+        """Return the time and peak memory of a fine-tuning step in a mode."""
         family = self.family(model)
         batch = noise_batch(family, size)
         with tempfile.TemporaryDirectory(dir=self.folder) as name, peak_of(self.device) as peak:
@@ -185,11 +185,12 @@ class Bench:
 
     @property
     def train_precision(self) -> str:
+        """The precision of fine-tuning that the program would choose on this device."""
         return "bf16" if self.device.type == "cuda" else "fp32"
 
     @cache  # noqa: B019  one bench a process
     def family(self, model: str, compiled: bool = False) -> ModelFamily:
-        """Return a model with random weights, which take seconds to draw."""
+        """Return a model with random weights, made once: drawing them takes seconds."""
         return random_family(model, self.device, self.folder, f"compile={str(compiled).lower()}")
 
     @cache  # noqa: B019
@@ -234,8 +235,8 @@ class Bench:
         models = {f"task{number}": finetuned() for number in range(tasks)}
         return MergeInputs(pretrained, models, depth_by_name(pretrained), is_layer_by_name, self.device, keep=True)
 
-    def anew(self, inputs: MergeInputs) -> MergeInputs:
-        """Return the same models with nothing remembered of an earlier merge."""
+    def without_memo(self, inputs: MergeInputs) -> MergeInputs:
+        """Return the same models without what an earlier merge memoized."""
         return MergeInputs(inputs.pretrained, inputs.finetuned, inputs.depth, inputs.is_layer, inputs.device, inputs.keep)
 
     def changed_bytes(self, inputs: MergeInputs) -> int:
@@ -243,7 +244,7 @@ class Bench:
         return byte_size({key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)})
 
     def seconds(self, work: Callable[[], T]) -> tuple[float, T]:
-        """Return how long work takes, and its result."""
+        """Return how many seconds `work` takes, and its result."""
         wait_for(self.device)
         started = time.perf_counter()
         result = work()
@@ -253,12 +254,12 @@ class Bench:
 
 @cache
 def methods() -> dict[str, Method]:
-    """Return each method that merges, and the sum under LiNeS; another spelling of one is left out."""
+    """Return each method that merges, by name, and the sum with LiNeS; a method with two names is listed under one."""
     names = sorted(path.stem for path in (ROOT / "config/method").glob("*.yaml"))
-    found = {name: build_method(compose_config([f"method={name}"])) for name in names if name not in BASELINES}
-    first = {repr(method.description): name for name, method in reversed(found.items())}
-    chosen = {name: method for name, method in found.items() if name in first.values()}
-    return {**chosen, "sum, LiNeS": build_method(compose_config(["method=sum", "method.apply_lines=True"]))}
+    named = {name: build_method(compose_config([f"method={name}"])) for name in names if name not in BASELINES}
+    first_names = {repr(method.description): name for name, method in reversed(named.items())}
+    distinct = {name: method for name, method in named.items() if name in first_names.values()}
+    return {**distinct, "sum, LiNeS": build_method(compose_config(["method=sum", "method.apply_lines=True"]))}
 
 
 def candidate(inputs: MergeInputs, family: MergeFamily, coefficient: float) -> list[Tensor]:
@@ -267,7 +268,7 @@ def candidate(inputs: MergeInputs, family: MergeFamily, coefficient: float) -> l
 
 
 def facts_of(device: torch.device) -> dict[str, str]:
-    """Return what is measured on."""
+    """Return the names and versions of the device and the libraries."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return {"device": name, "torch": torch.__version__, "CUDA": str(torch.version.cuda), "Python": platform.python_version()}
 
@@ -276,9 +277,9 @@ def main() -> None:
     parser: argparse.ArgumentParser = parser_of(__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny models and few of them")
-    parser.add_argument("--minutes", type=float, default=7, help="no row is begun after so many")
+    parser.add_argument("--minutes", type=float, default=7, help="no row is begun later than this")
     parser.add_argument("--out", type=Path, help="folder of gpu.json and gpu.md; if small, cache/benchmarks")
-    parser.add_argument("--only", default="", help="rows whose section or name holds this")
+    parser.add_argument("--only", default="", help="only rows whose section or name contains this text")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
     device = build_device(compose_config([f"device={options.device}"]))

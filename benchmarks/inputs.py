@@ -17,14 +17,14 @@ FOLDER = Path("cache/benchmarks")
 
 
 def clip_outline(architecture: str) -> dict[str, Tensor]:
-    """Names and shapes of a published CLIP encoder: all but the text transformer, under `model.`."""
+    """Return the names and shapes of a published CLIP encoder: all but the text transformer, under `model.`."""
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config(architecture))
     return {f"model.{key}": leaf for key, leaf in model.state_dict().items() if not key.startswith("transformer.")}
 
 
 def clip_encoders(tasks: int, architecture: str = "ViT-B-32") -> tuple[Path, list[Path]]:
-    """A pre-trained encoder and `tasks` fine-tuned ones whose image tower differs, float32."""
+    """Return the files of a pre-trained encoder and of `tasks` fine-tuned ones whose image tower differs, float32."""
     shapes = clip_outline(architecture)
     folder = FOLDER / architecture
     pretrained = folder / "pretrained.safetensors"
@@ -43,7 +43,7 @@ def _tuned(leaf: Tensor, key: str, number: int) -> Tensor:
 
 
 def sharded_language_models(models: int, blocks: int = 8) -> list[Path]:
-    """Folders with bfloat16 models of a 7B decoder's shapes (fewer blocks), one block a shard; the first is the base."""
+    """Return folders with bfloat16 models of a 7B decoder's shapes (fewer blocks), one block a shard; the base is first."""
     folders = [FOLDER / f"decoder{blocks}" / f"model{number}" for number in range(models)]
     for number, folder in enumerate(folders):
         if (folder / "model.safetensors.index.json").exists():

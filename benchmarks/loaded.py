@@ -1,10 +1,10 @@
-"""What programs take beside a busy process on each core, over what they take alone, by how OpenMP's threads wait.
+"""How many times longer programs take beside a busy process on each core, by how OpenMP's threads wait.
 
     python -m benchmarks.loaded                        scoring, fine-tuning and merging; about ten minutes on two cores
     python -m benchmarks.loaded --only scoring
 
-Two processes on a core have half of it each: about 2 is what can be had. The programs are run on the bundled demo, which
-is fine-tuned on one task first, and on random ViT-B-32 encoders.
+Two processes on a core have half of it each: about 2 is the least possible. The programs are run on the bundled demo,
+which is fine-tuned on one task first, and on random ViT-B-32 encoders.
 """
 
 import os
@@ -39,12 +39,12 @@ WAITS = {
 
 
 def seconds(command: list[str], folder: Path, environment: dict[str, str]) -> float:
-    """Return how long a command takes that finds none of its own results."""
+    """Return how long a command takes, with its earlier results removed."""
     for result in RESULTS:
         shutil.rmtree(folder / result, ignore_errors=True)
-    where = ROOT if command[0] == "-m" else folder
+    cwd = ROOT if command[0] == "-m" else folder
     started = time.perf_counter()
-    subprocess.run([sys.executable, *command], cwd=where, env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *command], cwd=cwd, env=environment, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
@@ -62,8 +62,8 @@ def busy_cores() -> Iterator[None]:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--only", choices=COMMANDS, help="this one")
-    parser.add_argument("--turns", type=int, default=2, help="the shortest of so many")
+    parser.add_argument("--only", choices=COMMANDS, help="only this program")
+    parser.add_argument("--turns", type=int, default=2, help="runs of each; the shortest is shown")
     options = parser.parse_args()
     table = Table(title=f"seconds, the shortest of {options.turns}")
     for heading in ("threads wait by", "command", "alone", "beside busy cores", "ratio"):

@@ -1,4 +1,4 @@
-"""What a device can do, waiting for it, and the flags of benchmarks."""
+"""The rates of a device, waiting for it, and the parser of benchmarks' flags."""
 
 import argparse
 import time
@@ -35,7 +35,7 @@ def copy_rate(source: Tensor, target: Tensor) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done what it was asked."""
+    """Wait until a GPU has finished its queued work; do nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""Peak memory of work: on a CPU anonymous memory, for mapped file pages are the kernel's to drop and do not count."""
+"""Peak memory in bytes: on a CPU, of anonymous memory; mapped file pages do not count, as the kernel can drop them."""
 
 import contextlib
 import threading
@@ -8,7 +8,7 @@ import torch
 
 
 def anonymous(process: int | str = "self") -> int:
-    """Return a process's RssAnon in bytes, as Linux tells it; 0 of one that has ended."""
+    """Return a process's RssAnon in bytes, as Linux reports it; 0 of one that has ended."""
     with contextlib.suppress(OSError), open(f"/proc/{process}/status") as status:
         return sum(1024 * int(line.split()[1]) for line in status if line.startswith("RssAnon"))
     return 0
@@ -35,11 +35,12 @@ class Peak:
 
     @property
     def above(self) -> int:
+        """Peak minus RssAnon at the start, in bytes."""
         return self._most - self._start
 
 
 class DevicePeak:
-    """As `Peak`, of what is allocated on a GPU."""
+    """The peak of memory allocated on a GPU; `above` is the peak over what there was at the start, in bytes."""
 
     def __init__(self, device: torch.device):
         self._device, self.above = device, 0
@@ -54,5 +55,5 @@ class DevicePeak:
 
 
 def peak_of(device: torch.device) -> Peak | DevicePeak:
-    """Return what measures the peak memory of work on a device."""
+    """Return a context that measures the peak memory of what runs in it, on a device."""
     return DevicePeak(device) if device.type == "cuda" else Peak()

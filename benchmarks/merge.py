@@ -1,4 +1,4 @@
-"""Seconds and peak memory of merging, beside this machine's own floors.
+"""Seconds and peak memory of merging, beside this machine's rates of reading and writing.
 
     python -m benchmarks.merge                   8 ViT-B-32 encoders
     python -m benchmarks.merge --tasks 20
@@ -8,7 +8,7 @@
 
 A row is printed when it is measured: the merged vector, computed and held; what one more candidate of a search costs
 (`pretrained + family(coefficient)`, each a model in memory, the shortest of the grid's first ones); and the merge streamed
-to disk. Methods that give each task its own model have no candidates here: what their models are rebuilt from is computed.
+to disk. Methods that give each task its own model have no candidates here: their compact form is computed and held.
 
 Methods that decompose matrices stand beside the time that a full singular value decomposition of every changed matrix
 of every task takes on this machine: one of each shape is measured (the shortest of three), and multiplied by how many
@@ -65,15 +65,18 @@ Figures = dict[str, float]
 
 
 def open_inputs(paths: list[Path], device: torch.device, keep: bool = False) -> MergeInputs:
+    """Open the pre-trained model, the first of `paths`, and the fine-tuned ones."""
     pretrained, finetuned = open_checkpoint(paths[0]), open_all({path.stem: path for path in paths[1:]})
     return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, device, keep)
 
 
 def method_of(case: str) -> Method:
+    """Build the method of one of `CASES`."""
     return build_method(compose_config(CASES[case]))
 
 
 def merge(case: str, inputs: MergeInputs) -> MergeFamily:
+    """Return the merges of a case, by coefficient; masks that it needs are read from a file."""
     method = method_of(case)
     if method.mask_method:
         method = method.with_masks(open_masks(_masks(inputs), _provenance(inputs), inputs.outline).masks)
@@ -81,7 +84,7 @@ def merge(case: str, inputs: MergeInputs) -> MergeFamily:
 
 
 def hold(method: Method, family: MergeFamily, tasks: Sequence[str], coefficient: float) -> list[Tensor]:
-    """Return what a search keeps, computed: the merged vector, or what the tasks' models are rebuilt from."""
+    """Compute and return what a search keeps: the merged vector, or the tasks' models in compact form."""
     if method.per_task:
         compact = family.compact(dict.fromkeys(tasks, coefficient))
         return [*compact.shared.values(), *compact.flattened().values()]
@@ -89,7 +92,7 @@ def hold(method: Method, family: MergeFamily, tasks: Sequence[str], coefficient:
 
 
 def measure_merge(case: str, paths: list[Path], device: torch.device) -> Figures:
-    """Merge in this process, the page cache warm, and hold the result."""
+    """Return the seconds and bytes of merging in this process, the page cache warm, and holding the result."""
     method, coefficient = _warmed_up(case, paths, device)
     with Peak() as peak:
         started = time.perf_counter()
@@ -108,21 +111,21 @@ def measure_merge(case: str, paths: list[Path], device: torch.device) -> Figures
 
 
 def measure_candidates(method: Method, merges: MergeFamily, inputs: MergeInputs, device: torch.device) -> Figures:
-    """Make models as a search does, one after another, each held until the next one is there."""
+    """Return the seconds and bytes of making candidates as a search does, one at a time."""
     keep_freed_memory()  # as a scored run does
-    grid, taken = method.coefficients(len(inputs.tasks))[:CANDIDATES], []
+    grid, times = method.coefficients(len(inputs.tasks))[:CANDIDATES], []
     with Peak() as peak:
         for coefficient in [grid[0], *grid]:  # the first one warms the memory up
             started = time.perf_counter()
             candidate = dict(add_vector(inputs.pretrained, next(iter(merges(coefficient).values()))))
             wait_for(device)
-            taken.append(time.perf_counter() - started)
+            times.append(time.perf_counter() - started)
             del candidate
-    return {"candidate_seconds": min(taken[1:]), "first_candidate_seconds": taken[0], "candidate_bytes": peak.above}
+    return {"candidate_seconds": min(times[1:]), "first_candidate_seconds": times[0], "candidate_bytes": peak.above}
 
 
 def measure_stream(case: str, paths: list[Path], device: torch.device, sharded: bool) -> Figures:
-    """Merge from disk to disk, an entry in memory at a time."""
+    """Return the seconds and bytes of merging from disk to disk, an entry in memory at a time."""
     method, coefficient = _warmed_up(case, paths, device)
     with Peak() as peak:
         started = time.perf_counter()
@@ -164,14 +167,14 @@ def full_decompositions(inputs: MergeInputs) -> Figures:
     shapes = Counter(leaf.shape for key, leaf in inputs.outline.items() if inputs.is_matrix(key) and inputs.changed(key))
     seconds = 0.0
     for shape, count in shapes.items():
-        matrix, taken = torch.randn(shape, device=inputs.device), []
+        matrix, times = torch.randn(shape, device=inputs.device), []
         for _ in range(3):
             wait_for(inputs.device)
             started = time.perf_counter()
             torch.linalg.svd(matrix, full_matrices=False)
             wait_for(inputs.device)
-            taken.append(time.perf_counter() - started)
-        seconds += min(taken) * count * len(inputs.tasks)
+            times.append(time.perf_counter() - started)
+        seconds += min(times) * count * len(inputs.tasks)
     return {"matrices": len(inputs.tasks) * shapes.total(), "seconds": seconds}
 
 
@@ -189,8 +192,8 @@ def _masks(inputs: MergeInputs) -> Path:
     return save_masks(method(inputs).compact(lambdas), FOLDER / "masks", _provenance(inputs), lambdas, None)
 
 
-def floors(paths: list[Path]) -> Figures:
-    """Return what no merge of these files can beat on this machine: reading every byte, writing fresh and warm memory."""
+def memory_rates(paths: list[Path]) -> Figures:
+    """Return how fast this machine reads the files through mmap, and writes fresh and warm memory: no merge is faster."""
     read_all(paths)
     started = time.perf_counter()
     total = read_all(paths)
@@ -210,7 +213,7 @@ def floors(paths: list[Path]) -> Figures:
 
 
 def read_all(paths: list[Path]) -> int:
-    """Touch every byte through mmap, as a merge does; return how many there are."""
+    """Read every byte through mmap, as a merge does; return how many there are."""
     total = 0
     for checkpoint in (open_checkpoint(path) for path in paths):
         for leaf in checkpoint.values():
@@ -220,7 +223,7 @@ def read_all(paths: list[Path]) -> int:
 
 
 def in_process(arguments: list[str], repeat: int = 1) -> Figures:
-    """Return the figures of a case measured in processes of their own: the shortest times, the highest peaks."""
+    """Return the figures of a case, each run in a process of its own: the shortest times, the highest peaks."""
     runs = []
     for _ in range(repeat):
         run = subprocess.run([sys.executable, "-m", "benchmarks.merge", *arguments], check=True, stdout=subprocess.PIPE)
@@ -229,6 +232,7 @@ def in_process(arguments: list[str], repeat: int = 1) -> Figures:
 
 
 def print_row(cells: tuple[str, ...]) -> None:
+    """Print a line of the table."""
     name, *figures = cells
     print(f"{name:<24}" + "".join(f"{figure:>14}" for figure in figures), flush=True)
 
@@ -238,9 +242,9 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sharded", action="store_true")
-    parser.add_argument("--repeat", type=int, default=3, help="the shortest time of so many runs, and the highest peak")
-    parser.add_argument("--only", help=f"comma-separated, of {', '.join(CASES)} (or how they begin)")
-    parser.add_argument("--case", choices=(*CASES, "floors", "svd"), help=argparse.SUPPRESS)
+    parser.add_argument("--repeat", type=int, default=3, help="runs a case; the shortest time and the highest peak count")
+    parser.add_argument("--only", help=f"comma-separated, of {', '.join(CASES)} (or the beginnings of these)")
+    parser.add_argument("--case", choices=(*CASES, "rates", "svd"), help=argparse.SUPPRESS)
     parser.add_argument("--stream", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     paths = sharded_language_models(3) if options.sharded else _flat(clip_encoders(options.tasks))
@@ -249,7 +253,7 @@ def main() -> None:
         return
     common = ["--tasks", str(options.tasks), "--device", options.device] + ["--sharded"] * options.sharded
     print(f"merging {len(paths) - 1} models on {options.device}, {torch.get_num_threads()} threads")
-    for name, figure in in_process([*common, "--case", "floors"]).items():
+    for name, figure in in_process([*common, "--case", "rates"]).items():
         print(f"{name}: {figure:.2f}")
     wanted = tuple(options.only.split(",")) if options.only else ("",)
     cases = [case for case in CASES if case.startswith(wanted) and not (options.sharded and method_of(case).per_task)]
@@ -278,8 +282,8 @@ def _row(case: str, common: list[str], repeat: int, sharded: bool) -> float:
 
 def _figures(options: argparse.Namespace, paths: list[Path]) -> Figures:
     device = torch.device(options.device)
-    if options.case == "floors":
-        return floors(paths)
+    if options.case == "rates":
+        return memory_rates(paths)
     if options.case == "svd":
         return full_decompositions(open_inputs(paths, device))
     if options.stream:

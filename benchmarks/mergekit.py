@@ -22,18 +22,20 @@ from benchmarks.machine import parser_of
 from benchmarks.memory import anonymous
 from command_line.config import ROOT
 
-METHODS = {  # ours, and mergekit's name and parameters of each model
+METHODS = {  # our options, mergekit's method, and mergekit's parameters of each model
     "sum": (["method=sum"], "task_arithmetic", {"weight": 0.3}),
     "TIES, k = 20": (["method=ties", "method.k=20"], "ties", {"weight": 0.3, "density": 0.2}),
 }
 
 
 def our_command(options: list[str], pretrained: Path, finetuned: list[Path], output: Path) -> list[str]:
+    """Return the command of a merge by this program."""
     files = [f"pretrained={pretrained}", f"finetuned=[{','.join(map(str, finetuned))}]", f"output={output}"]
     return [sys.executable, str(ROOT / "main.py"), "model=files", *files, "specify_lambda=0.3", *options]
 
 
 def their_settings(method: str, parameters: dict[str, float], pretrained: Path, finetuned: list[Path]) -> dict:
+    """Return mergekit's settings for the same merge."""
     return {
         "merge_method": method,
         "base_model": str(pretrained),

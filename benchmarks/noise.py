@@ -22,7 +22,7 @@ CLASSES = tuple(f"class {number}" for number in range(10))
 
 @dataclass(frozen=True)
 class NoiseTask:
-    """A task of so many examples, none of which is looked at."""
+    """A task of `count` examples, none of which is read."""
 
     count: int
     name: str = "Noise"
@@ -38,7 +38,7 @@ class NoiseTask:
 
 
 class OneBatchFamily:
-    """A family whose training batches are all the same one."""
+    """A family whose training batches are all `batch`."""
 
     def __init__(self, family: ModelFamily, batch: Batch):
         self._family, self._batch = family, batch
@@ -52,7 +52,7 @@ class OneBatchFamily:
 
 @dataclass
 class StepClock:
-    """A listener that notes the seconds of each step; on a GPU, of work that was done and not only asked for."""
+    """A progress listener that records the seconds of each step; it waits for a GPU to finish the step first."""
 
     device: torch.device
     seconds: list[float] = field(default_factory=list)
@@ -72,7 +72,7 @@ class StepClock:
 def random_family(model: str, device: torch.device, folder: Path, *overrides: str) -> ModelFamily:
     """Return a model family, with random weights unless it is the demo's, ready for batches of noise.
 
-    folder: for what it keeps on disk.
+    folder: for its cache and checkpoints.
     """
     torch.manual_seed(0)
     random = [] if model == "ViT-demo" else ["model.pretrained=null"]

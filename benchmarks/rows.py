@@ -1,4 +1,4 @@
-"""Figures measured one row at a time: each is printed and written when it is there, and one that fails stops no other."""
+"""Figures measured one row at a time: each is printed and written once measured, and one that fails stops no other."""
 
 import contextlib
 import gc
@@ -21,7 +21,7 @@ class Row:
 
     section: the table it stands in.
     name: its first cell.
-    measure: returns its figures by the columns' headings.
+    measure: returns its figures by column heading.
     """
 
     section: str
@@ -31,9 +31,9 @@ class Row:
 
 @dataclass
 class Report:
-    """Rows that were measured, in `gpu.json` and `gpu.md` of a folder from the first one on.
+    """The rows measured so far, written to `gpu.json` and `gpu.md` of a folder after each.
 
-    facts: what was measured on.
+    facts: names and versions of the device and the libraries.
     deadline: `time.monotonic()` after which no row is begun.
     """
 
@@ -43,7 +43,7 @@ class Report:
     rows: list[dict] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
-        """Measure a row unless time is up, print it and write it; say of one that fails why."""
+        """Measure a row unless time is up; print and write its figures, or why it failed."""
         started = time.monotonic()
         if started > self.deadline:
             figures: Figures = {"skipped": "the minutes were over"}
@@ -72,7 +72,7 @@ class Report:
             draft.write_text(self.markdown())
 
     def markdown(self) -> str:
-        """Return a table for each section, under what was measured on."""
+        """Return a table for each section, below `facts`."""
         parts = [
             f"# {self.facts['device']}",
             ", ".join(f"{name} {value}" for name, value in self.facts.items() if name != "device"),
@@ -91,7 +91,7 @@ def _line(figures: Figures) -> str:
 
 
 def _cell(value: float | str) -> str:
-    """Return a figure with three digits that count."""
+    """Return a figure with three significant digits."""
     if isinstance(value, str):
         return value.replace("|", "/")
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -32,12 +32,14 @@ TIMED = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \| (\s*)(\S+)")
 
 
 def make_inputs(folder: Path) -> None:
+    """Write a base and two fine-tuned state dicts."""
     base = {f"layers.{block}.weight": torch.randn(8, 8) for block in range(4)}
     for name in ("base", "a", "b"):
         save_file({key: leaf + 0.1 * torch.randn(8, 8) for key, leaf in base.items()}, folder / f"{name}.safetensors")
 
 
 def seconds(arguments: list[str], folder: Path) -> float:
+    """Return how long a Python process with these arguments runs."""
     started = time.perf_counter()
     subprocess.run([sys.executable, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
@@ -52,7 +54,7 @@ def slowest(arguments: list[str], folder: Path, count: int) -> list[tuple[str, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--modules", type=int, default=0, help="so many modules of each command that take longest")
+    parser.add_argument("--modules", type=int, default=0, help="how many of the slowest modules of each command to list")
     options = parser.parse_args()
     console = Console()
     table = Table(title="seconds to start, the shortest of three")
@@ -63,11 +65,11 @@ def main() -> None:
         make_inputs(folder)
         turns = [{command: seconds(arguments, folder) for command, arguments in COMMANDS.items()} for _ in range(3)]
         shortest = {command: min(turn[command] for turn in turns) for command in COMMANDS}
-        for command, taken in shortest.items():
-            table.add_row(command, f"{taken:.2f}", f"{taken - shortest['import torch']:+.2f}")
+        for command, time_taken in shortest.items():
+            table.add_row(command, f"{time_taken:.2f}", f"{time_taken - shortest['import torch']:+.2f}")
         console.print(table)
         for command, arguments in COMMANDS.items() if options.modules else ():
-            modules = (f"{module} {1000 * taken:.0f} ms" for module, taken in slowest(arguments, folder, options.modules))
+            modules = (f"{module} {1000 * own:.0f} ms" for module, own in slowest(arguments, folder, options.modules))
             console.print(f"{command}: {', '.join(modules)}", highlight=False, soft_wrap=True)
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.train                                      the demo's model on the CPU
     python -m benchmarks.train --model ViT-B-32 --device cuda       random weights, bf16, and the share of the GPU's rate
 
-It is the program's own training loop on one batch of noise, over and over: no image is read in it. The modes take turns,
-so that all of them have the machine's good and bad moments.
+It is the program's own training loop on one batch of noise, over and over: no image is read. The modes take turns, so
+that other load on the machine affects all of them alike.
 """
 
 import statistics
@@ -43,10 +43,10 @@ def main() -> None:
     table = Table(title=f"{options.model}, batches of {options.batch_size}, {precision} on {device.type}")
     for heading in ("mode", "ms a step", "shortest", "beside standard", "images/s"):
         table.add_column(heading, justify="left" if heading == "mode" else "right")
-    medians = {mode: statistics.median(taken) for mode, taken in seconds.items()}
-    for mode, taken in seconds.items():
+    medians = {mode: statistics.median(times) for mode, times in seconds.items()}
+    for mode, times in seconds.items():
         median = medians[mode]
-        cells = (f"{1000 * median:.1f}", f"{1000 * min(taken):.1f}", f"{median / medians['standard']:.2f}")
+        cells = (f"{1000 * median:.1f}", f"{1000 * min(times):.1f}", f"{median / medians['standard']:.2f}")
         table.add_row(mode, *cells, f"{options.batch_size / median:,.0f}")
     console.print(table)
     if device.type == "cuda":

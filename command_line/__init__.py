@@ -1,4 +1,4 @@
-"""The command line: from what a user types to objects, and from exceptions to sentences; it alone knows of Hydra."""
+"""The command line: builds objects from the configuration and prints errors as sentences; it alone imports Hydra."""
 
 from src.runtime.openmp import limit_spinning
 

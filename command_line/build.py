@@ -17,7 +17,7 @@ from src.checkpoints.published import FILE_PREFIXES
 from src.checkpoints.reading import Checkpoint, open_tangent_pair
 from src.checkpoints.shards import PICKLED
 from src.errors import UserError, raise_any
-from src.merging.lines import under_lines
+from src.merging.lines import with_lines
 from src.merging.method import Method
 from src.models.family import ModelFamily
 from src.models.modes import Mode
@@ -30,7 +30,7 @@ from src.training.recipe import Recipe
 if TYPE_CHECKING:
     from src.models.clip.heads import Heads
 
-# Of method=, and no fields of its class: what is put around it, or read by other code.
+# Options of method= that are no fields of its class: read by the code here, or by other modules.
 OPTIONS = ("apply_lines", "depth_pattern", "use_ties", "own_base", "ties_base", "load_mask")
 MOST_PER_PASS = 8  # models scored in one pass: more gain nothing, and a killed run loses a span of all of them
 LAST_LAYERS = ("visual.proj", "visual_projection.weight")
@@ -69,7 +69,7 @@ def build_method(config: DictConfig) -> Method:
         if config.method.get(flag, False) not in (True, False):
             raise UserError(f"method.{flag} is true or false; got {config.method[flag]}")
     if config.method.apply_lines:
-        method = under_lines(method)
+        method = with_lines(method)
     is_respaced = config.n_eval_points is not None and config.specify_lambda is None
     return method.respaced(config.n_eval_points) if is_respaced else method
 
@@ -113,13 +113,13 @@ def build_recipe(config: DictConfig, task: str) -> Recipe:
 def build_family(config: DictConfig, paths: Paths, device: torch.device, progress: Progress = SILENT) -> ModelFamily:
     """Return the model with its pre-trained weights, as the fine-tuning mode scores it.
 
-    progress: listener, told what is decoded.
+    progress: listener, which hears what is being decoded.
     """
     from src.models.clip.pixel_cache import PixelStore  # with open_clip, which is slow to import
 
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32: convolutions would round by default
-    make = instantiate(config.model.family, _partial_=True)  # what Hydra is handed it turns into configuration
+    make = instantiate(config.model.family, _partial_=True)  # arguments given to Hydra would be turned into configuration nodes
     family = make(
         name=config.model.name,
         device=device,
@@ -133,7 +133,7 @@ def build_family(config: DictConfig, paths: Paths, device: torch.device, progres
 
 
 def build_heads(config: DictConfig, paths: Paths) -> "Heads":
-    """Return where the model's classification heads come from."""
+    """Return the source of the model's classification heads."""
     from src.models.clip.heads import Heads  # with open_clip, which is slow to import
 
     return Heads(paths.model / "heads", paths.published.head, config.heads.source, config.heads.parity)
@@ -152,7 +152,7 @@ def _reference(config: DictConfig, paths: Paths) -> Checkpoint | None:
         references = [open_checkpoint(path) for path in published.zeroshots()]
     if len(references) > 1:
         last = [digest((key, each[key]) for key in each if key.endswith(LAST_LAYERS)) for each in references]
-        other = next((each for each, known in zip(references, last) if known != last[0]), None)
+        other = next((each for each, value in zip(references, last) if value != last[0]), None)
         if other:
             one, two = references[0].path, other.path
             raise UserError(f"{one} and {two} start from different weights; remove one, or give pretrained=PATH")
@@ -170,8 +170,8 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
 
     Raise UserError with the problems of all that cannot be opened, or are of another architecture.
     """
-    opened_by = partial(open_finetuned, pretrained=family.pretrained, base_digest=family.pretrained_digest)
-    checkpoints, problems = open_all({task: paths.finetuned(task) for task in tasks}, opened_by), []
+    open_one = partial(open_finetuned, pretrained=family.pretrained, base_digest=family.pretrained_digest)
+    checkpoints, problems = open_all({task: paths.finetuned(task) for task in tasks}, open_one), []
     for task, checkpoint in checkpoints.items():
         try:
             entries = family.canonical(checkpoint)
@@ -187,12 +187,12 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
 
 
 def workers_of(config: DictConfig) -> int:
-    """Return the threads or processes that read images, for each process of the group."""
+    """Return the number of threads or processes that read images, for each process of the group."""
     return config.workers or max(available_cores() // local_world_size(), 1)
 
 
 def batch_size_of(config: DictConfig, device: torch.device) -> int:
-    """Return the batch size of evaluation: unless given, large enough to keep a device busy and no larger."""
+    """Return the batch size of evaluation: the user's, or one that is just large enough to keep the device busy."""
     return config.batch_size or (512 if device.type == "cuda" else 64)
 
 

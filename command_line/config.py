@@ -1,4 +1,4 @@
-"""From overrides to a configuration, its options checked."""
+"""Compose the configuration from overrides, and validate its options."""
 
 import os
 from collections.abc import Callable
@@ -33,7 +33,7 @@ CHOICES = {
     "wandb.mode": ("disabled", "online", "offline"),
     **dict.fromkeys(("analysis", "compile", "download", "tensorboard"), (True, False)),
 }
-# Options that are no choice: whether a value may stand, and what may.
+# Options without a list of choices: whether a value is valid, and which values are, in words.
 VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
     **{key: (lambda value: value is None or is_whole(value, least=1), "a positive whole number") for key in COUNTS},
     "log_steps": (lambda value: is_whole(value, least=1), "a positive whole number"),
@@ -81,7 +81,7 @@ def _alternatives(choices: tuple) -> str:
 
 
 def _contradictions(config: DictConfig) -> list[str]:
-    """Return what is wrong between options, or between an option and what is installed, a sentence each."""
+    """Return contradictions between options, and options whose package is not installed, a sentence each."""
     problems, load = [], config.method.get("load_mask", False)
     if config.output_kind == "bundle" and not config.output:
         problems.append("output_kind=bundle needs a folder to write, such as output=bundle/")
@@ -125,13 +125,13 @@ def model_name(config: DictConfig) -> str:
 
 
 def setting(config: DictConfig, tasks: list[str]) -> dict:
-    """Return the options that decide what models predict: those that do not (folders, batch size) are left out."""
+    """Return the options that decide what models predict, part of every record's `question`; not folders or batch sizes."""
     mode = OmegaConf.to_container(config.finetuning_mode, resolve=True)
     return {"model": config.model.name, "finetuning_mode": mode, "tasks": tasks, "precision": config.precision}
 
 
 def merge_question(config: DictConfig) -> dict:
-    """Return the options that decide a merge's figures, beside the `setting`."""
+    """Return the options that decide a merge's result, beside the `setting`."""
     method = OmegaConf.to_container(config.method, resolve=True)
     return {"method": method, **{key: config[key] for key in ("specify_lambda", "n_eval_points", "search")}}
 

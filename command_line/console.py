@@ -1,4 +1,4 @@
-"""What a person sees of a run: sentences in place of tracebacks, progress, the end of a sweep."""
+"""Console output: errors as sentences instead of tracebacks, a progress bar, the end of a sweep."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ LINE_SECONDS = 30  # between two lines of progress where stderr is no terminal
 
 
 def user_errors(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """Return a Hydra script that prints what the user can mend as sentences; a sweep goes on with its next job."""
+    """Return a Hydra script that prints errors the user can fix as sentences; a sweep goes on with its next job."""
 
     @functools.wraps(script)
     def run(config: DictConfig) -> None:
@@ -36,7 +36,7 @@ def user_errors(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], 
         except (KeyboardInterrupt, StopRequested) as error:
             status = _print_error(error)
             sys.stdout.flush()
-            os._exit(status)  # Hydra would show where it was
+            os._exit(status)  # Hydra would print a traceback
         except Exception as error:
             status = _print_error(error)
             if status is None:
@@ -79,7 +79,7 @@ def _print_error(error: BaseException) -> int | None:
 
 
 def user_message(error: BaseException | None) -> list[str] | None:
-    """Return the sentences of an exception that is the user's to mend; None for a bug of ours."""
+    """Return the sentences of an exception that the user can fix; None for a bug of ours."""
     while isinstance(error, InstantiationException):
         if isinstance(error.__cause__, TypeError):
             return [str(error.__cause__)]
@@ -96,7 +96,7 @@ def user_message(error: BaseException | None) -> list[str] | None:
 
 
 class AfterSweep(Callback):
-    """Says at the end of a sweep how many of its jobs failed, and what those said that ran in other processes."""
+    """Hydra's callback that prints, after a sweep, how many of its jobs failed, with the errors of other processes."""
 
     failed = 0
 
@@ -121,7 +121,7 @@ def exit_status() -> int:
 
 
 def _failures(sweep: str) -> Path:
-    """Return where the jobs of a sweep, which may run on other machines, leave what went wrong in them."""
+    """Return the folder in which the jobs of a sweep, which may run on other machines, leave their errors."""
     return Path(sweep) / "failures"
 
 
@@ -147,7 +147,7 @@ class ProgressBar:
         self.close()
 
     def close(self) -> None:
-        """Take the bar away: what is printed next stands alone."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from command_line.build import build_device, build_method, specified_coefficient
 from command_line.output import check_output, publish_analysis, write_output
-from command_line.paths import expanded, file_sources
+from command_line.paths import expand_path, file_sources
 from src.checkpoints.mask_files import MaskProvenance, load_masks
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.errors import UserError
@@ -46,6 +46,6 @@ def merge_files(config: DictConfig) -> None:
     coefficients, merges = lambdas or dict.fromkeys(sources, coefficient), method(inputs)
     write_output(config, merges, coefficients, pretrained, provenance)
     if config.analysis:
-        folder = expanded(config.results_dir) / f"{Path(config.output).stem}-analysis"
+        folder = expand_path(config.results_dir) / f"{Path(config.output).stem}-analysis"
         publish_analysis(inputs, merges.masks_at(coefficients), f"{len(sources)} models", folder)
     print(f"{config.output}: {len(sources)} models merged in {time.monotonic() - started:.1f} s")

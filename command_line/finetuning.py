@@ -1,4 +1,4 @@
-"""Fine-tuned weights that are not there yet, from configuration."""
+"""Fine-tune the tasks whose weights are missing, as the configuration says."""
 
 from collections.abc import Sequence
 
@@ -20,21 +20,21 @@ from src.training.state import state_path
 
 
 def finetune_missing(config: DictConfig, paths: Paths, family: ModelFamily, tasks: Sequence[Task], group: ProcessGroup) -> None:
-    """Fine-tune on each task without weights. Raise UserError for weights, or unfinished states, of another origin."""
+    """Fine-tune on each task without weights. Raise UserError for weights, or unfinished states, of another provenance."""
     missing = without_weights(config, paths, family, tasks)
     group.barrier()  # all have looked before the first writes
     if group.is_main:
         for task in tasks:
             file = state_path(paths.finetuned(task.name))
-            if task not in missing and task.name not in paths.given and file.exists() and is_finetuned_here(file):
+            if task not in missing and task.name not in paths.user_finetuned and file.exists() and is_finetuned_here(file):
                 file.unlink()  # left by a process that was killed at its very end
     finetune_all(config, paths, family, missing, group)
 
 
 def without_weights(config: DictConfig, paths: Paths, family: ModelFamily, tasks: Sequence[Task]) -> list[Task]:
-    """Return the tasks without weights.
+    """Return the tasks without fine-tuned weights.
 
-    Raise UserError for all whose weights, or unfinished states, were made another way than would be done now.
+    Raise UserError for all whose weights, or unfinished states, have another provenance than this configuration's.
     """
     files, mode = {task.name: paths.finetuned(task.name) for task in tasks}, build_mode(config)
     missing = [task for task in tasks if not files[task.name].exists()]
@@ -54,7 +54,7 @@ def finetune_all(config: DictConfig, paths: Paths, family: ModelFamily, tasks: S
     if tasks and family.device.type == "cuda" and local_world_size() > torch.cuda.device_count():
         raise UserError(f"{local_world_size()} processes cannot fine-tune on {torch.cuda.device_count()} GPUs; lower world_size")
     names = [task.name for task in tasks]
-    if any(others != names for others in group.all_gather(names)):
+    if any(other_names != names for other_names in group.all_gather(names)):
         raise UserError("not all processes see the same weights; give a model_location on a disk that all machines share")
     for number, task in enumerate(tasks, start=1):
         path = paths.finetuned(task.name)
@@ -77,5 +77,5 @@ def finetune_all(config: DictConfig, paths: Paths, family: ModelFamily, tasks: S
 
 
 def training_precision(config: DictConfig, device: torch.device) -> str:
-    """Return the precision asked for, or the one that a device is fast and safe in."""
+    """Return the precision of fine-tuning: the user's, or bf16 on a GPU and fp32 on a CPU."""
     return config.train_precision or ("bf16" if device.type == "cuda" else "fp32")

@@ -64,9 +64,9 @@ def parse_flags(about: str, flags: Sequence[Flag], recipe: Sequence[str] = ()) -
     parser.add_argument("overrides", nargs="*", help="key=value, any option of main.py (python main.py --help)")
     values = vars(parser.parse_intermixed_args())
     overrides = [f"model.recipe.{text}" if text.split("=")[0] in recipe else text for text in values["overrides"]]
-    named = {text.split("=")[0].lstrip("+~") for text in overrides}
+    overridden = {text.split("=")[0].lstrip("+~") for text in overrides}
     by_flag = [f"{flag.option}={_quoted(flag, values[flag.name])}" for flag in flags
-               if flag.option and values[flag.name] is not None and flag.option not in named]  # fmt: skip
+               if flag.option and values[flag.name] is not None and flag.option not in overridden]  # fmt: skip
     return [*by_flag, *overrides], {flag.name: values[flag.name] for flag in flags if not flag.option}
 
 

@@ -1,4 +1,4 @@
-"""Several processes that do one run."""
+"""Start a script again as several processes that share one run."""
 
 import sys
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def run_processes(script: str, arguments: Sequence[str], size: int) -> None:
     """
     status = launch([sys.executable, str(ROOT / script), *arguments], size)
     if status < 0:
-        raise UserError(f"a process of world_size={size} was killed by signal {-status} (9: often for want of memory)")
+        raise UserError(f"a process of world_size={size} was killed by signal {-status} (9: often because memory ran out)")
     if status - 128 in SIGNALS:
         raise StopRequested("all processes have stopped", status - 128)
     if status:

@@ -32,7 +32,7 @@ def merge_and_score(config: DictConfig) -> None:
         run.plan({(task.name, split): models for task in tasks for split, models in (("val", 1), ("test", 3))})
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
         selection = select(method, specified, load, run.paths.mask_files, evaluator, strategy)
-        scores = {task: TaskScores(*each) for task, each in evaluator.compared(selection.vectors).items()}
+        scores = {task: TaskScores(*each) for task, each in evaluator.compare(selection.vectors).items()}
         notes = [*selection.notes, *_warnings(config, evaluator, scores), *_precision_note(evaluator, selection)]
         if not run.group.is_main:
             return
@@ -48,18 +48,18 @@ def merge_and_score(config: DictConfig) -> None:
 
 
 def _warnings(config: DictConfig, evaluator: Evaluator, scores: Mapping[str, TaskScores]) -> list[str]:
-    """Return what is suspicious about the fine-tuned models' accuracies."""
+    """Return sentences on what is suspicious about the fine-tuned models' accuracies."""
     zeroshot, finetuned = ({task: getattr(each, kind) for task, each in scores.items()} for kind in ("zeroshot", "finetuned"))
     warnings = leak_warnings(evaluator.finetuned("val"), finetuned)
-    if config.finetuning_mode.linearized != POSTHOC:  # the tangent model was not what learned
+    if config.finetuning_mode.linearized != POSTHOC:  # whose tangent model was never trained, and need not be better
         warnings += no_gain_warnings(zeroshot, finetuned)
     return warnings
 
 
 def _precision_note(evaluator: Evaluator, selection: Selection) -> list[str]:
-    """Return how many predictions a narrow precision changes."""
+    """Return a sentence on how many predictions a narrow precision changes; [] in float32."""
     precision = evaluator.family.precision
     if precision == "fp32":
         return []
-    different, seen = evaluator.precision_differences(selection.vectors)
-    return [f"{precision} and float32 differ on {different} of {seen} of the merged model's predictions"]
+    different, compared = evaluator.precision_differences(selection.vectors)
+    return [f"{precision} and float32 differ on {different} of {compared} of the merged model's predictions"]

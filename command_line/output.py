@@ -1,4 +1,4 @@
-"""What a merge writes: the merged weights, and pictures of what the tasks share."""
+"""The output of a merge: the merged weights, and the analysis of what the tasks share."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from command_line.config import method_name
-from command_line.paths import expanded
+from command_line.paths import expand_path
 from src.checkpoints.bundles import save_bundle
 from src.checkpoints.mask_files import MaskProvenance
 from src.checkpoints.writing import check_target, save_by_task, save_file, save_folder
@@ -27,8 +27,8 @@ def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pre
         )
     if not config.output:
         return
-    path, masks = expanded(config.output), config.method.get("load_mask")
-    inputs = [*inputs, *([expanded(masks)] if isinstance(masks, str) else [])]
+    path, masks = expand_path(config.output), config.method.get("load_mask")
+    inputs = [*inputs, *([expand_path(masks)] if isinstance(masks, str) else [])]
     if method.per_task and path.suffix == ".safetensors":
         raise UserError(f"output={path}: this method makes a model for each task, which a folder holds; name a folder")
     copies = 2 if config.output_kind == "bundle" else tasks if method.per_task else 1
@@ -43,7 +43,7 @@ def write_output(
     provenance: MaskProvenance | None,
 ) -> int | None:
     """Write what `output` and `output_kind` ask for; return the bytes that a bundle takes on disk."""
-    path = expanded(config.output)
+    path = expand_path(config.output)
     if config.output_kind == "bundle":
         facts = {"method": method_name(config), **provenance.facts(coefficients, None)}
         return save_bundle(merges.compact(coefficients), pretrained, path, facts)
@@ -60,7 +60,7 @@ def write_output(
 
 
 def publish_analysis(inputs: MergeInputs, masks: Mapping[str, StateDict] | None, title: str, folder: Path) -> None:
-    """Write what the tasks share, as figures and as pictures."""
+    """Write the analysis of what the tasks share, as `analysis.json` and as figures."""
     from src.experiments.analysis import analyse
     from src.reports.analysis_figures import draw_analysis  # matplotlib is slow to import, and few runs draw
 
@@ -69,4 +69,4 @@ def publish_analysis(inputs: MergeInputs, masks: Mapping[str, StateDict] | None,
     for path in (folder / "analysis.json", *draw_analysis(analysis, title, folder)):
         print(path)
     if masks is None:
-        print("no picture of masks: this method uses none (tall_mask, consensus and mag_masking do)")
+        print("no figure of masks: this method uses none (tall_mask, consensus and mag_masking do)")

@@ -1,4 +1,4 @@
-"""Where the files of a run lie, from its configuration."""
+"""The folders and files of a run, from its configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Paths:
     mode: prefix of the files with weights of this run's fine-tuning mode.
     masks: the folder of masks made here.
     is_standard: whether models are fine-tuned and predict as published ones do, whose masks may then fit.
-    given: the user's fine-tuned weights, by task.
+    user_finetuned: the user's fine-tuned weights, by task.
     pretrained: the user's pre-trained weights; None for the model's own.
     """
 
@@ -35,7 +35,7 @@ class Paths:
     mode: str
     masks: Path
     is_standard: bool
-    given: Mapping[str, Path]
+    user_finetuned: Mapping[str, Path]
     pretrained: Path | None
 
     @property
@@ -54,9 +54,9 @@ class Paths:
         return MaskFiles(self.masks, self.published.masks() if self.is_standard else ())
 
     def finetuned(self, task: str) -> Path:
-        """Return where a task's weights are, the user's, ours or published ones, or where fine-tuning puts them."""
-        if task in self.given:
-            return self.given[task]
+        """Return the path of a task's fine-tuned weights: the user's, ours or published ones, else where to write them."""
+        if task in self.user_finetuned:
+            return self.user_finetuned[task]
         return self.published.finetuned(task, self.mode) or finetuned_path(self.models, self.name, task, self.mode)
 
 
@@ -64,25 +64,25 @@ def paths_of(config: DictConfig) -> Paths:
     """Return the paths of a run on a model. Raise UserError unless finetuned= names tasks."""
     if config.finetuned is not None and not isinstance(config.finetuned, DictConfig):
         raise UserError("with this model, finetuned= names tasks: 'finetuned={MNIST: a.safetensors, Cars: b.pt}'")
-    models, mode = expanded(config.model_location), config.finetuning_mode
-    # Published masks are of standard models that predict as they are: those of any other mode lie apart.
+    models, mode = expand_path(config.model_location), config.finetuning_mode
+    # Published masks belong to standard fine-tuning scored by the model itself: masks of other modes have folders of their own.
     is_standard = mode.linearized == "never" and mode.files == FILE_PREFIXES[0]
     return Paths(
-        data=expanded(config.data_location),
+        data=expand_path(config.data_location),
         models=models,
-        cache=expanded(config.cache_dir),
-        results=expanded(config.results_dir),
+        cache=expand_path(config.cache_dir),
+        results=expand_path(config.results_dir),
         name=config.model.name,
         mode=mode.files,
         masks=models / config.model.name / ("" if is_standard else mode.name) / FOLDER,
         is_standard=is_standard,
-        given={task: expanded(path) for task, path in (config.finetuned or {}).items()},
-        pretrained=expanded(config.pretrained) if config.pretrained else None,
+        user_finetuned={task: expand_path(path) for task, path in (config.finetuned or {}).items()},
+        pretrained=expand_path(config.pretrained) if config.pretrained else None,
     )
 
 
-def expanded(path: object) -> Path:
-    """Return a path as the user typed it, `~` replaced."""
+def expand_path(path: object) -> Path:
+    """Return the path that a user typed, with `~` expanded."""
     return Path(str(path)).expanduser()
 
 
@@ -95,10 +95,10 @@ def file_sources(config: DictConfig) -> tuple[Path, dict[str, Path]]:
     problems = [f"model=files needs {key}, such as {key}={example}" for key, example in examples.items() if not config[key]]
     finetuned = config.finetuned
     if isinstance(finetuned, DictConfig):
-        sources = {str(task): expanded(path) for task, path in finetuned.items()}
+        sources = {str(task): expand_path(path) for task, path in finetuned.items()}
     else:
         paths = [
-            expanded(path) for path in (finetuned if isinstance(finetuned, ListConfig) else [finetuned] if finetuned else [])
+            expand_path(path) for path in (finetuned if isinstance(finetuned, ListConfig) else [finetuned] if finetuned else [])
         ]
         names = [path.name if path.is_dir() else _stem(path.name) for path in paths]
         by_name = {name: [str(path) for path, other in zip(paths, names) if other == name] for name in names}
@@ -114,7 +114,7 @@ def file_sources(config: DictConfig) -> tuple[Path, dict[str, Path]]:
         if not task or task.startswith(".") or set(task) & {"/", "\\"} or f"{task}.safetensors" in BUNDLE_FILES
     ]
     raise_any(problems)
-    return expanded(config.pretrained), sources
+    return expand_path(config.pretrained), sources
 
 
 def _stem(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a scored run needs, looked for before any work: tasks, data, heads, checkpoints."""
+"""Checks before any work of a run that scores models: tasks, data, heads and checkpoints that are missing."""
 
 import shlex
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from command_line.build import build_heads
 from command_line.console import ProgressBar
-from command_line.paths import Paths, expanded
+from command_line.paths import Paths, expand_path
 from src.checkpoints.published import SERVED_MODELS, file_names
 from src.data.registry import find_tasks, require_data
 from src.data.task import Task
@@ -21,7 +21,7 @@ FINETUNE_OPTIONS = ("tasks.", "finetuning_mode.", "model_location=", "data_locat
 
 
 def selected_tasks(config: DictConfig) -> list[Task]:
-    """Return the tasks of DATASETS, or the first num_tasks of the list in tasks=. Raise UserError for those there are not."""
+    """Return the tasks of DATASETS, or the first num_tasks of the list in tasks=. Raise UserError for unknown ones."""
     listed = config.DATASETS if config.DATASETS is not None else config.tasks.names
     names = [listed] if isinstance(listed, str) else list(listed) if isinstance(listed, ListConfig) else []
     if not names or not all(isinstance(name, str) for name in names):
@@ -30,7 +30,7 @@ def selected_tasks(config: DictConfig) -> list[Task]:
         if not is_whole(config.num_tasks, least=1) or config.num_tasks > len(names):
             raise UserError(f"num_tasks={config.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
         names = names[: config.num_tasks]
-    return find_tasks(names, expanded(config.data_location), _task_options(config))
+    return find_tasks(names, expand_path(config.data_location), _task_options(config))
 
 
 def control_task(config: DictConfig, name: str | None) -> Task:
@@ -38,7 +38,7 @@ def control_task(config: DictConfig, name: str | None) -> Task:
     name = name or config.tasks.get("control")
     if not name:
         raise UserError("nothing says which task to keep: give --control-dataset=TASK")
-    (task,) = find_tasks([name], expanded(config.data_location), {name: _task_options(config).get(name)})
+    (task,) = find_tasks([name], expand_path(config.data_location), {name: _task_options(config).get(name)})
     return task
 
 
@@ -60,13 +60,19 @@ def check_inputs(config: DictConfig, paths: Paths, tasks: list[Task], others: It
     raise_any(problems)
 
 
-def _missing_weights(config: DictConfig, paths: Paths, names: list[str], known: list[str]) -> list[str]:
+def _missing_weights(config: DictConfig, paths: Paths, names: list[str], all_names: list[str]) -> list[str]:
+    """Return sentences on fine-tuned weights that are not there or are of no task of the run.
+
+    names: tasks that need fine-tuned weights.
+    all_names: all tasks of the run.
+    """
+    own = paths.user_finetuned
     problems = [
-        f"finetuned= names {name}, which is no task of this run ({', '.join(known)})" for name in paths.given if name not in known
+        f"finetuned= names {name}, which is no task of this run ({', '.join(all_names)})" for name in own if name not in all_names
     ]
-    problems += [f"finetuned= says {name} is at {paths.given[name]}, and nothing is there; check the path"
-                 for name in names if name in paths.given and not paths.given[name].exists()]  # fmt: skip
-    missing = [name for name in names if name not in paths.given and not paths.finetuned(name).exists()]
+    problems += [f"finetuned= says {name} is at {own[name]}, and nothing is there; check the path"
+                 for name in names if name in own and not own[name].exists()]  # fmt: skip
+    missing = [name for name in names if name not in own and not paths.finetuned(name).exists()]
     if missing and not config.model.finetune_missing:
         files = " or ".join(f"<Task>Val/{file}" for file in file_names(paths.mode))
         download = _download_command(config)

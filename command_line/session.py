@@ -1,4 +1,4 @@
-"""The session of every script that scores models: check, start, fetch, fine-tune, score together, publish."""
+"""The session of every script that scores models: check inputs, start processes, fetch data, fine-tune, score, publish."""
 
 import contextlib
 import time
@@ -25,7 +25,7 @@ from src.evaluation.evaluator import Evaluator
 from src.evaluation.lineage import benchmark_of, read_manifests
 from src.evaluation.scorer import Scorer
 from src.evaluation.search import SearchPoint
-from src.experiments.record import Run
+from src.experiments.record import Result
 from src.merging.engine.inputs import MergeInputs
 from src.models.family import ModelFamily
 from src.runtime.distributed import ProcessGroup, init_distributed
@@ -41,7 +41,7 @@ class Session:
     family: the model, with its pre-trained weights.
     tasks: those with fine-tuned models.
     others: those that are only scored on.
-    manifests: the benchmarks that have names.
+    manifests: named benchmarks, as `read_manifests` returns them.
     started: the time, as time.monotonic() has it.
     """
 
@@ -57,7 +57,7 @@ class Session:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The fine-tuned models, made first where they are missing and may be, ready to be scored.
+        """The evaluator of the fine-tuned models; missing ones are fine-tuned first, if the configuration allows it.
 
         The first use fetches data and opens the weights, and raises UserError with what is wrong with them.
         """
@@ -87,7 +87,7 @@ class Session:
         return [path for path in (*named, *files, *(self.paths.finetuned(task.name) for task in self.tasks)) if path]
 
     def plan(self, models: Mapping[tuple[str, str], int]) -> None:
-        """Announce how many models will be scored on the split of a task; each process of the group does its share."""
+        """Announce the work to the progress bar: `models` is the number to be scored, by (task, split)."""
         tasks = {task.name: task for task in (*self.tasks, *self.others)}
         images = sum(count * self.family.count(tasks[task], split) for (task, split), count in models.items())
         self.progress.plan(images // self.group.size)
@@ -100,10 +100,10 @@ class Session:
         splits: Sequence[str] = ("val", "test"),
         masks: str | None = None,
     ) -> dict:
-        """Return what every record tells, as fields of a `Run`. For the main process: nobody waits for another here.
+        """Return the fields that every `Result` has. For the main process alone: it does not wait for the others here.
 
-        question: the options that decide what this script asks.
-        splits: those that were looked at.
+        question: the options of this script that decide the result.
+        splits: those that were scored.
         masks: digest of the masks that a method was given.
         """
         config, tasks = self.config, {task.name: task for task in (*self.tasks, *self.others)}
@@ -120,11 +120,11 @@ class Session:
 
     @property
     def precision_note(self) -> list[str]:
-        """A note where predictions are in a narrow precision, for scripts that do not count what it changes."""
+        """A sentence if predictions are in a narrow precision, for scripts that do not count what it changes; else []."""
         precision = self.family.precision
         return [f"scored in {precision}, which rounds: main.py tells how many predictions that changes"] * (precision != "fp32")
 
-    def publish(self, run: Run, curve: Sequence[SearchPoint] = ()) -> Path:
+    def publish(self, result: Result, curve: Sequence[SearchPoint] = ()) -> Path:
         """Print the table, write the record and its figures, report online; return the folder of the figures.
 
         curve: the points of a search, to be reported.
@@ -134,12 +134,12 @@ class Session:
         from src.reports.figures import draw  # with matplotlib, which is slow to import, and errors come before
 
         self.progress.close()
-        run.show(Console())
-        print(run.save(self.paths.results))
-        folder = self.paths.results / run.name
-        for path in draw(run, folder):
+        result.show(Console())
+        print(result.save(self.paths.results))
+        folder = self.paths.results / result.name
+        for path in draw(result, folder):
             print(path)
-        report_run(self.config, run, curve)
+        report_run(self.config, result, curve)
         return folder
 
 
@@ -152,7 +152,7 @@ def session(
     others: Sequence[Task] = (),
     checks: Sequence[Callable[[], None]] = (),
 ) -> Iterator[Session | None]:
-    """Yield the session of this process; None where other processes were started, which do it all.
+    """Yield the session of this process; None if it started other processes, which did the run.
 
     script, arguments: what starts this run again, for world_size=N.
     tasks: those with fine-tuned models.
@@ -181,8 +181,8 @@ def session(
         yield Session(config, paths, group, family, tasks, others, progress, manifests, started)
 
 
-def check_unread(config: DictConfig) -> None:
-    """Raise UserError for options that merges have and other scripts do not."""
+def refuse_merge_options(config: DictConfig) -> None:
+    """Raise UserError for options of main.py that this script would ignore."""
     defaults = {"output": None, "analysis": False, "specify_lambda": None, "n_eval_points": None, "search": "grid"}
     problems = [
         f"{key}={config[key]} is an option of main.py, and not of this script" for key in defaults if config[key] != defaults[key]

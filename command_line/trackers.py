@@ -1,4 +1,4 @@
-"""Weights & Biases and TensorBoard."""
+"""Reports to Weights & Biases and TensorBoard."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from command_line.paths import Paths
 from src.evaluation.search import SearchPoint
-from src.experiments.record import Run
+from src.experiments.record import Result
 from src.runtime.distributed import ProcessGroup
 from src.training.log import LogCallback, LogEntry
 from src.training.recipe import Recipe
@@ -20,7 +20,7 @@ PROJECT = "merging"
 def trackers(
     config: DictConfig, paths: Paths, group: ProcessGroup, task: str, recipe: Recipe
 ) -> Iterator[tuple[LogCallback, ...]]:
-    """Yield what reports one fine-tuning's log entries, as wandb.mode and tensorboard ask."""
+    """Yield the log callbacks of one fine-tuning, as wandb.mode and tensorboard ask."""
     with contextlib.ExitStack() as stack:
         callbacks: list[LogCallback] = []
         if group.is_main and config.wandb.mode != "disabled":
@@ -56,7 +56,7 @@ def _tensorboard(config: DictConfig, paths: Paths, task: str) -> Iterator[LogCal
         yield log
 
 
-def report_run(config: DictConfig, result: Run, curve: Sequence[SearchPoint] = ()) -> None:
+def report_run(config: DictConfig, result: Result, curve: Sequence[SearchPoint] = ()) -> None:
     """Report a run's result, and the points of its search, to Weights & Biases if wandb.mode asks for it."""
     if config.wandb.mode == "disabled":
         return

@@ -31,12 +31,12 @@ CONFIG = HERE / "ViT-demo.json"
 
 
 def captions() -> list[list[str]]:
-    """For each class, counted through all tasks, its captions: three each."""
+    """Return the three captions of each class, of all tasks in order."""
     return [[template.format(name) for template in task.templates] for task in DRAWN_TASKS for name in task.classes]
 
 
 def learn_merges(texts: list[str], count: int) -> list[tuple[str, str]]:
-    """The `count` most frequent byte-pair merges of `texts`, most frequent first; fewer if the texts run out."""
+    """Return the `count` most frequent byte-pair merges of `texts`, most frequent first; fewer if there are no more."""
     letters = bytes_to_unicode()
     words = Counter(word for text in texts for word in text.lower().replace(".", " .").split())
     spelled = {w: [letters[b] for b in w.encode()[:-1]] + [letters[w.encode()[-1]] + "</w>"] for w in words}
@@ -61,20 +61,26 @@ def learn_merges(texts: list[str], count: int) -> list[tuple[str, str]]:
 
 
 def draw(count: int, device: torch.device, generator: Generator) -> tuple[Tensor, Tensor]:
-    """`count` plain images of all tasks alike, normalised as open_clip does, with class numbers through all tasks."""
-    images, numbers, before = [], [], 0
+    """Return `count` plain images, as many of each task, normalised as open_clip does, and their class numbers, (count,).
+
+    Classes are numbered through all tasks.
+    """
+    images, numbers, first = [], [], 0
     for task in DRAWN_TASKS:
         labels = torch.randint(len(task.classes), (count // len(DRAWN_TASKS),), generator=generator, device=device)
         images.append(task.draw(labels, PLAIN, generator))
-        numbers.append(labels + before)
-        before += len(task.classes)
+        numbers.append(labels + first)
+        first += len(task.classes)
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=device)[:, None, None]
     std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=device)[:, None, None]
     return (torch.cat(images).float() / 255 - mean) / std, torch.cat(numbers)
 
 
 def contrastive_loss(logits: Tensor, numbers: Tensor) -> Tensor:
-    """Both directions of CLIP's loss, (images, classes): a caption may fit several images, or none of this batch."""
+    """Return the mean of both directions of CLIP's loss, of logits (images, classes) and class numbers (images,).
+
+    A caption may fit several images of the batch, or none.
+    """
     positive = F.one_hot(numbers, logits.shape[1]).float()
     to_image = -(F.log_softmax(logits, 0) * positive).sum(0) / positive.sum(0).clamp_min(1)
     return (F.cross_entropy(logits, numbers) + to_image[positive.any(0)].mean()) / 2
@@ -95,8 +101,8 @@ def main() -> None:
 
     texts = captions()
     config = json.loads(CONFIG.read_text())
-    room = config["text_cfg"]["vocab_size"] - 2 * 256 - 2
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in learn_merges(list(chain.from_iterable(texts)), room))]
+    merge_count = config["text_cfg"]["vocab_size"] - 2 * 256 - 2  # beside all bytes, with and without a word's end, and two marks
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in learn_merges(list(chain.from_iterable(texts)), merge_count))]
     options.output.mkdir(parents=True, exist_ok=True)
     merges = options.output / "merges.txt.gz"
     merges.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
@@ -104,16 +110,16 @@ def main() -> None:
     tokens = torch.stack([tokenize(of_class) for of_class in texts]).to(device)  # (classes, 3, context)
 
     model = open_clip.CLIP(**config).to(device)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
     started = time.monotonic()
-    with ThreadPoolExecutor(1) as painter:  # draws the next batch meanwhile
-        ahead = painter.submit(draw, options.batch, device, generator)
+    with ThreadPoolExecutor(1) as executor:  # draws the next batch meanwhile
+        next_batch = executor.submit(draw, options.batch, device, generator)
         for step in range(options.steps):
-            images, numbers = ahead.result()
-            ahead = painter.submit(draw, options.batch, device, generator)
+            images, numbers = next_batch.result()
+            next_batch = executor.submit(draw, options.batch, device, generator)
             rate = min(1, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / options.steps))
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * rate

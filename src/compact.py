@@ -1,4 +1,4 @@
-"""Models of several tasks in little space: one bit a parameter over a vector they share, or low-rank factors.
+"""Compact storage of several tasks' vectors: one-bit masks over a vector they share, or low-rank factors.
 
 A task's part maps names to tensors: `mask/KEY` holds packed bits that select from the shared vector's KEY,
 `left/KEY` and `right/KEY` hold factors whose product is KEY, `entry/KEY` holds KEY as it is. What has none is zero.
@@ -58,7 +58,7 @@ def masked(values: Tensor, packed: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Compact:
-    """A vector for each task, rebuilt an entry at a time.
+    """Vectors of several tasks in compact form, rebuilt an entry at a time.
 
     outline: shapes and dtypes of a vector's entries.
     parts: masks or factors, by task (see the module).

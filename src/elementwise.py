@@ -30,7 +30,7 @@ class Elementwise(Computed):
         self._combine, self._trees = combine, trees
 
     def operands(self, key: str) -> tuple[Combine, list[Tensor]]:
-        """Return the function that an entry is, and the tensors that it is of, through all expressions below."""
+        """Return the function and the tensors that an entry is computed from, nested expressions flattened."""
         combine, parts, leaves = self._combine(key), [], []
         for tree in self._trees:
             part, below = operands(tree, key)
@@ -48,7 +48,7 @@ class Elementwise(Computed):
         total: Tensor | None = None
         for where, parts in chunks(device, leaves):
             part = combine(*parts)
-            if part.requires_grad:  # writing into slices is nothing that autograd follows
+            if part.requires_grad:  # autograd does not record what is written into slices
                 return combine(*(leaf.to(device) for leaf in leaves))
             if total is None:
                 total = torch.empty(leaves[0].shape, dtype=part.dtype, device=device)
@@ -57,7 +57,7 @@ class Elementwise(Computed):
 
 
 def operands(tree: StateDict, key: str) -> tuple[Combine, list[Tensor]]:
-    """Return the function that an entry of `tree` is, and the tensors that it is of; of most trees, the entry itself."""
+    """Return the function and the tensors that an entry of `tree` is computed from: of most trees, identity and the entry."""
     own = getattr(tree, "operands", None)
     return own(key) if own else (_identity, [tree[key]])
 
@@ -85,12 +85,12 @@ def zip_with(combine: Combine, *trees: StateDict) -> Elementwise:
 
 
 def zeros_view(like: Tensor, device: torch.device) -> Tensor:
-    """Return zeros of the shape and dtype of `like` that take no memory: one zero, seen from everywhere."""
+    """Return zeros of the shape and dtype of `like` that take no memory: a scalar zero, expanded."""
     return torch.zeros((), dtype=like.dtype, device=device).expand(like.shape)
 
 
 def is_zeros_view(leaf: Tensor) -> bool:
-    """Whether a tensor is a `zeros_view`; one that holds several zeros is none."""
+    """Whether a tensor is a `zeros_view`: False of a tensor that stores its zeros."""
     return _is_constant(leaf) and not _number(leaf).any()
 
 
@@ -132,7 +132,7 @@ def add_vector(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> 
 
 
 def chunks(device: torch.device, leaves: Sequence[Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Yield where a slice of the flattened tensors of one shape is, and these slices on a device, none larger than suits it."""
+    """Yield slices of the flattened entries, and the parts of the tensors there, on the device; `leaves` have one shape."""
     size = chunk_size(device)
     flat = [_number(leaf).reshape(1).expand(leaf.numel()) if _is_constant(leaf) else leaf.reshape(-1) for leaf in leaves]
     for start in range(0, leaves[0].numel(), size):
@@ -146,7 +146,7 @@ def chunk_size(device: torch.device) -> int:
 
 
 def device_of(leaves: Sequence[Tensor]) -> torch.device:
-    """Return the device to compute on: that of the tensors which are no constants."""
+    """Return the device to compute on: that of the first tensor that is not a constant."""
     return next((leaf.device for leaf in leaves if not _is_constant(leaf)), leaves[0].device)
 
 
@@ -159,12 +159,12 @@ def _check_finite(key: str, start: Tensor, step: Tensor, out: Tensor) -> None:
 
 
 def _is_constant(leaf: Tensor) -> bool:
-    """Whether a tensor repeats one number, as its strides show; one entry repeats itself."""
+    """Whether all entries of a tensor are one stored number, as its strides show; True of a single entry."""
     return leaf.numel() > 0 and all(size == 1 or stride == 0 for size, stride in zip(leaf.shape, leaf.stride()))
 
 
 def _number(leaf: Tensor) -> Tensor:
-    """Return the number that a constant tensor repeats, in as many dimensions of size 1."""
+    """Return the number that a constant tensor repeats, with the same number of dimensions, each of size 1."""
     return leaf[(slice(0, 1),) * leaf.ndim]
 
 

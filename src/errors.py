@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this": scripts print its sentences and no traceback."""
+"""`UserError`, the one exception that means "the user can fix this": scripts print its sentences and no traceback."""
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator

@@ -1,7 +1,7 @@
 """State dicts: mappings from names to tensors, which may be lazy, their outlines, what keeps two apart, and digests.
 
 The entries of a lazy one (`Lazy`, or a checkpoint on disk) are made when they are asked for, so that an expression over
-twenty checkpoints costs the memory of the entries looked at, one at a time.
+twenty checkpoints costs the memory of the entries that are read, one at a time.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ StateDict = Mapping[str, Tensor]
 
 
 class Computed(Mapping[str, Tensor]):
-    """Entries that `_make(key)` computes when they are asked for, every time anew.
+    """A state dict whose entries are computed by `_make(key)`, anew each time one is read.
 
     outline: maps each key to a tensor of the right shape and dtype whose values do not matter (a `meta` tensor).
     """
@@ -42,7 +42,7 @@ class Computed(Mapping[str, Tensor]):
 
 
 class Lazy(Computed):
-    """Entries computed by `make(key)`."""
+    """A state dict whose entries are computed by `make(key)`, anew each time one is read."""
 
     def __init__(self, outline: StateDict, make: Callable[[str], Tensor]):
         super().__init__(outline)
@@ -119,7 +119,7 @@ def digest(entries: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def entry_digest(key: str, leaf: Tensor) -> str:
-    """Return what `digest` takes of one entry."""
+    """Return the line that `combined_digest` hashes for one entry: name, dtype, shape and the hash of its values."""
     values = leaf.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
     return f"{key} {leaf.dtype} {tuple(leaf.shape)} {xxhash.xxh3_128_hexdigest(values)}"
 

@@ -60,7 +60,7 @@ class TaskVector(Mapping[str, Tensor]):
 
     @property
     def vector(self) -> StateDict:
-        """The entries."""
+        """The entries by name: what the papers' code calls `task_vector.vector`."""
         return self._entries
 
     @property
@@ -69,7 +69,7 @@ class TaskVector(Mapping[str, Tensor]):
         return outline(self._entries)
 
     def operands(self, key: str) -> tuple[Callable[..., Tensor], list[Tensor]]:
-        """Return the tensors that an entry is computed from and the function of them."""
+        """Return the function and the tensors that an entry is computed from (see `elementwise.operands`)."""
         return operands(self._entries, key)
 
     def __getitem__(self, key: str) -> Tensor:
@@ -89,7 +89,7 @@ class TaskVector(Mapping[str, Tensor]):
         return self.of({key: self[key] for key in self})
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> "TaskVector":
-        """Return the vector of `change(key, entry)`, elementwise functions that keep dtypes."""
+        """Return the vector whose entries are `change(key, entry)`, an elementwise function that keeps the dtype."""
         return self.of(Elementwise(self.outline, lambda key: partial(change, key), [self._entries]))
 
     def _with(self, other: object, combine: Callable[[Tensor, object], Tensor]) -> "TaskVector":
@@ -151,8 +151,8 @@ class TaskVector(Mapping[str, Tensor]):
             raise ValueError(f"norm is of order 1 or 2; got {order}")
         total = 0.0
         for leaf in (entry for entry in self.values() if not is_zeros_view(entry)):
-            for part in leaf.reshape(-1).split(2**20):  # double precision of a part at a time
-                total += part.double().abs().pow(order).sum().item()
+            for chunk in leaf.reshape(-1).split(2**20):  # only a chunk at a time is held in double precision
+                total += chunk.double().abs().pow(order).sum().item()
         return total ** (1 / order)
 
     def dot(self, other: "TaskVector") -> float:
@@ -181,8 +181,8 @@ class TaskVector(Mapping[str, Tensor]):
         return module
 
 
-class _OfKind(TaskVector):
-    """A vector that remembers its kind of fine-tuning.
+class _PapersTaskVector(TaskVector):
+    """Base of the two classes of the tangent-space papers, which add up and apply to models of either kind.
 
     Both kinds go by the same parameter names, so they add up as they are, the sum being of the first one's kind, and
     apply to models of both kinds.
@@ -197,11 +197,11 @@ class _OfKind(TaskVector):
         return self.apply_to(pretrained, scaling_coef)
 
 
-class NonLinearTaskVector(_OfKind):
+class NonLinearTaskVector(_PapersTaskVector):
     """The task vector of ordinary fine-tuning, by the name it has in the tangent-space papers."""
 
 
-class LinearizedTaskVector(_OfKind):
+class LinearizedTaskVector(_PapersTaskVector):
     """The task vector of a tangent model's fine-tuning (Ortiz-Jimenez et al., NeurIPS 2023).
 
     Files of the released code, which number their parameters, are read by name like all others:

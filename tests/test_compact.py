@@ -48,7 +48,7 @@ def test_parts_come_back_from_one_mapping():
         assert torch.equal(again.masks()[task]["w"], masks[task]["w"])
 
 
-def built(name, inputs, *options):
+def build(name, inputs, *options):
     config = compose_config([f"method={name}", *options])
     method = build_method(config)
     return method(inputs), dict.fromkeys(inputs.tasks, method.coefficients(len(inputs.tasks))[0])
@@ -68,26 +68,26 @@ def wide_models(tasks=3):
 def test_a_bundle_gives_back_every_tasks_model_exactly(name, tmp_path):
     models = wide_models()
     inputs = merge_inputs(models)
-    family, choice = built(name, inputs)
+    family, choice = build(name, inputs)
     compact = family.compact(choice)
     facts = {"finetuned": dict.fromkeys(inputs.tasks, "digest")}
     written = save_bundle(compact, inputs.pretrained, tmp_path / "bundle", facts)
     assert written == sum(file.stat().st_size for file in (tmp_path / "bundle").iterdir())
-    again, told = open_bundle(tmp_path / "bundle")
-    assert told == facts and list(again.parts) == list(inputs.tasks)
+    again, facts_read = open_bundle(tmp_path / "bundle")
+    assert facts_read == facts and list(again.parts) == list(inputs.tasks)
     for task, vector in family(choice["task0"]).items():
-        kept = TaskVector.from_bundle(tmp_path / "bundle", task)
-        assert set(kept) == set(vector) and all(torch.equal(kept[key], vector[key]) for key in vector)
+        vector_read = TaskVector.from_bundle(tmp_path / "bundle", task)
+        assert set(vector_read) == set(vector) and all(torch.equal(vector_read[key], vector[key]) for key in vector)
         model, expected = open_checkpoint(tmp_path / "bundle" / task), add_vector(inputs.pretrained, vector)
         assert set(model) == set(expected) and all(torch.equal(model[key], expected[key]) for key in expected)
         assert model.outline["blocks.0.w"].shape == (512, 301)
 
 
 @pytest.mark.parametrize("name", PER_TASK)
-def test_a_bundle_takes_the_room_it_should(name, tmp_path):
+def test_a_bundle_takes_the_space_it_should(name, tmp_path):
     pretrained, _finetuned = models = wide_models(8)
     inputs = merge_inputs(models)
-    family, choice = built(name, inputs)
+    family, choice = build(name, inputs)
     compact = family.compact(choice)
     written = save_bundle(compact, pretrained, tmp_path / "bundle", {"finetuned": {}})
     count = inputs.size
@@ -109,7 +109,7 @@ def test_a_bundle_takes_the_room_it_should(name, tmp_path):
 @pytest.mark.parametrize("fraction,exact", [(1, True), (0.9, False), (0.1, False)])
 def test_all_triplets_are_the_finetuned_model_itself(fraction, exact):
     pretrained, finetuned = models = wide_models()
-    family, _choice = built("TSVC", merge_inputs(models), f"method.rank_fraction={fraction}")
+    family, _choice = build("TSVC", merge_inputs(models), f"method.rank_fraction={fraction}")
     vector = family(1.0)["task1"]
     move = finetuned["task1"]["blocks.0.w"] - pretrained["blocks.0.w"]
     assert torch.equal(vector["blocks.0.w"], move) == exact
@@ -122,7 +122,7 @@ def test_all_triplets_are_the_finetuned_model_itself(fraction, exact):
 def test_one_stack_serves_all_lambdas_and_tasks(monkeypatch):
     """Masks of the whole grid are made in one pass over the models."""
     inputs = merge_inputs(tiny_models())
-    family, _ = built("tall_mask", inputs)
+    family, _ = build("tall_mask", inputs)
     passes = []
     real = type(inputs).each
     monkeypatch.setattr(type(inputs), "each", lambda self, key, visit: passes.append(key) or real(self, key, visit))
@@ -162,7 +162,7 @@ def test_a_bundle_is_written_and_merged_again_from_the_command_line(tmp_path):
 @pytest.mark.parametrize("missing", [PRETRAINED, SHARED, TASKS])
 def test_a_bundle_that_lacks_a_file_is_refused_by_name(missing, tmp_path):
     inputs = merge_inputs(tiny_models())
-    family, choice = built("tall_mask", inputs)
+    family, choice = build("tall_mask", inputs)
     save_bundle(family.compact(choice), inputs.pretrained, tmp_path / "bundle", {"finetuned": dict.fromkeys(inputs.tasks, "")})
     (tmp_path / "bundle" / missing).unlink()
     with pytest.raises(UserError, match=missing if missing != TASKS else "no checkpoint"):

@@ -149,7 +149,7 @@ DRAWN = {  # of the first eight training images of each task: labels, and the me
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_the_demos_images_are_drawn_as_before(name):
-    """Whoever changes them on purpose gives `demo.DRAWING` another word, so that decoded images are made anew."""
+    """Whoever changes the images on purpose changes `demo.DRAWING_VERSION`, so that images are decoded again."""
     (drawn,) = (drawn for drawn in demo.DRAWN_TASKS if drawn.name == name)
     images, labels = drawn.images("train", 8)
     expected = DRAWN[name]

@@ -1,4 +1,4 @@
-"""Bundles: what the models of several tasks are rebuilt from, as one folder (`output_kind=bundle`)."""
+"""Bundles: a folder from which the models of several tasks are rebuilt (`output_kind=bundle`)."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def bundle_size(compact: Compact, pretrained: StateDict) -> int:
 
 
 def open_bundle(folder: str | os.PathLike) -> tuple[Compact, dict]:
-    """Return what a bundle's task vectors are rebuilt from, and the facts it was written with.
+    """Return the compact form of a bundle's task vectors, and the facts it was written with.
 
     Raise UserError if `folder` is no bundle.
     """
@@ -53,7 +53,7 @@ def open_bundle(folder: str | os.PathLike) -> tuple[Compact, dict]:
 
 
 def facts_of_file(file: Path) -> dict:
-    """Return what a file of masks or of a bundle says it is of. Raise UserError if it is no such file."""
+    """Return the facts in the header of a mask file or of a bundle's tasks. Raise UserError if it is no such file."""
     try:
         facts = json.loads(metadata_of(file)["facts"])
         if not isinstance(facts["finetuned"], dict):

@@ -1,4 +1,4 @@
-"""TALL masks on disk: ours, which say what they were made of, and the published ones, which do not."""
+"""TALL masks on disk: files of this program, which record their provenance, and published ones, which do not."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ SUM, TIES = {"method": "Sum", "k": 100}, {"method": "Ties", "k": 20, "agg": "sum
 
 @dataclass(frozen=True)
 class MaskProvenance:
-    """What masks follow from.
+    """What masks were computed from: the base method and the weights.
 
     base: description of the method whose multi-task vector they select from.
     pretrained: digest of the pre-trained weights.
@@ -53,14 +53,17 @@ class MaskProvenance:
         return problems
 
     def facts(self, lambdas: Mapping[str, float | None], grid: Sequence[float] | None) -> dict:
-        """Return what is written beside masks with these lambdas; grid: what they were chosen from on validation data."""
-        known = None if None in lambdas.values() else dict(lambdas)
-        return {**vars(self), "lambdas": known, "chosen_from": None if grid is None else list(grid)}
+        """Return the facts to write beside masks, as JSON values.
+
+        grid: the lambdas that these were chosen from on validation data; None if they were not.
+        """
+        all_lambdas = None if None in lambdas.values() else dict(lambdas)
+        return {**vars(self), "lambdas": all_lambdas, "chosen_from": None if grid is None else list(grid)}
 
 
 @dataclass(frozen=True)
 class SavedMasks:
-    """Masks as a file has them.
+    """Masks read from a file, with their lambdas.
 
     masks: packed, by task and key.
     lambdas: by task; None where the file does not say.
@@ -84,7 +87,7 @@ class SavedMasks:
 
 
 def mask_path(folder: Path, provenance: MaskProvenance, lambdas: Mapping[str, float], grid: Sequence[float] | None) -> Path:
-    """Return the path of a file of masks, named by what they follow from."""
+    """Return the path of a mask file in `folder`, named after a hash of its provenance and its grid, or else its lambdas."""
     key = xxhash.xxh3_64_hexdigest(json.dumps([vars(provenance), grid or dict(lambdas)], sort_keys=True).encode())
     return folder / f"tall_mask_{len(lambdas)}task_{key[:8]}.safetensors"
 
@@ -152,7 +155,7 @@ def open_masks(path: Path, provenance: MaskProvenance, shapes: StateDict) -> Sav
     entries, facts = open_files(file), facts_of_file(file)
     missing = [name for name in ("base", "pretrained", "lambdas", "chosen_from") if name not in facts]
     if missing:
-        raise UserError(f"{path} does not say its {', '.join(missing)}, so its masks cannot be told to fit; make new ones")
+        raise UserError(f"{path} does not say its {', '.join(missing)}, so nothing shows that its masks fit; make new ones")
     problems = provenance.differences(facts)
     masks = Compact(shapes, parts_of(entries, list(facts["finetuned"]))).masks()
     if not masks and entries:
@@ -197,10 +200,10 @@ def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, Sta
         raise UserError(
             f"the masks in {path} are of another model: {', '.join(wrong)}, and {count} entries take {packed_size(count)}"
         )
-    return {task: _cut(_bytes(arrays[task], count), shapes) for task in tasks}
+    return {task: _split_by_key(_bytes(arrays[task], count), shapes) for task in tasks}
 
 
-def _cut(bits: Tensor, shapes: StateDict) -> Lazy:
+def _split_by_key(bits: Tensor, shapes: StateDict) -> Lazy:
     """Return one mask over all entries, packed, keys in alphabetical order, as a packed mask for each key."""
     starts, end = {}, 0
     for key in sorted(shapes):
@@ -218,7 +221,7 @@ def _cut(bits: Tensor, shapes: StateDict) -> Lazy:
 
 
 def _fits(array: np.ndarray, count: int) -> bool:
-    """Whether an array can be a mask of so many entries: packed, or unpacked with or without the bits that fill a byte."""
+    """Whether an array can be a mask of `count` entries: packed, or unpacked with or without the bits that fill a byte."""
     unpacked = count <= array.size <= 8 * packed_size(count)
     packed = array.dtype == np.uint8 and array.size == packed_size(count)
     return array.ndim == 1 and array.dtype in (np.uint8, np.bool_) and (packed or unpacked)

@@ -24,20 +24,20 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
 def open_finetuned(path: str | os.PathLike, pretrained: StateDict, base_digest: str = "") -> Checkpoint:
     """As `open_checkpoint`; of a peft adapter, a folder or the weight file in it, the model it makes of `pretrained`.
 
-    base_digest: of `pretrained`, so that what is known of the checkpoint is known for this one only.
+    base_digest: of `pretrained`; it becomes part of the adapter's cache key, since another base makes another model of it.
     """
     folder = adapter_folder(Path(path))
     return open_checkpoint(path) if folder is None else open_adapter(folder, pretrained, base_digest)
 
 
 def open_all(
-    paths: Mapping[str, str | os.PathLike], opened_by: Callable[[Path], Checkpoint] = open_checkpoint
+    paths: Mapping[str, str | os.PathLike], open_one: Callable[[Path], Checkpoint] = open_checkpoint
 ) -> dict[str, Checkpoint]:
-    """Return checkpoints by name. Raise UserError with the problems of all that cannot be opened."""
+    """Return checkpoints by name, each opened by `open_one`. Raise UserError with the problems of all that cannot be."""
     checkpoints, problems = {}, []
     for name, path in paths.items():
         try:
-            checkpoints[name] = opened_by(Path(path))
+            checkpoints[name] = open_one(Path(path))
         except UserError as error:
             problems += error.problems
     raise_any(problems)

@@ -25,7 +25,7 @@ class PublishedFiles:
         self._models, self._model = models, model
 
     def finetuned(self, task: str, mode: str = FILE_PREFIXES[0]) -> Path | None:
-        """Return the fine-tuned checkpoint of a task."""
+        """Return the path of a task's fine-tuned checkpoint; None if there is none."""
         return self._first(f"{folder}/{name}" for folder in (f"{task}Val", task) for name in file_names(mode, "finetuned"))
 
     def all_finetuned(self, mode: str) -> list[Path]:
@@ -34,17 +34,17 @@ class PublishedFiles:
         return [path for path in self._files if path.name in names]
 
     def zeroshot(self, mode: str = FILE_PREFIXES[0]) -> Path | None:
-        """Return the checkpoint that fine-tuning started from, which lies beside those of tasks or above them."""
+        """Return the path of the checkpoint that fine-tuning started from, beside those of tasks or above them, or None."""
         return next(iter(self.zeroshots(mode)), None)
 
     def zeroshots(self, mode: str = FILE_PREFIXES[0]) -> list[Path]:
-        """Return all such checkpoints, the preferred one first."""
+        """Return the paths of all checkpoints that fine-tuning started from, the preferred one first."""
         names = file_names(mode, "zeroshot")
         first = self._first(names)
         return list(dict.fromkeys([first, *(path for path in self._files if path.name in names)])) if first else []
 
     def head(self, task: str) -> Path | None:
-        """Return the classification head of a task."""
+        """Return the path of a task's classification head; None if there is none."""
         return self._first(f"head_{name}{suffix}" for name in (f"{task}Val", task) for suffix in SUFFIXES)
 
     def masks(self) -> list[Path]:

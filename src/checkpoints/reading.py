@@ -1,4 +1,4 @@
-"""State dicts on disk, read lazily through memory maps: opening twenty costs no memory until one is looked at."""
+"""State dicts on disk, read lazily through memory maps: opening twenty costs no memory until an entry is read."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -14,11 +14,12 @@ from src.state_dict import StateDict, outline
 
 
 class Checkpoint(Mapping[str, Tensor]):
-    """The entries of one or more files; reading an entry maps it, and copies nothing until it is computed with.
+    """A state dict read from one or more files; reading an entry maps it and copies nothing.
 
     path: what was opened.
     files: the weight files.
     shard_of: the name of the file that holds each key.
+    base_digest: of the model that entries which the files lack are taken from (see `view`); else empty.
     """
 
     def __init__(self, path: Path, shards: Mapping[Path, StateDict], index: Mapping[str, Path] | None = None):

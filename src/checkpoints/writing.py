@@ -28,7 +28,7 @@ def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None
 
     The safetensors library writes dicts that are wholly in memory; this holds one entry at a time.
 
-    Raise UserError for a dtype the format has not, and if the disk has no room.
+    Raise UserError for a dtype that the format lacks, and if the disk has not enough space.
     """
     shapes = outline(entries)
     unknown = [f"{key} is {leaf.dtype}" for key, leaf in shapes.items() if leaf.dtype not in _NAMES]
@@ -97,8 +97,8 @@ def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int)
     elif target.is_dir():
         others = [file.name for file in sorted(target.iterdir()) if not _is_replaceable(file, inputs)]
         if others or (any(target.iterdir()) and not any(file.suffix == ".safetensors" for file in target.iterdir())):
-            named = ", ".join(others[:3]) or "no earlier result"
-            problems.append(f"output={path} holds other files ({named}); choose an output folder of its own")
+            examples = ", ".join(others[:3]) or "no earlier result"
+            problems.append(f"output={path} holds other files ({examples}); choose an output folder of its own")
     elif target.exists() and as_folder:
         problems.append(f"output={path} is a file, and a folder is to be written; choose another name")
     raise_any(problems)

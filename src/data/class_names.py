@@ -1,4 +1,4 @@
-"""Which class is which: names are compared without case, spaces and punctuation, and labels follow the names."""
+"""Matching of class names, without case, spaces and punctuation; labels follow from the names."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Every task the program knows, by name, and those that a user names."""
+"""The registry of tasks by name: those of the program, and those that a user adds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -51,11 +51,11 @@ def require_data(
     download: bool,
     progress: Progress = SILENT,
 ) -> None:
-    """Fetch what is missing, if `download`.
+    """Download the missing data of `tasks`, if `download`.
 
     Nothing is fetched while something is missing that only the user can bring.
 
-    progress: listener, told in bytes.
+    progress: listener, in bytes.
 
     Raise UserError with all that is still missing.
     """

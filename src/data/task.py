@@ -1,4 +1,4 @@
-"""What a task is: its name, its classes and prompts, and its examples by split."""
+"""Tasks: a name, classes and prompts, and examples by split."""
 
 import json
 import threading
@@ -48,7 +48,7 @@ class ExampleSource(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Sentences on what makes the examples others than the papers'."""
+        """Sentences on how the examples differ from the papers'."""
 
     def problems(self, was_fetched: bool = False) -> list[str]:
         """Return what is missing, as `Task.problems` does."""
@@ -85,7 +85,7 @@ class Task:
     def examples(self, split: str) -> Examples:
         """Return the examples of `train`, `val` or `test`.
 
-        A task with validation data of its own uses that. Elsewhere validation is a tenth of the training part, at
+        A task with validation data of its own uses that. Elsewhere validation is a tenth of the training subset, at
         most 5,000, drawn by `random_split` with seed 0, as in the papers (of MNIST's 60,000 the first index left for
         training is 36044).
         """
@@ -94,7 +94,7 @@ class Task:
             return whole
         train, val = split_indices(len(whole))
         if not val:
-            raise UserError(f"{self.name} has {len(whole)} training examples, too few to hold some out; give it a part val")
+            raise UserError(f"{self.name} has {len(whole)} training examples, too few to hold some out; give it a val subset")
         return Subset(whole, train if split == "train" else val)
 
     def fingerprint(self, split: str) -> str:
@@ -105,17 +105,17 @@ class Task:
 
     @property
     def definition(self) -> str:
-        """The digest of what the task asks: name, classes, prompts, and the kind of source."""
+        """The digest of name, classes, prompts and kind of source, all that defines the task beside its examples."""
         facts = [self.name, list(self.classes), list(self.templates), self.source.kind]
         return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
 
     @property
     def notes(self) -> list[str]:
-        """Sentences to print and to record: what makes these examples others than the papers'. Needs the data."""
+        """Sentences, to print and to record, on how these examples differ from the papers'. Needs the data."""
         return list(self.source.notes)
 
     def problems(self, was_fetched: bool = False) -> list[str]:
-        """Return sentences that say what is missing, where it was looked for, what helps; [] if the data is there.
+        """Return sentences on what is missing, where it was looked for and what helps; [] if the data is there.
 
         was_fetched: whether it was downloaded just now, so that doing so again is no remedy.
         """
@@ -129,7 +129,7 @@ class Task:
     def fetch(self, progress: Progress = SILENT) -> None:
         """Download the data. Raise UserError with the reason and the way by hand.
 
-        progress: listener, told in bytes.
+        progress: listener, in bytes.
         """
         self.source.fetch(progress)
 
@@ -151,6 +151,6 @@ class Task:
 
 def split_indices(count: int) -> tuple[list[int], list[int]]:
     """Return the (training, validation) indices of `count` examples."""
-    held = min(int(count * VALIDATION_SHARE), VALIDATION_MOST)
-    train, val = torch.utils.data.random_split(range(count), [count - held, held], Generator().manual_seed(SEED))
+    val_count = min(int(count * VALIDATION_SHARE), VALIDATION_MOST)
+    train, val = torch.utils.data.random_split(range(count), [count - val_count, val_count], Generator().manual_seed(SEED))
     return list(train.indices), list(val.indices)

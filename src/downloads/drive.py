@@ -1,4 +1,4 @@
-"""Fetch the folders that the TALL masks authors keep on Google Drive, with gdown, which is asked for where it is needed."""
+"""Download the folders that the TALL masks authors keep on Google Drive, with gdown, which only this module needs."""
 
 import importlib
 import inspect
@@ -20,7 +20,7 @@ TIMEOUT = {"timeout": (30, 120)}  # seconds to connect, and between bytes; gdown
 
 
 def fetch_folder(identity: str, folder: Path) -> None:
-    """Have the files of a folder on Google Drive in `folder`; complete ones are skipped, an interrupted one goes on.
+    """Download the files of a folder on Google Drive into `folder`; complete ones are skipped, an interrupted one goes on.
 
     Drive gives no digests: the caller checks what has come.
 
@@ -38,12 +38,12 @@ def fetch_folder(identity: str, folder: Path) -> None:
         gdown.download_folder(id=identity, output=str(folder), resume=True, retries=RETRIES, **timeout)
     except Exception as error:  # requests' errors, gdown's, and those of parsing a page that Drive changed
         if isinstance(error, OSError) and error.errno in NO_SPACE:
-            raise UserError(f"no room left in {folder}; free some and run this again: it goes on where it stopped") from error
+            raise UserError(f"no space left in {folder}; free some and run this again: it goes on where it stopped") from error
         refused = type(error).__module__.split(".")[0] != "requests"
         what = "did not give all files" if refused else "cannot be reached"
         limits = "it limits how often a file may be downloaded in a day, so " if refused else ""
-        said = " ".join(str(error).split())[:160]
+        message = " ".join(str(error).split())[:160]
         raise UserError(
-            f"Google Drive {what} ({type(error).__name__}: {said}): {limits}run this again later, and it goes on where it "
+            f"Google Drive {what} ({type(error).__name__}: {message}): {limits}run this again later, and it goes on where it "
             f"stopped; or open {by_hand}"
         ) from error

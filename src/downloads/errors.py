@@ -1,4 +1,4 @@
-"""The errors of a Hub's client, as sentences."""
+"""The errors of the Hub's client, raised as UserErrors that say what to do."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from huggingface_hub.errors import (
 from src.errors import UserError
 from src.runtime.files import NO_SPACE
 
-CARRIERS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # as the client's version has it
+HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")  # one of them, by the client's version
 
 
 @contextlib.contextmanager
 def hub_errors(repository: str, kind: str, patterns: Sequence[str], folder: Path, endpoint: str) -> Iterator[None]:
-    """Raise what the client raises as a UserError that says what to do."""
+    """Raise the client's errors in this block as UserErrors that say what to do."""
     page = f"{endpoint}/{'datasets/' * (kind == 'dataset')}{repository}"
     files = " and ".join(patterns)
     by_hand = f"or download {files} from {page}/tree/main by hand, and put the files into {folder} as they lie there"
@@ -46,16 +46,16 @@ def hub_errors(repository: str, kind: str, patterns: Sequence[str], folder: Path
         raise UserError(f"{endpoint} answered {status} when asked for {what}; {advice}, {by_hand}") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
-            raise UserError(f"no room left in {folder} ({error.strerror}); free some: it goes on where it stopped") from error
+            raise UserError(f"no space left in {folder} ({error.strerror}); free some: it goes on where it stopped") from error
         if not is_interruption(error):
             raise
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        what = f"{endpoint} cannot be reached, or stopped half-way ({said})"
+        message = (str(error).splitlines() or [type(error).__name__])[0]
+        what = f"{endpoint} cannot be reached, or stopped half-way ({message})"
         raise UserError(f"{what}; try again: it goes on where it stopped; {by_hand}") from error
 
 
 def is_interruption(error: Exception) -> bool:
-    """Whether the network failed, which may be better in a moment."""
-    is_carrier = type(error).__module__.split(".")[0] in CARRIERS or isinstance(error, ConnectionError | TimeoutError)
+    """Whether the network failed, so that trying again may succeed."""
+    is_network_error = type(error).__module__.split(".")[0] in HTTP_LIBRARIES or isinstance(error, ConnectionError | TimeoutError)
     is_cut_short = type(error) is OSError and error.errno is None  # the client's own, of a size; the system's have a number
-    return is_cut_short or (is_carrier and not isinstance(error, HfHubHTTPError | OfflineModeIsEnabled))
+    return is_cut_short or (is_network_error and not isinstance(error, HfHubHTTPError | OfflineModeIsEnabled))

@@ -12,14 +12,14 @@ from huggingface_hub.hf_api import RepoFile
 from src.downloads.errors import hub_errors
 from src.downloads.record import DownloadRecord
 from src.downloads.transfer import download, draft_size
-from src.downloads.verification import ExpectedFile, is_file
+from src.downloads.verification import ExpectedFile, has_contents
 from src.errors import UserError, raise_any
 from src.runtime.files import require_space
 from src.runtime.progress import SILENT, Progress
 
 LOCK = ".fetching.lock"
 LOCK_NOTICE = 3.0  # seconds of waiting for another program before it is said
-LOCK_TIMEOUT = 600.0  # seconds of waiting where nobody is told
+LOCK_TIMEOUT = 600.0  # seconds of waiting where no listener would show that this waits
 
 
 def fetch(
@@ -31,9 +31,9 @@ def fetch(
     endpoint: str | None = None,
     progress: Progress = SILENT,
 ) -> str:
-    """Have the files of a repository that match in `folder`, under the paths they have there; return the commit's sha.
+    """Download the files of a repository that match into `folder`, under their paths; return the commit's sha.
 
-    What is there and verified is not asked for again; if that is all, no connection is made. Files in hidden folders or
+    Files that are there and verified are not requested again; if that is all, no connection is made. Files in hidden folders or
     with hidden names (`.gitattributes`) are left out: under such names are what belongs to git and to us, the record of
     this folder among them.
 
@@ -41,7 +41,7 @@ def fetch(
     patterns: as `*.parquet`, where `*` crosses folders, too.
     revision: a branch, tag or commit; without one, the commit that this folder was first fetched at, else that of main.
     endpoint: default HF_ENDPOINT, else the Hub.
-    progress: listener, told in bytes, and that another program is at work in this folder, for which this waits.
+    progress: listener, in bytes; it also hears that this waits for another program at work in the folder.
 
     Raise UserError with what went wrong and the way by hand.
     """
@@ -60,7 +60,7 @@ def fetch(
                 f"the {kind} {repository} has no file like {' or '.join(patterns)} at {record.commit}; "
                 f"it has {', '.join(list(visible)[:5]) or 'none at all'}"
             )
-        with record.written():
+        with record.saving():
             missing = _missing(folder, wanted, record)
             require_space(folder, sum(file.size - draft_size(folder / path, file) for path, file in missing.items()))
             progress.plan(sum(file.size for file in missing.values()))
@@ -115,7 +115,7 @@ def _missing(folder: Path, wanted: dict[str, ExpectedFile], record: DownloadReco
     for path, file in wanted.items():
         if record.is_verified(path):
             continue
-        if (folder / path).is_file() and is_file(folder / path, file):
+        if (folder / path).is_file() and has_contents(folder / path, file):
             record.verify(path)
         else:
             missing[path] = file

@@ -1,4 +1,4 @@
-"""What a folder remembers of the repositories it was fetched from, so that they are asked once and read once."""
+"""A download folder's record of each repository's commit and verified files, which need no second request or check."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ PAUSE = 5.0  # seconds between two writings, which take long where a repository 
 
 
 class DownloadRecord:
-    """The record of one repository.
+    """The record of one repository in a folder.
 
     commit: that was fetched; None before.
     files: those that it has, by path.
@@ -22,7 +22,7 @@ class DownloadRecord:
     """
 
     def __init__(self, folder: Path, name: str):
-        self._folder, self._name, self._written = folder, name, time.monotonic()
+        self._folder, self._name, self._last_write = folder, name, time.monotonic()
         try:
             self._all = json.loads((folder / RECORD).read_text())
             own = self._all.get(name, {})
@@ -33,7 +33,7 @@ class DownloadRecord:
             self._all, self.files, self.verified, self.commit = {}, {}, {}, None
 
     def is_of(self, revision: str | None) -> bool:
-        """Whether the record is of a revision, a commit or None for whichever was fetched."""
+        """Whether the record is of `revision`: a commit, or None for whichever was fetched first."""
         return self.commit is not None and revision in (None, self.commit)
 
     def start(self, commit: str, files: dict[str, ExpectedFile]) -> None:
@@ -48,12 +48,12 @@ class DownloadRecord:
         """Note that a file has the contents that the repository says it has."""
         state = (self._folder / path).stat()
         self.verified[path] = [state.st_size, state.st_mtime_ns, self.files[path].digest]
-        if time.monotonic() > self._written + PAUSE:
+        if time.monotonic() > self._last_write + PAUSE:
             self._write()
 
     @contextlib.contextmanager
-    def written(self) -> Iterator[None]:
-        """A context in which files are verified: the record is on disk before the first, and after the last."""
+    def saving(self) -> Iterator[None]:
+        """Write the record when the block, in which files are downloaded and verified, begins and when it ends."""
         self._write()  # before any file, so that a killed run has its commit
         try:
             yield
@@ -66,4 +66,4 @@ class DownloadRecord:
         if self._all.get(self._name) != own:
             self._all[self._name] = {**own, "verified": dict(self.verified)}
             write_json(self._folder / RECORD, self._all)
-        self._written = time.monotonic()
+        self._last_write = time.monotonic()

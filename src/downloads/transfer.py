@@ -1,7 +1,7 @@
-"""Bring one file from a Hub: into a draft beside its place, from where that stopped, and under its name once it is verified.
+"""Download one file: into a draft beside its path, resumed where that stopped, renamed once it is verified.
 
 The client library starts an interrupted file anew (since version 1 its drafts are a process's own), so drafts are kept
-here: an L/14 encoder is more than a gigabyte, and a folder of twenty is more than an evening.
+here: an L/14 encoder is more than a gigabyte, and a set has twenty.
 """
 
 import glob
@@ -12,7 +12,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import are_progress_bars_disabled, build_hf_headers, disable_progress_bars, enable_progress_bars
 
 from src.downloads.errors import is_interruption
-from src.downloads.verification import ExpectedFile, is_file
+from src.downloads.verification import ExpectedFile, has_contents
 from src.errors import UserError
 from src.runtime.progress import Progress
 
@@ -22,10 +22,10 @@ BAR = "huggingface_hub.http_get"
 
 
 def download(url: str, target: Path, path: str, file: ExpectedFile, progress: Progress) -> None:
-    """Have the file at `target`, which appears when it is whole and verified; a draft goes on where it stopped.
+    """Download a file to `target`, which appears when it is complete and verified; an earlier draft is resumed.
 
     path: what it is called in its repository.
-    progress: listener, told in bytes, those of the draft at once.
+    progress: listener, in bytes; those of an earlier draft are reported at once.
 
     Raise UserError if other contents came than expected.
     """
@@ -42,7 +42,7 @@ def download(url: str, target: Path, path: str, file: ExpectedFile, progress: Pr
         except Exception as error:
             if not is_interruption(error) or _size(draft) == before:
                 raise
-    if not is_file(draft, file):
+    if not has_contents(draft, file):
         draft.unlink()
         raise UserError(
             f"{path} came with other contents than its repository says it has, and was removed; run this again, and if it "
@@ -52,7 +52,7 @@ def download(url: str, target: Path, path: str, file: ExpectedFile, progress: Pr
 
 
 def draft_size(target: Path, file: ExpectedFile) -> int:
-    """Return the bytes of a file that came earlier."""
+    """Return the bytes of a file that an earlier, interrupted download left in its draft."""
     return _size(_draft(target, file))
 
 

@@ -1,4 +1,4 @@
-"""Whether a file on disk has the contents that a repository says it has."""
+"""Comparison of files on disk with the sizes and digests that a repository lists."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class ExpectedFile:
     digest: str
 
 
-def is_file(path: Path, expected: ExpectedFile) -> bool:
+def has_contents(path: Path, expected: ExpectedFile) -> bool:
     """Whether the file has the expected contents. Reads all of it, unless its size is another."""
     if path.stat().st_size != expected.size:
         return False

@@ -1,1 +1,1 @@
-"""Scores of models on data, computed once, and what is chosen by them."""
+"""Scores of models on data, computed once, and the choice of coefficients and masks by them."""

@@ -1,4 +1,4 @@
-"""Figures that were computed once: one small JSON file each, so that killed and parallel runs lose nothing."""
+"""A cache of computed values on disk: one small JSON file each, so that killed and parallel runs lose nothing."""
 
 import json
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from src.checkpoints.reading import Checkpoint
 from src.runtime.files import write_json
 from src.state_dict import StateDict, digest, floating
 
-VERSION = 2  # of what is kept: raise it when the same key comes to give other figures, or another form
+VERSION = 2  # of cached values: raise it when the same key comes to give other values, or another form
 
 
 class Cache:
-    """Values under `folder`, by the text of their keys."""
+    """A cache of JSON values under `folder`, by keys that are JSON values, too."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -43,8 +43,8 @@ class Cache:
         key = [VERSION, *key]
         write_json(self._path(kind, key), {"made_from": key, "value": value})
 
-    def facts(self, checkpoint: Checkpoint) -> "Facts":
-        """Return what reading all of a checkpoint tells; it is read again only when one of its files changed."""
+    def summary(self, checkpoint: Checkpoint) -> "ContentSummary":
+        """Return the summary of a checkpoint's contents; it is read again only when one of its files changed."""
         stats = [
             [
                 str(checkpoint.path.resolve()),
@@ -54,15 +54,16 @@ class Cache:
             for file in checkpoint.files
         ]
         names = xxhash.xxh3_64_hexdigest("\n".join(checkpoint).encode())  # one file may be read under different names
-        return Facts(**self.get("checkpoints", [names, checkpoint.base_digest, *stats], lambda: vars(Facts.of(checkpoint))))
+        key = [names, checkpoint.base_digest, *stats]
+        return ContentSummary(**self.get("checkpoints", key, lambda: vars(ContentSummary.of(checkpoint))))
 
     def _path(self, kind: str, key: list) -> Path:
         return self._folder / kind / f"{xxhash.xxh3_128_hexdigest(json.dumps(key).encode())}.json"
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What reading all of a state dict tells.
+class ContentSummary:
+    """The digest of a state dict, and which of its entries are not finite.
 
     digest: of all entries.
     non_finite: names of entries with NaN or infinite values.
@@ -72,6 +73,7 @@ class Facts:
     non_finite: list[str]
 
     @classmethod
-    def of(cls, entries: StateDict) -> "Facts":
+    def of(cls, entries: StateDict) -> "ContentSummary":
+        """Return the summary of a state dict, reading all of it."""
         non_finite = [key for key in floating(entries) if not torch.isfinite(entries[key]).all()]
         return cls(digest(entries.items()), non_finite)

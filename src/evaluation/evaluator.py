@@ -8,7 +8,7 @@ from src.checkpoints.reading import Checkpoint
 from src.data.task import Task
 from src.elementwise import add_vector
 from src.errors import raise_any
-from src.evaluation.cache import Facts
+from src.evaluation.cache import ContentSummary
 from src.evaluation.scorer import Candidate, Job, Score, Scorer
 from src.merging.engine.inputs import MergeInputs
 from src.models.family import ModelFamily
@@ -17,7 +17,7 @@ from src.state_dict import Memoized, StateDict, byte_size, combined_digest, entr
 from src.task_vectors import TaskVector
 from src.training.provenance import recipe_digest_of
 
-COMPARED = 512  # at least so many examples of a task on which a narrow precision is compared with float32
+PRECISION_EXAMPLES = 512  # of a task, at least, on which a narrow precision is compared with float32
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Evaluator:
     checkpoints: the fine-tuned models, by task.
     inputs: these models as the inputs of merges; None where there are none.
     candidates_per_pass: number of merged models that are held in memory together.
-    facts: of the checkpoints, by task; read by the processes of the group together if they are not given.
+    summaries: of the checkpoints, by task; if empty, the processes of the group read each checkpoint once.
 
     Raise UserError if a checkpoint holds NaN or infinite values, before anything is scored.
     """
@@ -38,20 +38,21 @@ class Evaluator:
     checkpoints: Mapping[str, Checkpoint]
     inputs: MergeInputs | None
     candidates_per_pass: int = 1
-    facts: Mapping[str, Facts] = field(default_factory=dict)
+    summaries: Mapping[str, ContentSummary] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.facts:
-            object.__setattr__(self, "facts", _read_facts(self.scorer, self.checkpoints))
+        if not self.summaries:
+            object.__setattr__(self, "summaries", _summaries(self.scorer, self.checkpoints))
         raise_any(
-            f"{self.checkpoints[name].path} holds NaN or infinite values in {', '.join(facts.non_finite[:3])}; "
+            f"{self.checkpoints[name].path} holds NaN or infinite values in {', '.join(summary.non_finite[:3])}; "
             "train or fetch it again"
-            for name, facts in self.facts.items()
-            if any(self.inputs.changed(key) for key in facts.non_finite)
+            for name, summary in self.summaries.items()
+            if any(self.inputs.changed(key) for key in summary.non_finite)
         )
 
     @property
     def family(self) -> ModelFamily:
+        """The model family of all models scored here."""
         return self.scorer.family
 
     def on(self, tasks: Sequence[Task]) -> "Evaluator":
@@ -101,14 +102,14 @@ class Evaluator:
             scores += self.merged([merges(coefficient) for coefficient in batch], split, names)
         return scores
 
-    def compared(self, vectors: Mapping[str, TaskVector]) -> dict[str, tuple[Score, Score, Score]]:
+    def compare(self, vectors: Mapping[str, TaskVector]) -> dict[str, tuple[Score, Score, Score]]:
         """Return test scores of the pre-trained, the fine-tuned and the merged model by task, in one pass over the data."""
         models = [lambda task: self._pretrained, self._finetuned, self._merged(vectors, "the merged model")]
         jobs = [Job(task, "test", partial(_candidates, models, name)) for name, task in self.tasks.items()]
         return {name: tuple(scores) for name, scores in zip(self.tasks, self.scorer.scores(jobs), strict=True)}
 
     def precision_differences(self, vectors: Mapping[str, TaskVector]) -> tuple[int, int]:
-        """Return how many test predictions of the merged model differ between the family's precision and float32, of how many."""
+        """Return (different, compared): on how many test examples the family's precision and float32 predict otherwise."""
         scorer, merged, tasks = self.scorer, self._merged(vectors, "the merged model"), list(self.tasks.values())
 
         def compare(task: Task) -> list[int]:
@@ -121,20 +122,20 @@ class Evaluator:
                 for batch in self.family.batches(task, "test", scorer.batch_size, self.family.spans(task, "test")[0]):
                     narrow, wide = (predict(batch) for predict in predictors)
                     different, examples = different + int((narrow != wide).sum()), examples + len(wide)
-                    if examples >= COMPARED:
+                    if examples >= PRECISION_EXAMPLES:
                         break
                 return [different, examples]
 
             return scorer.cache.get("precision", key, count)
 
-        own = [compare(tasks[number]) for number in scorer.group.assign([COMPARED] * len(tasks))]
+        own = [compare(tasks[number]) for number in scorer.group.assign([PRECISION_EXAMPLES] * len(tasks))]
         counts = [pair for part in scorer.group.all_gather(own) for pair in part]
         return sum(different for different, _ in counts), sum(examples for _, examples in counts)
 
     @property
     def finetuned_digests(self) -> dict[str, str]:
         """The digests of the fine-tuned weights, by task."""
-        return {task: facts.digest for task, facts in self.facts.items()}
+        return {task: summary.digest for task, summary in self.summaries.items()}
 
     def lineage(self, tasks: Mapping[str, Task], splits: Sequence[str] = ("val", "test")) -> dict:
         """Return digests of all models, and of the heads and data of `tasks`: figures compare where these are equal."""
@@ -155,7 +156,7 @@ class Evaluator:
         return {name: score for name, (score,) in zip(self.tasks, self.scorer.scores(jobs), strict=True)}
 
     def _merged(self, vectors: Mapping[str, TaskVector], name: str) -> Callable[[str], Candidate]:
-        """Return what makes each task's candidate when asked for; tasks that share a vector share it."""
+        """Return a function from a task to its candidate; tasks that share a vector share the candidate."""
         by_identity = {id(vector): vector for vector in vectors.values()}
 
         def make(identity: int) -> Candidate:
@@ -174,19 +175,19 @@ class Evaluator:
         )
 
     def _finetuned(self, task: str) -> Candidate:
-        return Candidate(self.checkpoints[task], self.facts[task].digest, "the fine-tuned model")
+        return Candidate(self.checkpoints[task], self.summaries[task].digest, "the fine-tuned model")
 
     @cached_property
     def _pretrained(self) -> Candidate:
         return Candidate(self.family.pretrained, self.family.pretrained_digest, "the pre-trained model")
 
 
-def _read_facts(scorer: Scorer, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Facts]:
-    """Return what reading all of each checkpoint tells; each is read by one process of the group."""
+def _summaries(scorer: Scorer, checkpoints: Mapping[str, Checkpoint]) -> dict[str, ContentSummary]:
+    """Return the summary of each checkpoint, which one process of the group reads."""
     names, sizes = list(checkpoints), [byte_size(checkpoint) for checkpoint in checkpoints.values()]
-    own = {names[number]: scorer.cache.facts(checkpoints[names[number]]) for number in scorer.group.assign(sizes)}
-    read = {name: facts for part in scorer.group.all_gather(own) for name, facts in part.items()}
-    return {name: read[name] for name in names}
+    own = {names[number]: scorer.cache.summary(checkpoints[names[number]]) for number in scorer.group.assign(sizes)}
+    gathered = {name: summary for part in scorer.group.all_gather(own) for name, summary in part.items()}
+    return {name: gathered[name] for name in names}
 
 
 def _candidates(models: list[Callable[[str], Candidate]], task: str) -> list[Candidate]:

@@ -45,7 +45,7 @@ def read_manifests(paths: Iterable[Path]) -> list[tuple[str, dict]]:
 
 def benchmark_of(lineage: Mapping, model: str, entries: Iterable[tuple[str, dict]]) -> str:
     """Return the name of the first benchmark all of whose digests for this model agree; `unknown` if there is none."""
-    has_finetuned = lineage.get("finetuned") != {}  # else only the pre-trained model was looked at
+    has_finetuned = lineage.get("finetuned") != {}  # else only the pre-trained model was scored
     for name, models in entries:
         for sections in (models.get(model), models.get(ANY)):
             expected = {

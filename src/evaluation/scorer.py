@@ -12,13 +12,14 @@ from src.state_dict import StateDict
 
 @dataclass(frozen=True)
 class Score:
-    """`right` of `count` examples."""
+    """A score: `right` of `count` examples are predicted correctly."""
 
     right: int
     count: int
 
     @property
     def accuracy(self) -> float:
+        """The share of examples predicted correctly, 0 to 1."""
         return self.right / self.count
 
     @property
@@ -27,7 +28,7 @@ class Score:
         return self.accuracy * (1 - self.accuracy) / self.count
 
     def record(self) -> dict:
-        """Return the figures as JSON values."""
+        """Return right, count and accuracy as JSON values."""
         return {"right": self.right, "count": self.count, "accuracy": self.accuracy}
 
 
@@ -36,7 +37,7 @@ class Candidate:
     """Weights to be scored.
 
     digest: of the weights.
-    name: what they are called in reports.
+    name: for progress reports.
     """
 
     weights: StateDict
@@ -58,7 +59,7 @@ class Scorer:
     """Scores candidates, and looks in the cache first: only what was never scored is computed, a span of examples at a time.
 
     group: processes that share the jobs.
-    progress: listener, told in examples.
+    progress: listener, in examples.
     computed: number of scores that this process computed rather than found.
     """
 
@@ -79,7 +80,7 @@ class Scorer:
         return [by_job[number] for number in range(len(jobs))]
 
     def key(self, task: TaskLike, split: str) -> list:
-        """Return all that decides predictions on a split but the weights; a narrow precision rounds as its device does."""
+        """Return the cache key of a split: all that decides predictions but the weights; the device, too, if it rounds."""
         family = self.family
         precision = family.precision if family.precision == "fp32" else f"{family.precision} on {family.device.type}"
         return [family.identity, precision, family.prepare(task), task.name, split, family.data_digest(task, split)]
@@ -101,8 +102,8 @@ class Scorer:
                 total[0] += counts[number]
                 total[1] += len(span)
             if len(missing) < len(candidates):
-                remembered = (len(candidates) - len(missing)) * len(span)
-                self.progress.report(f"remembering {_names(candidates)} on {task.name} ({split})", remembered)
+                cached = (len(candidates) - len(missing)) * len(span)
+                self.progress.report(f"reading cached scores of {_names(candidates)} on {task.name} ({split})", cached)
         self.computed += len(computed)
         return [Score(*total) for total in totals]
 

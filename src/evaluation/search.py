@@ -60,7 +60,7 @@ def whole_grid(count: int, values: Callable[[Sequence[int]], Sequence[float]]) -
 def golden_section(count: int, values: Callable[[Sequence[int]], Sequence[float]]) -> None:
     """Look at fewer indices of the same grid: about seven of ten, eleven of thirty.
 
-    Indices evenly apart, about the square root of `count`, are looked at first, so that a curve with several peaks or a
+    Indices evenly apart, about the square root of `count`, are evaluated first, so that a curve with several peaks or a
     flat start misleads less; then the interval around the best of them is cut at its golden sections, the side of the
     smaller value dropped (Kiefer, 1953); then the best is climbed from, two steps to each side. A curve that is not
     one peak between those indices, or noise in it, can hide a better one: the whole grid is the papers' way.
@@ -98,7 +98,7 @@ def search(
     finetuned: Accuracies,
     zeroshot: Accuracies,
 ) -> tuple[dict[str, float], list[SearchPoint]]:
-    """Return each task's coefficient, and the points that were looked at, in the order of the grid.
+    """Return each task's coefficient, and the points that were evaluated, in the order of the grid.
 
     It is the coefficient with the best objective, or, where a method gives each task its own vector, the one with the
     task's best accuracy; the first of equals.

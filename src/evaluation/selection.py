@@ -1,4 +1,4 @@
-"""What a run selects on validation data before it looks at test data: coefficients, and the masks a method is made of."""
+"""Selection on validation data, before test data is used: of coefficients, and of the masks that a method needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Selection:
 
     merges: the method's merged vectors, by coefficient.
     coefficients: by task; None where they are not known (masks that do not say).
-    curve: the points that were looked at.
+    curve: the points that were evaluated.
     grid_size: number of coefficients that the curve was chosen from, 0 without a search.
-    provenance: what masks would be made of.
+    provenance: of masks made in this run.
     masks: those loaded, or made before the search.
     notes: sentences for the record.
     """
@@ -60,20 +60,20 @@ def select(
     provenance = MaskProvenance(method.mask_base, evaluator.family.pretrained_digest, evaluator.finetuned_digests)
     load = False if load is None and maker is None else load
     masks = load_masks(load, files, provenance, inputs.outline, (maker or method).coefficients(len(tasks)))
-    is_given = bool(masks and method.per_task)  # then the masks are all there is to choose
+    uses_saved_masks = bool(masks and method.per_task)  # then no coefficient is left to choose
     grid = (specified,) if specified is not None else method.coefficients(len(tasks))
-    _plan(evaluator, [*([] if is_given else [grid]), *([maker.coefficients(len(tasks))] if maker and not masks else [])])
+    _plan(evaluator, [*([] if uses_saved_masks else [grid]), *([maker.coefficients(len(tasks))] if maker and not masks else [])])
     notes = []
     if masks:
-        is_checked = masks.chosen_from or masks.lambdas
-        notes.append(f"masks: {masks}{'' if is_checked else '; the file does not say of which checkpoints they are'}")
+        has_provenance = masks.chosen_from or masks.lambdas
+        notes.append(f"masks: {masks}{'' if has_provenance else '; the file does not say of which checkpoints they are'}")
     elif maker:
         masks = _make_masks(maker, files.folder, evaluator, provenance, strategy)
         notes.append(f"masks: none were there that fit, so they were made: {masks}")
     if masks:
         method = method.with_masks(masks.masks)
     merges = method(inputs)
-    if is_given:
+    if uses_saved_masks:
         lambdas = masks.lambdas or dict.fromkeys(tasks)
         return Selection(method, merges, {task: lambdas[task] for task in tasks}, [], 0, provenance, masks, notes)
     coefficients, curve = choose(method, merges, grid, evaluator, strategy)

@@ -1,4 +1,4 @@
-"""What fine-tuned models of one pre-trained model share: masks, cosines, singular values, subspaces."""
+"""Analysis of what fine-tuned models share: masks, cosines, singular values, subspaces."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class LayerSpectrum:
 
 @dataclass(frozen=True)
 class MaskUse:
-    """How tasks share the changed weights.
+    """How the tasks' masks share the changed weights.
 
     share: by number of tasks 0..T, the share of weights that so many masks select (0: catastrophic, 1: selfish, more:
         shared).
@@ -48,7 +48,7 @@ class MaskUse:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All figures.
+    """The analysis of several task vectors of one pre-trained model.
 
     cosine: (tasks, tasks), between task vectors.
     norm: their 2-norms.
@@ -64,7 +64,7 @@ class Analysis:
 
 
 def analyse(inputs: MergeInputs, masks: Mapping[str, StateDict] | None) -> Analysis:
-    """Return all figures, streaming: one pass for the cosines, one decomposition for each layer's matrix of each task."""
+    """Return the analysis, streaming: one pass for the cosines, one decomposition for each layer's matrix of each task."""
     tasks = list(inputs.tasks)
     gram = sum(inputs.scan(_inner_products), start=torch.zeros(len(tasks), len(tasks), dtype=torch.float64))
     norm = gram.diagonal().sqrt()
@@ -77,7 +77,7 @@ def analyse(inputs: MergeInputs, masks: Mapping[str, StateDict] | None) -> Analy
 
 
 def mask_use(inputs: MergeInputs, masks: Sequence[StateDict]) -> MaskUse:
-    """Return how tasks share the weights that any of them changed.
+    """Return how the masks share the weights that any task changed.
 
     masks: of each task, packed, by key.
     """

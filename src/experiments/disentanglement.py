@@ -18,14 +18,16 @@ from torch import Tensor
 from src.data.task import Task
 from src.elementwise import add_vector
 from src.evaluation.evaluator import Evaluator
-from src.experiments.record import Run
+from src.experiments.record import Result
 from src.models.family import Batch
 from src.state_dict import StateDict
 
-Map = list[list[float]]  # by the first task's coefficient, then by the second's
+CoefficientMap = list[list[float]]  # by the first task's coefficient, then by the second's
 
 
-def disagreements(evaluator: Evaluator, pair: Sequence[Task], grid: Sequence[float], most: int | None) -> dict[str, Map]:
+def disagreements(
+    evaluator: Evaluator, pair: Sequence[Task], grid: Sequence[float], most: int | None
+) -> dict[str, CoefficientMap]:
     """Return, for each of two tasks, the share of its test examples on which the two-vector model disagrees with its own.
 
     Each pair of coefficients is cached.
@@ -97,7 +99,7 @@ class _Examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DisentanglementResult(Run):
+class DisentanglementResult(Result):
     """The result of comparing two tasks' vectors.
 
     grid: coefficients of each vector.
@@ -107,11 +109,11 @@ class DisentanglementResult(Run):
     kind: ClassVar[str] = "disentanglement"
 
     grid: list[float]
-    shares: dict[str, Map]
+    shares: dict[str, CoefficientMap]
 
     @property
-    def error(self) -> Map:
-        """The sum of the shares over the tasks."""
+    def error(self) -> CoefficientMap:
+        """The disentanglement error: the sum of the shares over both tasks."""
         first, second = self.shares.values()
         return [[a + b for a, b in zip(*rows)] for rows in zip(first, second)]
 
@@ -123,7 +125,7 @@ class DisentanglementResult(Run):
         error = self.error
         return {name: {"mean": fmean(error[row][column] for row in span for column in span)} for name, span in ranges.items()}
 
-    def figures(self) -> dict:
+    def measurements(self) -> dict:
         return {"grid": self.grid, "shares": self.shares, "error": self.error, "means": self.means()}
 
     def show(self, console: Console) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from src.evaluation.scorer import Score
 from src.evaluation.search import SearchPoint
 from src.evaluation.selection import Selection
-from src.experiments.record import Run, format_coefficient, format_means, half_width
+from src.experiments.record import Result, format_coefficient, format_means, half_width
 from src.experiments.storage import Storage, storage_of
 from src.merging.engine.inputs import MergeInputs
 from src.state_dict import byte_size
@@ -42,14 +42,14 @@ class TaskScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeResult(Run):
+class MergeResult(Result):
     """The result of a merge.
 
     coefficients: by task; None where it is not known (masks that do not say).
-    curve: the points that the search looked at.
+    curve: the points that the search evaluated.
     grid_size: number of coefficients that it chose from.
     scores: of test data, by task.
-    summary: further figures, by name.
+    summary: further measurements of the method, by name.
     bytes_stored: of the merged model, or of what all tasks' models are rebuilt from.
     scale_by_depth: LiNeS' factor of each block.
     storage: where each task has a model of its own.
@@ -73,7 +73,7 @@ class MergeResult(Run):
         """Return the result of what was selected.
 
         disk_bytes: size of the bundle on disk; None if none was written.
-        about: the fields of every `Run`.
+        about: the fields of every `Result`.
         """
         merges, coefficients = selection.merges, selection.coefficients
         storage = storage_of(merges.compact(coefficients), inputs.pretrained, disk_bytes) if merges.compact else None
@@ -112,7 +112,7 @@ class MergeResult(Run):
         means["normalised"] = fmean(task.normalised for task in tasks), half_width([task.normalised_variance for task in tasks])
         return {name: {"mean": mean, "half_width_95": width} for name, (mean, width) in means.items()}
 
-    def figures(self) -> dict:
+    def measurements(self) -> dict:
         return {
             "coefficient": self.coefficient,
             "coefficients": self.coefficients,

@@ -15,13 +15,13 @@ from src.data.task import Task
 from src.evaluation.evaluator import Evaluator, accuracies
 from src.evaluation.scorer import Score
 from src.evaluation.search import SearchPoint
-from src.experiments.record import Run, format_means, half_width
+from src.experiments.record import Result, format_means, half_width
 from src.task_vectors import TaskVector
 
 
 @dataclass(frozen=True)
 class TaskNegation:
-    """What negating one task's vector does.
+    """The result of negating one task's vector.
 
     coefficient: what the vector is multiplied by before it is subtracted.
     curve: validation accuracies on the target and the control task, by coefficient.
@@ -37,7 +37,7 @@ class TaskNegation:
 def negate_all(
     evaluator: Evaluator, targets: Sequence[Task], control: Task, grid: Sequence[float], threshold: float
 ) -> dict[str, TaskNegation]:
-    """Return what negating each target's vector does, by task.
+    """Return the result of negating each target's vector, by task.
 
     Processes share the targets, for each needs the control's data again.
     """
@@ -61,9 +61,9 @@ def control_losses(negations: Mapping[str, TaskNegation], control: str, threshol
 
 
 def negate(evaluator: Evaluator, target: Task, control: Task, grid: Sequence[float], threshold: float) -> TaskNegation:
-    """Return what subtracting the target's vector does, with the coefficient chosen on validation data (see `best_negation`).
+    """Return the result of negating the target's vector, the coefficient chosen on validation data (see `best_negation`).
 
-    The coefficient 0, the pre-trained model, is always among those looked at.
+    The coefficient 0, the pre-trained model, is always among those evaluated.
     """
     pair = evaluator.on([target, control])
     vector = evaluator.inputs.only(target.name).vectors[target.name]  # one vector in memory
@@ -93,10 +93,10 @@ def best_negation(curve: Sequence[SearchPoint], target: str, control: str, thres
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegationResult(Run):
+class NegationResult(Result):
     """The result of negating each of several task vectors.
 
-    tasks: what each negation does, by target.
+    tasks: the result of each negation, by target.
     control: name of the task that was to be kept.
     """
 
@@ -120,7 +120,7 @@ class NegationResult(Run):
                 means[f"{kind}_{model}"] = {"mean": fmean(score.accuracy for score in scores), "half_width_95": width}
         return means
 
-    def figures(self) -> dict:
+    def measurements(self) -> dict:
         rows = {
             task: {
                 "coefficient": each.coefficient,

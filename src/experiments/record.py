@@ -1,4 +1,4 @@
-"""The result of a run: the record that all experiments share; they differ in their figures."""
+"""The result of a run: the record that all experiments share; they differ in their measurements."""
 
 import math
 import platform
@@ -21,15 +21,15 @@ Z95 = 1.959964
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(ABC):
+class Result(ABC):
     """The result of one run.
 
     kind: the experiment, as its records name it.
     title: of its table.
     config: all options.
-    question: the options that decide the figures.
+    question: the options that decide the measurements.
     lineage: digests of the models, heads and data that went in.
-    benchmark: the name of what these digests add up to.
+    benchmark: the name that manifests give to these digests.
     seconds: duration.
     notes: sentences to print and to record.
     """
@@ -45,12 +45,12 @@ class Run(ABC):
     notes: list[str] = field(default_factory=list)
 
     @abstractmethod
-    def figures(self) -> dict:
-        """Return the measurements and what follows from them, as JSON values."""
+    def measurements(self) -> dict:
+        """Return the measurements, and what follows from them, as JSON values."""
 
     @abstractmethod
     def means(self) -> dict[str, dict[str, float]]:
-        """Return the means that sum up the figures, with the half widths of 95 % confidence intervals where they have one."""
+        """Return the means of the measurements, with half widths of 95 % confidence intervals where they have one."""
 
     @abstractmethod
     def show(self, console: Console) -> None:
@@ -63,7 +63,7 @@ class Run(ABC):
         return f"{re.sub('[^A-Za-z0-9]+', '-', self.title).strip('-')}-{suffix[:8]}"
 
     def record(self) -> dict:
-        """Return everything as JSON values."""
+        """Return the record of the run as JSON values."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
         cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         return {
@@ -72,7 +72,7 @@ class Run(ABC):
             "name": self.name,
             "question": self.question,
             "config": self.config,
-            **self.figures(),
+            **self.measurements(),
             "notes": self.notes,
             "seconds": self.seconds,
             "peak_memory_bytes": {"resident": peak, "cuda": cuda},
@@ -95,7 +95,7 @@ class Run(ABC):
 
 
 def half_width(variances: Sequence[float]) -> float:
-    """Return half the 95 % confidence interval of the mean of independent figures with these sampling variances."""
+    """Return half the 95 % confidence interval of the mean of independent scores with these sampling variances."""
     return Z95 * math.sqrt(sum(variances)) / len(variances)
 
 

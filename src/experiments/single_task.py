@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from src.evaluation.scorer import Score
-from src.experiments.record import Run, half_width
+from src.experiments.record import Result, half_width
 
 SPLITS = {"val": "validation", "test": "test"}  # with their headings
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleTaskResult(Run):
+class SingleTaskResult(Result):
     """The result of scoring models on their own tasks.
 
     scores: by task and split.
@@ -36,7 +36,7 @@ class SingleTaskResult(Run):
             for split, column in columns.items()
         }
 
-    def figures(self) -> dict:
+    def measurements(self) -> dict:
         rows = {task: {split: score.record() for split, score in scores.items()} for task, scores in self.scores.items()}
         return {"scores": rows, "means": self.means()}
 

@@ -30,7 +30,7 @@ class Storage:
         return 8 * self.bytes / self.tasks
 
     def sentences(self) -> list[str]:
-        """Return the figures as lines to print."""
+        """Return the storage as lines to print."""
         where = "on disk" if self.on_disk else "if bundled (output_kind=bundle output=FOLDER)"
         return [
             f"stored {where}: {_mega(self.bytes)}B, {_mega(self.bits_per_task)}bit a task",

@@ -10,12 +10,12 @@ from src.merging.method import Fixed, MergeFamily, Method
 
 @dataclass(frozen=True, kw_only=True)
 class Average(Fixed):
-    """The sum of the task vectors times 1/T."""
+    """The mean of the task vectors: their sum times 1/T."""
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         total = inputs.slicewise(lambda stack: stack.sum(0))
         mean = (1 / len(inputs.tasks)) * total
-        return MergeFamily(lambda coefficient: dict.fromkeys(inputs.tasks, mean))  # 0.333 for 1/3 is 1/3
+        return MergeFamily(lambda coefficient: dict.fromkeys(inputs.tasks, mean))  # specify_lambda=0.333 means 1/3, too
 
     def coefficient(self, tasks: int) -> float:
         return 1 / tasks
@@ -27,7 +27,7 @@ class Average(Fixed):
                 "for another one use method=sum, which is the same vector"
             )
 
-    def own_lines(self) -> Method | None:
+    def lines_form(self) -> Method | None:
         raise UserError(
             "method=average has no coefficient for LiNeS to vary with depth: LiNeS on the sum of the task vectors starts "
             "from this very average; use method=sum method.apply_lines=True"

@@ -21,7 +21,7 @@ from src.state_dict import Lazy, Memoized, StateDict
 from src.task_vectors import TaskVector
 from src.validation import is_number, is_whole
 
-PART = 2**16  # entries counted at a time by each core: a multiple of 8
+VOTE_CHUNK = 2**16  # entries counted at a time by each core: a multiple of 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +112,15 @@ def _masked_by_vote(values: Tensor, masks: Sequence[Tensor], least: int) -> Tens
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
     flat, source = out.view(-1), values.reshape(-1)
     masks = [mask.to(values.device) for mask in masks]
-    least = min(least, len(masks) + 1)  # a count that votes can hold
-    size = PART if values.device.type == "cpu" else chunk_size(values.device)
+    least = min(least, len(masks) + 1)  # int16, which votes are counted in, may not hold what a user types
+    size = VOTE_CHUNK if values.device.type == "cpu" else chunk_size(values.device)
 
     def vote(start: int) -> None:
-        part = source[start : start + size]
-        votes = torch.zeros(len(part), dtype=torch.int16, device=values.device)
+        chunk = source[start : start + size]
+        votes = torch.zeros(len(chunk), dtype=torch.int16, device=values.device)
         for mask in masks:
-            votes += unpack(mask[start // 8 : packed_size(start + len(part))], len(part)).view(torch.uint8)
-        torch.mul(part, (votes >= least).view(torch.uint8), out=flat[start : start + size])
+            votes += unpack(mask[start // 8 : packed_size(start + len(chunk))], len(chunk)).view(torch.uint8)
+        torch.mul(chunk, (votes >= least).view(torch.uint8), out=flat[start : start + size])
 
     for _ in parallel_map(vote, range(0, len(flat), size), values.device):
         pass

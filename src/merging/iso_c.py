@@ -11,16 +11,17 @@ from src.merging.method import MergeFamily, Searched
 
 @dataclass(frozen=True, kw_only=True)
 class IsoC(Searched):
-    """Of each layer's matrix: every singular value of the sum becomes their mean; other entries are averaged."""
+    """The sum of each layer's matrices with every singular value replaced by their mean; other entries are averaged."""
 
     decomposes = True
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        vector = inputs.matrixwise(_flattened, lambda stack: stack.mean(0))
+        vector = inputs.matrixwise(_isotropic_sum, lambda stack: stack.mean(0))
         return MergeFamily.shared(inputs.tasks, vector)
 
 
-def _flattened(stack: Tensor) -> Tensor:
+def _isotropic_sum(stack: Tensor) -> Tensor:
+    """Return the sum of the matrices, (tasks, m, n) -> (m, n), with all singular values equal to their mean."""
     total = stack.sum(0)
     factor = polar_factor(total, weights_floor(total))
     mean = (factor * total).sum() / min(total.shape)  # <U V^T, U S V^T> is the sum of the singular values

@@ -14,16 +14,16 @@ from src.merging.method import MergeFamily, Method, Wrapper
 from src.task_vectors import TaskVector
 
 
-def under_lines(method: Method) -> Method:
-    """Return `method` under LiNeS. Raise UserError where the papers have none, with the reason."""
-    return method.own_lines() or LiNeS(method)
+def with_lines(method: Method) -> Method:
+    """Return `method` scaled by depth with LiNeS. Raise UserError, with the reason, where the papers have no such method."""
+    return method.lines_form() or LiNeS(method)
 
 
 @dataclass(frozen=True)
 class LiNeS(Wrapper):
     """LiNeS over any merging method; the searched coefficient is beta.
 
-    alpha is ||sum of the task vectors||_1 / ||merged vector||_1 / T: where a method shrinks the sum, it makes up.
+    alpha is ||sum of the task vectors||_1 / ||merged vector||_1 / T: where a method shrinks the sum, alpha scales it back up.
     """
 
     def __post_init__(self):
@@ -36,8 +36,8 @@ class LiNeS(Wrapper):
         if self.base.decomposes and not inputs.keep:
             merged = merged.load()  # read twice: for its norm, and to be scaled
         sums = self.summed_inputs(inputs).scan(lambda stack: stack.sum(0).abs_().sum(dtype=torch.float64).item())
-        size, norm = sum(sums), merged.norm(1)
-        alpha = size / norm / len(inputs.tasks) if norm else 0.0
+        sum_norm, merged_norm = sum(sums), merged.norm(1)
+        alpha = sum_norm / merged_norm / len(inputs.tasks) if merged_norm else 0.0
 
         def scale(beta: float, depth: float | None) -> float:
             return alpha + beta * (depth or 0.0)

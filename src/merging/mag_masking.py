@@ -32,8 +32,8 @@ class MagMasking(Unscaled):
         thresholds = magnitude_thresholds(inputs, self.k)
 
         def prepare(key: str) -> Select:
-            kept = [smallest_kept(threshold, inputs.outline[key].dtype).item() for threshold in thresholds]
-            return lambda part, stack: [[row >= least for row, least in zip(stack.abs_(), kept)]]
+            limits = [smallest_kept(threshold, inputs.outline[key].dtype).item() for threshold in thresholds]
+            return lambda part, stack: [[row >= limit for row, limit in zip(stack.abs_(), limits)]]
 
         stack = MaskStack(inputs, 1, prepare)
 

@@ -1,4 +1,4 @@
-"""What a merging method is: called once with its inputs, it returns a merge family, `coefficient -> {task: vector}`.
+"""The interface of merging methods: `method(inputs)` returns a merge family, `family(coefficient)` is `{task: vector}`.
 
 A method that merges into one model maps every task to the same vector; one that gives each task its own maps each to
 its own, rebuilt from a compact form (one bit a parameter, or low-rank factors). A new method is one file with a frozen
@@ -26,7 +26,7 @@ Accuracies = Mapping[str, float]
 class MergeFamily:
     """All merges that differ in one coefficient: `family(coefficient)` is `{task: vector to add}`.
 
-    vectors: returns these, for a coefficient.
+    vectors: returns `{task: vector}` for a coefficient.
     scale: under LiNeS, returns what an entry of a given depth is multiplied by, for a coefficient.
     compact: where each task has a vector of its own, returns what all are rebuilt from, for a coefficient by task.
     masks: packed, by task and key, where the vectors were made with them.
@@ -75,11 +75,11 @@ class MergeFamily:
 
 
 class Method(ABC):
-    """Prepare once (`__call__`), vary cheaply (the family it returns).
+    """A merging method: the expensive work is done once, by the call; the family it returns varies the coefficient cheaply.
 
     per_task: whether each task gets a vector of its own.
-    makes_masks: whether these are made with masks that are worth saving.
-    decomposes: whether into singular vectors, which takes so long that LiNeS, which needs a vector twice, keeps it.
+    makes_masks: whether it makes masks, which a run saves beside the checkpoints.
+    decomposes: whether it decomposes matrices: so slow that LiNeS, which reads the merged vector twice, holds it in memory.
     """
 
     per_task: ClassVar[bool] = False
@@ -88,11 +88,11 @@ class Method(ABC):
 
     @abstractmethod
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        """Return the merged vectors; what the coefficient does not change is computed here or on first use."""
+        """Return the merge family of these inputs; what the coefficient does not change is computed here or on first use."""
 
     @abstractmethod
     def coefficients(self, tasks: int) -> tuple[float, ...]:
-        """Return the coefficients to try for so many tasks, in the order in which the first of equals wins."""
+        """Return the coefficients to try with `tasks` tasks; of equally good ones the first is chosen."""
 
     @abstractmethod
     def respaced(self, points: int) -> "Method":
@@ -117,7 +117,7 @@ class Method(ABC):
 
     @property
     def mask_method(self) -> "Method | None":
-        """The method whose masks, chosen on validation data, this one still lacks."""
+        """The method that makes the masks this one needs, their lambda chosen on validation data; None if it needs none."""
         return None
 
     def with_masks(self, masks: Mapping[str, StateDict]) -> "Method":
@@ -128,8 +128,8 @@ class Method(ABC):
         """Return the inputs as this method sums them (trimmed, say): what LiNeS takes the norm of."""
         return inputs
 
-    def own_lines(self) -> "Method | None":
-        """Return this method's own form under LiNeS; None where it is the general one (see `lines.under_lines`).
+    def lines_form(self) -> "Method | None":
+        """Return this method's special form under LiNeS; None where it is the general one (see `lines.with_lines`).
 
         Raise UserError where the papers have none, with the reason.
         """
@@ -154,7 +154,7 @@ class Method(ABC):
 
 @dataclass(frozen=True)
 class Wrapper(Method):
-    """A method around another: all that it does not define itself is the other's.
+    """A method that wraps another one, `base`, and forwards to it every member that it does not define itself.
 
     Every member of `Method` stands here (a test compares them), so that a new one is never lost under a wrapper.
     """
@@ -197,7 +197,7 @@ class Wrapper(Method):
     def summed_inputs(self, inputs: MergeInputs) -> MergeInputs:
         return self.base.summed_inputs(inputs)
 
-    def own_lines(self) -> Method | None:
+    def lines_form(self) -> Method | None:
         raise UserError(f"{type(self).__name__} scales by depth already; leave method.apply_lines out")
 
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
@@ -230,11 +230,11 @@ class Searched(Method):
 
 
 class Fixed(Method):
-    """A method whose coefficient is known."""
+    """A method with a fixed coefficient, which may depend on the number of tasks."""
 
     @abstractmethod
     def coefficient(self, tasks: int) -> float:
-        """Return the coefficient, for so many tasks."""
+        """Return the fixed coefficient with `tasks` tasks."""
 
     def coefficients(self, tasks: int) -> tuple[float, ...]:
         return (self.coefficient(tasks),)
@@ -244,7 +244,7 @@ class Fixed(Method):
 
 
 class Unscaled(Fixed):
-    """A method whose vectors are used as they are."""
+    """A method whose vectors are used unscaled, with coefficient 1."""
 
     def coefficient(self, tasks: int) -> float:
         return 1.0
@@ -273,7 +273,7 @@ def check_grid(name: str, grid: object) -> None:
 
 
 def respace(grid: Sequence[float], points: int) -> tuple[float, ...]:
-    """Return `points` numbers from 0 to the grid's largest, both counted, 0 then left out; in the direction of `grid`."""
+    """Return `points` evenly spaced numbers from 0 to the grid's largest, but for the 0 itself; in the direction of `grid`."""
     if points < 2:
         raise UserError(f"n_eval_points counts coefficients from 0 to the largest, so it is at least 2; got {points}")
     top = max(grid)

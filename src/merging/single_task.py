@@ -42,7 +42,7 @@ class SingleTask(Fixed):
         return 1.0
 
     def target(self, tasks: Sequence[str]) -> str:
-        """Return the name of the task. Raise UserError if there are not so many."""
+        """Return the name of task number `task_index`. Raise UserError if `tasks` has no such task."""
         if self.task_index >= len(tasks):
             numbered = ", ".join(f"{number} {task}" for number, task in enumerate(tasks))
             raise UserError(f"method.task_index={self.task_index}, but the tasks are {numbered}")
@@ -51,8 +51,9 @@ class SingleTask(Fixed):
     def trade_off(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
         """Return weight x target accuracy over the fine-tuned model's + mean control accuracy over the zero-shot model's."""
         target = self.target(list(merged))
-        kept = [normalised(merged[task], zeroshot[task]) for task in merged if task != target]
-        return self.tradeoff_target_weight * normalised(merged[target], finetuned[target]) + (fmean(kept) if kept else 0.0)
+        controls = [normalised(merged[task], zeroshot[task]) for task in merged if task != target]
+        mean_control = fmean(controls) if controls else 0.0
+        return self.tradeoff_target_weight * normalised(merged[target], finetuned[target]) + mean_control
 
     def summary(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> dict[str, float]:
         target = self.target(list(merged))
@@ -63,13 +64,13 @@ class SingleTask(Fixed):
             figures["mean control, zero-shot"] = fmean(zeroshot[task] for task in controls)
         return {**figures, "trade-off": self.trade_off(merged, finetuned, zeroshot)}
 
-    def own_lines(self) -> Method | None:
+    def lines_form(self) -> Method | None:
         return SingleTaskLiNeS(base=self, grid=self.floors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SingleTaskLiNeS(Wrapper):
-    """LiNeS on one task vector: alpha is searched from 1 down, and beta is what it leaves to 1.
+    """LiNeS on one task vector: alpha is searched from 1 down, and beta is 1 - alpha.
 
     The deepest block keeps the whole vector; a lower alpha keeps more of what the pre-trained model can do elsewhere.
     """

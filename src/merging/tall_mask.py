@@ -40,7 +40,7 @@ class TallMask(Searched):
         return MergeFamily.of_compact(inputs.tasks, lambda lambdas: masked_compact(inputs, shared, masks(lambdas)))
 
     def masks_by_lambda(self, inputs: MergeInputs, shared: StateDict) -> Callable[[Mapping[str, float]], Mapping[str, StateDict]]:
-        """Return what gives packed masks by task and key for a lambda by task.
+        """Return a function from a lambda by task to packed masks by task and key.
 
         The masks of all lambdas of the grid are made in one pass.
 
@@ -71,11 +71,11 @@ def _mask_stack(inputs: MergeInputs, shared: StateDict, lambdas: Sequence[float]
     """Return the masks of all lambdas, made in one pass, in the papers' order of operations: they are equal to the bit."""
 
     def prepare(key: str) -> Select:
-        before, models = inputs.weights(key)
+        pretrained, models = inputs.weights(key)
         vector = shared[key].reshape(-1)
 
         def select(part: slice, stack: Tensor) -> Masks:
-            merged = before[part].to(stack) + vector[part]
+            merged = pretrained[part].to(stack) + vector[part]
             own = stack.abs_()
             off = [torch.sub(merged, model[part].to(stack)).abs_() for model in models]
             bound = torch.empty_like(merged)

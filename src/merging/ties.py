@@ -1,4 +1,4 @@
-"""TIES-merging (Yadav et al., NeurIPS 2023): trim each vector, elect a sign for each entry, combine who agrees."""
+"""TIES-merging (Yadav et al., NeurIPS 2023): trim each vector, elect a sign for each entry, combine the entries that agree."""
 
 from dataclasses import dataclass
 
@@ -29,21 +29,21 @@ class Ties(Searched):
             raise UserError(f"ties.agg is one of {', '.join(COMBINE)}; got {self.agg}")
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        kept = trimmed(inputs, self.k)
+        trimmed_inputs = trimmed(inputs, self.k)
 
         # The sign that most columns of the whole vector elect decides the columns whose entries cancel exactly;
-        # a hung vote keeps their negative entries, as the released code does.
-        votes = kept.scan(lambda stack: stack.sum(0).sign_().sum(dtype=torch.float64))
+        # if that vote is a tie, their negative entries are kept, as in the released code.
+        votes = trimmed_inputs.scan(lambda stack: stack.sum(0).sign_().sum(dtype=torch.float64))
         majority = float(torch.sign(sum(votes, start=torch.zeros(())))) or -1.0
 
         def merge(stack: Tensor) -> Tensor:
             sign = stack.sum(0).sign_()
             cancelled = (sign == 0) & (stack.amax(0) > 0)
             sign.masked_fill_(cancelled, majority)
-            agreeing = stack.mul_(sign).clamp_min_(0)  # magnitudes; whoever disagrees is zero
+            agreeing = stack.mul_(sign).clamp_min_(0)  # magnitudes; entries that disagree become zero
             return COMBINE[self.agg](agreeing).mul_(sign)
 
-        vector = kept.slicewise(merge)
+        vector = trimmed_inputs.slicewise(merge)
         return MergeFamily.shared(inputs.tasks, vector)
 
 

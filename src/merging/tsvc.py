@@ -17,7 +17,7 @@ from src.validation import is_number
 
 @dataclass(frozen=True, kw_only=True)
 class TSVC(Unscaled):
-    """Of every matrix (text projection included) each task keeps the leading singular triplets.
+    """Each task keeps the leading singular triplets of its own matrices (text projection included).
 
     Entries that are no matrices are kept as they are, and so are matrices of which all triplets are kept.
 
@@ -38,7 +38,7 @@ class TSVC(Unscaled):
         changed = {key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)}
         cut = {key: leaf for key, leaf in changed.items() if leaf.ndim == 2 and _rank(leaf, share) < min(leaf.shape)}
         factors = inputs.each_matrix(cut, lambda stack: [_truncated(matrix, share) for matrix in stack])
-        kept = cache(factors.__getitem__)
+        factors_of = cache(factors.__getitem__)
 
         def part(row: int, task: str) -> Lazy:
             sources = {}  # of each stored tensor: its parameter, and which of its factors it is
@@ -51,7 +51,7 @@ class TSVC(Unscaled):
 
             def entry(name: str) -> Tensor:
                 key, number = sources[name]
-                return kept(key)[row][number] if key in cut else inputs.vectors[task][key]
+                return factors_of(key)[row][number] if key in cut else inputs.vectors[task][key]
 
             return Lazy(shapes, entry)
 

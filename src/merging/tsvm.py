@@ -12,7 +12,7 @@ from src.merging.method import MergeFamily, Searched
 
 @dataclass(frozen=True, kw_only=True)
 class TSVM(Searched):
-    """Of each layer's matrix every task keeps the 1/T leading singular triplets; other entries are averaged."""
+    """The tasks' leading singular triplets of each layer's matrices, 1/T of them a task; other entries are averaged."""
 
     decomposes = True
 

@@ -12,7 +12,7 @@ class ZeroShot(Fixed):
     """The zero vector."""
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        zero = inputs.slicewise(lambda stack: stack[0].zero_())  # reads the models, so that spoiled ones are found
+        zero = inputs.slicewise(lambda stack: stack[0].zero_())  # reads the models all the same, so that NaNs are found
         return MergeFamily(lambda coefficient: dict.fromkeys(inputs.tasks, zero))
 
     def coefficient(self, tasks: int) -> float:
@@ -22,5 +22,5 @@ class ZeroShot(Fixed):
         if coefficient != 0:
             raise UserError(f"method=zeroshot adds nothing: specify_lambda is 0 or left out; got {coefficient}")
 
-    def own_lines(self) -> Method | None:
+    def lines_form(self) -> Method | None:
         raise UserError("method=zeroshot has no task vector for LiNeS to scale; leave method.apply_lines out")

@@ -53,7 +53,7 @@ class LoraFactors:
 def add_lora(tower: nn.Module, lora: LowRank, names: Sequence[str]) -> LoraFactors:
     """Return LoRA's factors for the matrices `names` of `tower`, as peft initialises and stores them.
 
-    The tower is changed, and of no further use.
+    `tower` itself is modified; do not use it afterwards.
 
     Peft's own forward pass adds products to attention's weights and subtracts them again, which moves those by rounding; a
     run that was stopped would not go on to the same bits. So `LoraFactors.weights` adds the products, times the scale that

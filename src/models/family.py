@@ -1,4 +1,4 @@
-"""What a model family answers, whatever the architecture: the loops that train and score know nothing else."""
+"""The protocol of a model family, all that the loops that train and score know of an architecture."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,11 +36,11 @@ Save = Callable[[dict[str, Tensor], Path, Mapping[str, str]], None]
 
 
 class TaskLike(Protocol):
-    """The part of a task that a family reads.
+    """The part of a task (`data.task.Task`) that a model family reads.
 
     classes: names in label order; a class with several names is a tuple of them.
     templates: prompts with a `{}` for the class name.
-    definition: digest of what the task asks.
+    definition: digest of name, classes, prompts and kind of source.
     """
 
     name: str
@@ -52,7 +52,7 @@ class TaskLike(Protocol):
         """Return the examples of `train`, `val` or `test`."""
 
     def fingerprint(self, split: str) -> str:
-        """Return what changes when the examples might have, found without looking at them."""
+        """Return a string that changes whenever the examples might have changed, computed without reading them."""
 
 
 class Trainable(nn.Module):
@@ -77,7 +77,7 @@ class Trainable(nn.Module):
 
     @property
     def count(self) -> int:
-        """The number of numbers that train."""
+        """The number of parameters that train, entry by entry."""
         return sum(leaf.numel() for leaf in self.values)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -92,8 +92,8 @@ class Trainable(nn.Module):
 class ModelFamily(Protocol):
     """One architecture with one pre-trained model.
 
-    name: what runs and folders call it.
-    identity: digest of all that decides predictions and that neither weights nor data show.
+    name: as in results and folders.
+    identity: digest of what decides predictions beside weights and data: architecture, activation, normalisation.
     precision: of predictions, one of PRECISIONS.
     pretrained: the weights that fine-tuning starts from.
     pretrained_digests: `entry_digest` of each of these, computed once.
@@ -112,19 +112,19 @@ class ModelFamily(Protocol):
         """Return weights of this architecture under the names that `pretrained` has, where their file has others."""
 
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
-        """Return the predictions of these weights, in the family's precision or another. Several live side by side."""
+        """Return a predictor with these weights, in the family's precision or another; several can be in use at once."""
 
     def linearized(self) -> "ModelFamily":
         """Return the same family predicting with the tangent model around `pretrained`."""
 
     def trainable(self, mode: Mode) -> Trainable:
-        """Return what trains in a mode, starting from `pretrained`."""
+        """Return the parameters that a fine-tuning mode trains, starting from `pretrained`, with their loss."""
 
     def prepare(self, task: TaskLike) -> str:
-        """Get ready to predict the task's classes; return a digest of what that took (a head)."""
+        """Build or read what predicts the task's classes (a head), and keep it; return its digest."""
 
     def spans(self, task: TaskLike, split: str) -> Sequence[range]:
-        """Return the parts in which a split is scored, and scores are kept."""
+        """Return the ranges of examples in which a split is scored; scores are cached by range."""
 
     def count(self, task: TaskLike, split: str) -> int:
         """Return the number of examples of a split."""
@@ -139,7 +139,7 @@ class ModelFamily(Protocol):
 
         What is random in an example follows from the seed and its id alone.
 
-        workers: processes that make them ahead, 0 for none.
+        workers: processes that load batches in advance, 0 for none.
         """
 
     def data_digest(self, task: TaskLike, split: str) -> str:
@@ -152,7 +152,7 @@ class ModelFamily(Protocol):
         """Whether a two-dimensional parameter is a layer's matrix."""
 
     def notes(self, tasks: Iterable[TaskLike]) -> list[str]:
-        """Return what is to be known of how the tasks' classes are predicted, for the record."""
+        """Return sentences, for the record, on how the tasks' classes are predicted."""
 
     def head_sources(self, tasks: Iterable[TaskLike]) -> dict[str, str]:
-        """Return where what predicts each task's classes comes from, for the lineage."""
+        """Return the origin of each task's head by task, for the lineage."""

@@ -1,4 +1,4 @@
-"""What parameter names tell of a network nobody described: how deep a parameter is, and which matrices are layers."""
+"""Depth of parameters, and which matrices are layers, from parameter names alone (for state dicts of any architecture)."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from src.errors import UserError
 
 # `...resblocks.7...`, `...layers.7...`, `encoder.block.7.layer.0...` (the first match counts), `...layer.7...`, `h.7...`
-USUAL = r"(?:^|\.)(?:resblocks|layers|layer|blocks|block|h)\.(\d+)\."
+BLOCK_PATTERN = r"(?:^|\.)(?:resblocks|layers|layer|blocks|block|h)\.(\d+)\."
 
 
 def depth_by_name(keys: Iterable[str], pattern: str | None = None) -> Callable[[str], float | None]:
-    """Return what gives the depth of each of `keys`, 0 (first block) to 1 (last), None outside blocks.
+    """Return a function from each of `keys` to its depth: 0 (first block) to 1 (last), None outside blocks.
 
     pattern: a regular expression whose first group is the block number; what stands before the number tells stacks
         (encoder and decoder, image and text tower) apart, and each is counted on its own.
@@ -18,7 +18,7 @@ def depth_by_name(keys: Iterable[str], pattern: str | None = None) -> Callable[[
     Raise UserError if no key matches, or if the pattern is not one with a group.
     """
     try:
-        finder = re.compile(pattern or USUAL)
+        finder = re.compile(pattern or BLOCK_PATTERN)
     except re.error as error:
         raise UserError(f"method.depth_pattern={pattern} is not a regular expression: {error}") from error
     if not finder.groups:

@@ -1,4 +1,4 @@
-"""Batches of training examples, made ahead by worker processes: the same however many those are."""
+"""Batches of training examples, prefetched by worker processes: the same batches however many there are."""
 
 import atexit
 import multiprocessing
@@ -24,17 +24,18 @@ def seed_of(*numbers: int) -> int:
 
 
 def load_batches(dataset: Dataset, batches: Iterable[Sequence[ExampleId]], workers: int, pinned: bool) -> Iterator[T]:
-    """Yield what `dataset.__getitems__` makes of each batch of ids, ahead in worker processes where they can be forked.
+    """Yield `dataset.__getitems__(ids)` of each batch of ids, prefetched by worker processes where they can be forked.
 
-    pinned: whether in memory that a GPU copies from without waiting.
+    pinned: whether to return tensors in pinned memory, for copies to a GPU.
 
     Raise UserError where the dataset returned one: raised in a worker, DataLoader would wrap it in a traceback.
     """
-    forks = "fork" in multiprocessing.get_all_start_methods() and workers > 0
-    options = {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": _ignore_signals} if forks else {}
+    has_workers = "fork" in multiprocessing.get_all_start_methods() and workers > 0
+    fork_options = {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": _ignore_signals}
+    options = fork_options if has_workers else {}
     others = set(multiprocessing.active_children())
     loader = iter(DataLoader(dataset, batch_sampler=_Batches(batches), collate_fn=_identity, pin_memory=pinned, **options))
-    if forks:
+    if has_workers:
         if not _workers:
             atexit.register(_end_workers)  # registered after DataLoader's own, which wait, and so called before them
             util.Finalize(None, _end_workers, exitpriority=100)  # the same where this process is a child of Python's

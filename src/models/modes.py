@@ -35,7 +35,7 @@ class LowRank:
 class Mode:
     """How models are fine-tuned and scored.
 
-    name: what options and reports call it.
+    name: as in options and reports.
     files: prefix of the files with fine-tuned weights.
     trains: one of TRAINS.
     linearized: when the tangent model (Ortiz-Jimenez et al., 2023) is used in place of the model itself: never, only in
@@ -71,11 +71,6 @@ class Mode:
     def scored_linearized(self) -> bool:
         """Whether the tangent model is the one that is scored."""
         return self.linearized != NEVER
-
-    @property
-    def is_usual(self) -> bool:
-        """Whether all of the model itself trains and is scored: the mode of everything that names none."""
-        return (self.trains, self.linearized, self.lora) == (EVERYTHING, NEVER, None)
 
     @property
     def training(self) -> dict:

@@ -57,6 +57,7 @@ class _Array:
         return self.contents[0]
 
     def to_numpy(self) -> np.ndarray:
+        """Return a numpy array of the entries. Raise TypeError unless they are bytes or bools in one dimension."""
         if self.has_objects() or len(self.shape) > 1 or not isinstance(self.contents, bytes | bytearray):
             raise TypeError(f"an array of shape {self.shape}")
         if len(self.contents) != math.prod(self.shape):

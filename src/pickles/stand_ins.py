@@ -1,4 +1,4 @@
-"""What the names in a pickle of modules stand for here: inert objects that keep what they are given and run nothing."""
+"""Stand-ins for the names in a pickle of modules: inert objects that keep their arguments and run nothing."""
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class PendingTensor:
 
     def __init__(self, storage: object, offset: object, shape: object, stride: object, dtype: torch.dtype | None = None):
         if not isinstance(storage, PickledStorage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
-            raise TypeError("a tensor that is none")
+            raise TypeError("a malformed tensor")
         self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
         self.dtype = dtype or storage.dtype
 
@@ -41,12 +41,13 @@ class PendingTensor:
         pass
 
     def to_tensor(self) -> Tensor:
+        """Return the tensor, a view of its storage (see `PickledStorage.view`)."""
         return self.storage.view(self.dtype, self.offset, self.shape, self.stride)
 
 
 def _rebuild_v3(storage: object, offset: object, shape: object, stride: object, _grad: object, _hooks: object, dtype: object, *_):
     if not isinstance(dtype, torch.dtype):
-        raise TypeError("a tensor of no dtype")
+        raise TypeError("a tensor without a dtype")
     return PendingTensor(storage, offset, shape, stride, dtype)
 
 

@@ -24,7 +24,10 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
 
 
 def read_tangent_pair(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]:
-    """Return what `read_state_dict` does, and the model that a linearized checkpoint is linearized around, else None."""
+    """Return the fine-tuned state dict, as `read_state_dict`, and the one a linearized checkpoint is linearized around.
+
+    The second is None for any other file. Raise UserError as `read_state_dict` does.
+    """
     entries = _read_entries(path)
     if not is_linearized(entries):
         return entries, None

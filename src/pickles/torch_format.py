@@ -50,7 +50,7 @@ class PickledStorage:
 
     def __init__(self, key: str, kind: object, count: object):
         if not isinstance(key, str) or not isinstance(kind, StorageKind) or type(count) is not int or count < 0:
-            raise TypeError("a storage that is none")
+            raise TypeError("a malformed storage")
         self.key, self.dtype, self.count = key, kind.dtype, count
         self._bytes: torch.UntypedStorage | None = None
         self._start = 0
@@ -67,7 +67,7 @@ class PickledStorage:
     def view(self, dtype: torch.dtype, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
         """Return a tensor of the storage's elements: a view into the mapped file wherever alignment allows it."""
         if any(type(number) is not int or number < 0 for number in (offset, *shape, *stride)) or len(shape) != len(stride):
-            raise TypeError("a tensor of no shape")
+            raise TypeError("a malformed offset, shape or stride")
         size = self.count * self.dtype.itemsize
         last = offset + sum((length - 1) * step for length, step in zip(shape, stride)) if 0 not in shape else -1
         if (last + 1) * dtype.itemsize > size:
@@ -82,7 +82,10 @@ Load = Callable[[BinaryIO, dict[str, PickledStorage]], object]  # reads one pick
 
 
 def read_torch_file(path: Path, load: Load) -> object:
-    """Return what `load` makes of the pickle in a file, once the storages it names are mapped."""
+    """Return the content of a file of torch.save: `load` reads its pickle, then the storages it names are mapped.
+
+    Raise BadZipFile, EOFError, TypeError or UnpicklingError for a file that is damaged or of another format.
+    """
     storages: dict[str, PickledStorage] = {}
     is_zip = is_archive(path)
     if is_zip:

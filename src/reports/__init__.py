@@ -1,1 +1,1 @@
-"""Figures of results and analyses."""
+"""Figures (plots) of results and analyses."""

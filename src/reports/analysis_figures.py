@@ -16,7 +16,7 @@ CATASTROPHIC, SELFISH, SHARED = GREY, ORANGE, BLUE  # weights of no task, of one
 
 
 def draw_analysis(analysis: Analysis, title: str, folder: Path) -> list[Path]:
-    """Write every figure there are numbers for; return their paths."""
+    """Write the figures of an analysis below `folder`; return their paths."""
     paths = [_cosine(analysis, title, folder / "cosine.png")]
     if analysis.masks:
         paths += [

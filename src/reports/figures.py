@@ -10,13 +10,13 @@ from matplotlib.ticker import ScalarFormatter
 
 from src.experiments.disentanglement import DisentanglementResult
 from src.experiments.merge import MergeResult
-from src.experiments.record import Z95, Run
+from src.experiments.record import Z95, Result
 from src.reports.style import BLUE, GREY, GRID, INK, ORANGE, save_figure
 
 MODELS = (("zeroshot", "zero-shot", GREY), ("merged", "merged", ORANGE), ("finetuned", "fine-tuned", BLUE))
 
 
-def draw(result: Run, folder: Path) -> list[Path]:
+def draw(result: Result, folder: Path) -> list[Path]:
     """Write the figures of a result below `folder`; return their paths."""
     paths = []
     for name, write in figure_writers(result).items():
@@ -26,7 +26,7 @@ def draw(result: Run, folder: Path) -> list[Path]:
 
 
 @singledispatch
-def figure_writers(result: Run) -> dict[str, Callable[[Path], None]]:
+def figure_writers(result: Result) -> dict[str, Callable[[Path], None]]:
     """Return functions that write the figures of a result to a path, by the figures' names."""
     return {}
 

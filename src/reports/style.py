@@ -1,4 +1,4 @@
-"""What all figures share: colours, and how they are written."""
+"""The style of all figures: colours, and how they are written."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 TIMEOUT = datetime.timedelta(days=7)  # one process may score for hours while the others wait
 RENDEZVOUS = "MERGING_RENDEZVOUS"  # the environment variable with the file in which the processes of `launch` meet
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: after a fork it is too late
-GRACE = 30  # seconds that a process has to end after it was told to
+GRACE = 30  # seconds that a process has to end after SIGTERM
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the environment tells a process of the group it was started in, before torch is imported."""
+"""Rank and size of the process group from the launcher's environment variables; imports no torch."""
 
 import os
 

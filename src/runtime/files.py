@@ -14,7 +14,7 @@ from typing import Protocol
 
 from src.errors import UserError
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write meets where no room is left
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, an exhausted quota, a limit of file sizes
 BETWEEN_RENAMES = 600  # seconds after which another machine is surely no longer between the two renames of a folder
 HASH_BLOCK = 2**22
 
@@ -112,7 +112,7 @@ def _space_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        message = f"no room left while writing {path} ({error.strerror}); free some or choose another place"
+        message = f"no space left while writing {path} ({error.strerror}); free some or choose another place"
         raise UserError(message) from error
 
 

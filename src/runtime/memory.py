@@ -1,4 +1,4 @@
-"""Allocator settings: pages that the system hands out anew are slow to write for the first time."""
+"""Allocator settings: keep freed memory, because fresh pages of the system are slow to write for the first time."""
 
 import ctypes
 import sys

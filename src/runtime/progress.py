@@ -1,4 +1,4 @@
-"""What long work says of itself while it goes on."""
+"""Progress of long work: the listener that it reports to."""
 
 from typing import Protocol
 

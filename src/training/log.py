@@ -1,4 +1,4 @@
-"""What a fine-tuning tells on its way: an entry for every so many steps, as a line of JSON."""
+"""The training log: loss, learning rate and speed every `log_steps` steps, as lines of JSON."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from src.training.schedule import BatchSchedule
 
 @dataclass(frozen=True)
 class LogEntry:
-    """Figures after a step.
+    """One entry of the training log.
 
     step, steps: the number of steps taken, and of all.
     epoch: passes over the data so far.
@@ -38,7 +38,7 @@ LogCallback = Callable[[LogEntry], None]
 
 
 class LossMeter:
-    """Adds up the losses between two log entries, without waiting for a GPU to tell them.
+    """Adds up the losses between two log entries, on the device: nothing waits for the GPU at other steps.
 
     every: steps between two entries.
     reduce: adds a number up over the processes that share the steps.

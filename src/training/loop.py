@@ -19,7 +19,7 @@ from src.runtime.memory import keep_freed_memory
 from src.runtime.progress import SILENT, Progress
 from src.runtime.signals import StopRequested, StopSignal
 from src.training.log import LogCallback, LossMeter, TrainingLog
-from src.training.provenance import made_from, mismatch
+from src.training.provenance import mismatch, training_provenance
 from src.training.recipe import Recipe
 from src.training.schedule import BatchSchedule, MicroBatch
 from src.training.state import TrainingState, log_path, state_path
@@ -30,11 +30,11 @@ class TrainingSettings:
     """Settings of a fine-tuning that change nothing but rounding.
 
     group: processes that share each step.
-    workers: processes of each of these that make its examples ahead, 0 for none.
+    workers: processes of each of these that load its examples in advance, 0 for none.
     precision: of the model's passes; the weights are float32 throughout.
     save_minutes: minutes between two states on disk.
     log_steps: steps between two log entries.
-    progress: listener, told in steps.
+    progress: listener, in steps.
     log_callbacks: further listeners, given each log entry.
     """
 
@@ -60,11 +60,11 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
     if not on_gpu:
         keep_freed_memory()  # a tenth faster, the tangent model more
     optimizer = torch.optim.AdamW(trainable.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=on_gpu)
-    about = {"task": task.name, "model": family.name, "made_from": made_from(family, recipe, mode, task)}
+    about = {"task": task.name, "model": family.name, "made_from": training_provenance(family, recipe, mode, task)}
     inputs = {"data": task.fingerprint("train"), "model_identity": family.identity, "precision": settings.precision}
     state = TrainingState(state_path(path), trainable, optimizer, {**about, **inputs})
-    if different := mismatch(state.path, family, recipe, mode, task):
-        raise UserError(different)
+    if problem := mismatch(state.path, family, recipe, mode, task):
+        raise UserError(problem)
     start, what = state.load(), f"fine-tuning {family.name} on {task.name}"
     if any(other != (start, state.about) for other in group.all_gather((start, state.about))):
         raise UserError(
@@ -73,7 +73,7 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
     settings.progress.plan(schedule.steps)
     settings.progress.report(what, start)
     callbacks = [*settings.log_callbacks, TrainingLog(log_path(path), start)] if group.is_main else []
-    meter, saved, latest = LossMeter(schedule, settings.log_steps, group.all_reduce_sum), time.monotonic(), what
+    meter, last_saved, latest = LossMeter(schedule, settings.log_steps, group.all_reduce_sum), time.monotonic(), what
     steps = _steps(family, task, trainable, optimizer, schedule, start, settings)
     with StopSignal() as stop, contextlib.closing(steps):
         for step, loss in enumerate(steps, start=start + 1):
@@ -89,10 +89,10 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
                 break
             if signal and group.all_reduce_max(int(not torch.isfinite(loss))):
                 raise UserError(_diverged(task, math.nan, state))
-            is_late = time.monotonic() - saved > 60 * settings.save_minutes
-            if group.is_main and (signal or is_late) and bool(torch.isfinite(loss)):
+            is_due = time.monotonic() - last_saved > 60 * settings.save_minutes
+            if group.is_main and (signal or is_due) and bool(torch.isfinite(loss)):
                 state.save(step)
-                saved = time.monotonic()
+                last_saved = time.monotonic()
             if signal:
                 group.barrier()
                 message = f"stopped {what} after {step} of {schedule.steps} steps; the same command goes on from there"
@@ -121,8 +121,8 @@ def _steps(
     """Take each optimiser step from `start` on; yield this process's share of its mean loss."""
     group, recipe = settings.group, schedule.recipe
     module = group.data_parallel(trainable)
-    ahead = (batch.examples for step in schedule.micro_batches(group.rank, group.size, start) for batch in step)
-    batches = family.training_batches(task, ahead, recipe.seed, settings.workers)
+    batch_ids = (batch.examples for step in schedule.micro_batches(group.rank, group.size, start) for batch in step)
+    batches = family.training_batches(task, batch_ids, recipe.seed, settings.workers)
     for step, micro_batches in enumerate(schedule.micro_batches(group.rank, group.size, start), start=start):
         torch.manual_seed(seed_of(recipe.seed, step, group.rank))  # of layers that drop units, patches or paths
         for parameters in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""What fine-tuned weights follow from, as their file says it."""
+"""Provenance of fine-tuned weights: the model, recipe, mode and task recorded in the metadata of their file."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from src.models.modes import Mode
 from src.training.recipe import Recipe
 
 
-def made_from(family: ModelFamily, recipe: Recipe, mode: Mode, task: TaskLike) -> str:
-    """Return the pre-trained weights, the recipe, the mode and the task that weights follow from, as JSON."""
+def training_provenance(family: ModelFamily, recipe: Recipe, mode: Mode, task: TaskLike) -> str:
+    """Return, as JSON, what fine-tuned weights follow from: digest of the pre-trained weights, recipe, mode and task."""
     facts = {"pretrained": family.pretrained_digest, "recipe": vars(recipe), "mode": mode.training}
     return json.dumps({**facts, "task": task.definition}, sort_keys=True)
 
@@ -24,11 +24,11 @@ def is_finetuned_here(path: Path) -> bool:
 
 def recipe_digest_of(path: Path) -> str | None:
     """Return the digest of the recipe and mode that weights were fine-tuned by here; None if they were not."""
-    facts = metadata_of(path).get("made_from")
-    if not facts:
+    provenance = metadata_of(path).get("made_from")
+    if not provenance:
         return None
-    made = json.loads(facts)
-    return recipe_digest(made["recipe"], made.get("mode"))
+    facts = json.loads(provenance)
+    return recipe_digest(facts["recipe"], facts.get("mode"))
 
 
 def recipe_digest(recipe: dict, mode: dict | None) -> str:
@@ -37,12 +37,12 @@ def recipe_digest(recipe: dict, mode: dict | None) -> str:
 
 
 def mismatch(path: Path, family: ModelFamily, recipe: Recipe, mode: Mode, task: TaskLike) -> str | None:
-    """Return how weights made here differ in origin from what would be made now; None if they do not, or come from elsewhere."""
+    """Return a sentence if weights or a state fine-tuned here have another provenance than this fine-tuning; else None."""
     metadata = metadata_of(path)
-    facts, expected = metadata.get("made_from"), made_from(family, recipe, mode, task)
-    if facts is None or facts == expected:
+    provenance, expected = metadata.get("made_from"), training_provenance(family, recipe, mode, task)
+    if provenance is None or provenance == expected:
         return None
-    before, now = json.loads(facts), json.loads(expected)
+    before, now = json.loads(provenance), json.loads(expected)
     if metadata.get("task", task.name) != task.name:
         what = f"on {metadata['task']}, not on {task.name}"
     elif before["pretrained"] != now["pretrained"]:

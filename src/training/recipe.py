@@ -1,4 +1,4 @@
-"""The numbers of a fine-tuning."""
+"""The hyperparameters of a fine-tuning."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from src.validation import is_number, is_whole
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune: AdamW, linear warm-up then cosine to zero per optimiser step, gradients clipped by norm.
+    """The hyperparameters of fine-tuning by AdamW: linear warm-up, then a cosine to zero; gradients clipped by norm.
 
     An optimiser step sees `batch_size * num_grad_accumulation` examples, whose mean loss it lowers, however many
     processes share them; `batch_size` of them go through the model at a time.

@@ -1,4 +1,4 @@
-"""Which examples each optimiser step sees."""
+"""The schedule of batches: which examples each optimiser step sees, and each process of them."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -26,22 +26,27 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """The order of `count` examples. An epoch's order is drawn from the seed and its number, so that any step can be found
-    without those before it."""
+    """The examples of each optimiser step, of `count` in all.
+
+    An epoch's order is drawn from the seed and the epoch's number, so that any step is known without those before it.
+    """
 
     count: int
     recipe: Recipe
 
     @property
     def examples_per_step(self) -> int:
+        """The number of examples that an optimiser step sees, in all processes together."""
         return self.recipe.batch_size * self.recipe.num_grad_accumulation
 
     @property
     def steps_per_epoch(self) -> int:
+        """The number of optimiser steps of an epoch; the last one may see fewer examples."""
         return math.ceil(self.count / self.examples_per_step)
 
     @property
     def steps(self) -> int:
+        """The number of optimiser steps of all epochs."""
         return self.recipe.epochs * self.steps_per_epoch
 
     def size(self, step: int) -> int:

@@ -22,12 +22,12 @@ WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 
 
 def state_path(finetuned: Path) -> Path:
-    """Return where the state lies while the weights that will be at `finetuned` are made."""
+    """Return the path of the training state of the weights that will be at `finetuned`."""
     return _beside(finetuned, "unfinished.safetensors")
 
 
 def log_path(finetuned: Path) -> Path:
-    """Return where the log of the weights at `finetuned` lies."""
+    """Return the path of the training log of the weights at `finetuned`."""
     return _beside(finetuned, "training.jsonl")
 
 
@@ -42,7 +42,7 @@ def _beside(finetuned: Path, name: str) -> Path:
 class TrainingState:
     """The state file of one fine-tuning.
 
-    about: what the fine-tuning is of, which a state must agree with to be continued.
+    about: metadata that identify the fine-tuning; a saved state with other values is refused.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class TrainingState:
         try:
             saved = open_files(self.path)
         except UserError as error:
-            message = f"{self.path}, the state of an unfinished fine-tuning, is spoiled; remove it to start anew"
+            message = f"{self.path}, the state of an unfinished fine-tuning, is damaged; remove it to start anew"
             raise UserError(message) from error
         changed = [key for key, value in self.about.items() if metadata.get(key) != value]
         entries = self.trainable.entries

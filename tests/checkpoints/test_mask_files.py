@@ -309,7 +309,7 @@ def test_masks_of_a_bundle_serve_consensus_and_the_same_masks(tmp_path):
     ],
     ids=lambda value: " ".join(value),
 )
-def test_what_the_user_can_mend_is_said_in_a_sentence(tmp_path, monkeypatch, options, words):
+def test_what_the_user_can_fix_is_reported_in_a_sentence(tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     settings = dict(option.split("=", 1) for option in (*files(tmp_path), "output=out", *options))
     config = compose_config([f"{key}={value}" for key, value in settings.items()])
@@ -325,18 +325,18 @@ def test_saved_masks_are_used_where_they_are_of_the_same_choice(tmp_path):
     """load_mask: null takes masks that were chosen as this run would choose them, and no others; false takes none."""
     inputs = merge_inputs(tiny_models(2))
     method = build_method(compose_config(["method=consensus"]))
-    made_of = MaskProvenance(method.mask_base, "p", dict.fromkeys(inputs.tasks, "digest"))
+    provenance = MaskProvenance(method.mask_base, "p", dict.fromkeys(inputs.tasks, "digest"))
     chosen, grid = dict.fromkeys(inputs.tasks, 0.4), (0.2, 0.3, 0.4, 0.5, 0.6)
     compact = method.mask_method(inputs).compact(chosen)
-    assert load_masks(None, files_of(tmp_path), made_of, inputs.outline, grid) is None
-    save_masks(compact, tmp_path / "masks", made_of, chosen, None)
-    assert load_masks(None, files_of(tmp_path), made_of, inputs.outline, grid) is None  # lambda was given, not chosen
-    path = save_masks(compact, tmp_path / "masks", made_of, chosen, grid)
-    masks = load_masks(None, files_of(tmp_path), made_of, inputs.outline, grid)
+    assert load_masks(None, files_of(tmp_path), provenance, inputs.outline, grid) is None
+    save_masks(compact, tmp_path / "masks", provenance, chosen, None)
+    assert load_masks(None, files_of(tmp_path), provenance, inputs.outline, grid) is None  # lambda was given, not chosen
+    path = save_masks(compact, tmp_path / "masks", provenance, chosen, grid)
+    masks = load_masks(None, files_of(tmp_path), provenance, inputs.outline, grid)
     assert (
         masks.path == path
         and str(path) in str(masks)
-        and load_masks(False, files_of(tmp_path), made_of, inputs.outline, grid) is None
+        and load_masks(False, files_of(tmp_path), provenance, inputs.outline, grid) is None
     )
     method = method.with_masks(masks.masks)
     assert method.mask_method is None

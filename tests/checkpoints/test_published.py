@@ -93,14 +93,14 @@ def test_main_reads_checkpoints_where_the_download_put_them(tmp_path):
     config.model.name = MODEL
     assert paths_of(config).finetuned("SVHN") == model / "SVHNVal" / "nonlinear_finetuned.pt"
     assert paths_of(config).finetuned("Cars") == tmp_path / MODEL / "CarsVal" / "nonlinear_finetuned.safetensors"
-    made_of = MaskProvenance({"method": "Sum", "k": 100}, "p", {"MNIST": "m", "SVHN": "s"})
-    found = find_masks(
+    provenance = MaskProvenance({"method": "Sum", "k": 100}, "p", {"MNIST": "m", "SVHN": "s"})
+    masks = find_masks(
         MaskFiles(tmp_path / MODEL / FOLDER, PublishedFiles(tmp_path, MODEL).masks()),
-        made_of,
+        provenance,
         {"w": torch.empty(3, 3, device="meta")},
         (0.2,),
     )
-    assert found.path == tmp_path / "nik-dim/tall_masks/tall_masks" / MODEL / "TALL_mask_14task.npy"
+    assert masks.path == tmp_path / "nik-dim/tall_masks/tall_masks" / MODEL / "TALL_mask_14task.npy"
 
 
 @pytest.fixture

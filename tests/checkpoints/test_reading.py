@@ -207,10 +207,10 @@ def test_an_index_says_which_shard_each_key_is_read_from(tmp_path):
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/tmp/secret.safetensors", "deeper/secret.safetensors"])
 def test_an_index_names_no_file_of_another_folder(tmp_path, name):
-    place = tmp_path / "model" / name
+    path = tmp_path / "model" / name
     if name[0] != "/":
-        place.parent.mkdir(parents=True, exist_ok=True)
-        save_file(TREE, place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(TREE, path)
     with pytest.raises(UserError, match=r"names files of other folders.*secret"):
         open_checkpoint(indexed(tmp_path / "model", {}, {"a": name}))
 

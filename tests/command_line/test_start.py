@@ -15,14 +15,14 @@ from tests.helpers.processes import ROOT
 
 FILES = ["model=files", "pretrained=base.safetensors", "finetuned=[a.safetensors,b.safetensors]", "output=merged.safetensors"]
 SCORING = {"PIL", "open_clip", "torchvision", "transformers", "timm", "h5py", "pyarrow", "datasets", "huggingface_hub", "peft"}
-PICTURES = {"matplotlib", "rich", "src.experiments.analysis", "src.reports"}
+FIGURES = {"matplotlib", "rich", "src.experiments.analysis", "src.reports"}
 TABLES = {"src.data", "src.models.clip", "src.evaluation.evaluator", "src.training.loop"}
 FORBIDDEN = {
-    "help": (["--help"], {"torch", "numpy", "scipy", *SCORING, *PICTURES, *TABLES}),
-    "sum": ([*FILES, "method=sum", "specify_lambda=0.3"], {"scipy", *SCORING, *PICTURES, *TABLES}),
-    "lines": ([*FILES, "method=ties", "method.apply_lines=True", "specify_lambda=1"], {"scipy", *SCORING, *PICTURES, *TABLES}),
-    "masks": ([*FILES[:3], "output=out", "method=tall_mask", "specify_lambda=0.4"], {"scipy", *SCORING, *PICTURES, *TABLES}),
-    "TSVM": ([*FILES, "method=TSVM", "specify_lambda=1"], SCORING | PICTURES | TABLES),
+    "help": (["--help"], {"torch", "numpy", "scipy", *SCORING, *FIGURES, *TABLES}),
+    "sum": ([*FILES, "method=sum", "specify_lambda=0.3"], {"scipy", *SCORING, *FIGURES, *TABLES}),
+    "lines": ([*FILES, "method=ties", "method.apply_lines=True", "specify_lambda=1"], {"scipy", *SCORING, *FIGURES, *TABLES}),
+    "masks": ([*FILES[:3], "output=out", "method=tall_mask", "specify_lambda=0.4"], {"scipy", *SCORING, *FIGURES, *TABLES}),
+    "TSVM": ([*FILES, "method=TSVM", "specify_lambda=1"], SCORING | FIGURES | TABLES),
 }
 SCRIPT = """
 import json, runpy, sys

@@ -163,7 +163,7 @@ def test_an_image_and_classes_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(UserError, match=r"test.parquet, number 0 of row group 1 cannot be read .*get it anew"):
         _ = find_tasks(["Mine"], tmp_path / "data", own)[0].examples("test")[1]
     pyarrow.parquet.write_table(pyarrow.table({"image": [encode(1)], "label": ["owl"]}), tmp_path / "test.parquet")
-    with pytest.raises(UserError, match=r"classes that the training part has not \(owl\)"):
+    with pytest.raises(UserError, match=r"classes that the training subset has not \(owl\)"):
         find_tasks(["Mine"], tmp_path / "data", own)[0].examples("test")
 
 

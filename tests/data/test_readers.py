@@ -17,7 +17,19 @@ from src.data.readers import row_groups
 from src.data.registry import find_tasks
 from src.data.vision import tasks as vision
 from src.errors import UserError
-from tests.helpers.dataset_files import NATIVE, SUBSETS, TEST, TRAIN, folders, idx, labels, like_mnist, picture, plates, write
+from tests.helpers.dataset_files import (
+    NATIVE,
+    SUBSETS,
+    TEST,
+    TRAIN,
+    folders,
+    grey_images,
+    idx,
+    labels,
+    like_mnist,
+    write,
+    write_image,
+)
 from tests.helpers.examples import assert_same, pixels_and_labels, shrink
 from tests.helpers.progress import RecordedProgress
 
@@ -114,7 +126,7 @@ def test_image_folders_of_the_users_own_follow_the_published_order_of_classes(tm
     with pytest.raises(UserError, match="3 classes and MNIST was published with 10"):
         find_tasks(["MNIST"], tmp_path, {"MNIST": {"source": str(tmp_path / "faces")}})[0].examples("test")
     (tmp_path / "faces/test/sad").rename(tmp_path / "faces/test/glad")
-    with pytest.raises(UserError, match="other classes than the training part"):
+    with pytest.raises(UserError, match="other classes than the training subset"):
         find_tasks(["FER2013"], tmp_path, {"FER2013": {"source": str(tmp_path / "faces")}})[0].examples("test")
 
 
@@ -151,7 +163,7 @@ def test_dtd_is_read_as_its_authors_and_torchvision_unpack_it(root, tmp_path, mo
     lists = {"train1": [], "val1": [], "test1": []}
     for label, name in enumerate(["banded", "polka-dotted"]):
         for number, subset in enumerate(("train1", "test1", "val1")):
-            picture(tmp_path / root / f"images/{name}/{name}_{number:04}.jpg", 100 * label + 30 * number)
+            write_image(tmp_path / root / f"images/{name}/{name}_{number:04}.jpg", 100 * label + 30 * number)
             lists[subset].append(f"{name}/{name}_{number:04}.jpg\n")
     for subset, lines in lists.items():
         write(tmp_path / root / f"labels/{subset}.txt", "".join(lines).encode())
@@ -198,7 +210,7 @@ def test_a_forked_worker_does_not_wait_for_a_lock_of_its_parent(name, tmp_path, 
         examples = find_tasks([name], tmp_path)[0].examples("test")
         lock, _ = examples._examples._lock_and_file()
     else:
-        picture(tmp_path / "any.png", 5)
+        write_image(tmp_path / "any.png", 5)
         table = pyarrow.table({"image": [(tmp_path / "any.png").read_bytes()] * 2, "label": ["a", "b"]})
         for subset in SUBSETS:
             pyarrow.parquet.write_table(table, tmp_path / f"{subset}.parquet")
@@ -224,7 +236,7 @@ def test_links_that_lead_back_are_followed_once(tmp_path, monkeypatch):
 def test_imagenet_is_tested_on_val_in_folder_where_there_is_one(tmp_path, monkeypatch):
     codes = ["n01440764", "n01443537"]
     expected = folders(tmp_path / "imagenet", codes, {"train": "train", "test": "val_in_folder"}, "JPEG")
-    picture(tmp_path / "imagenet/val/ILSVRC2012_val_00000001.JPEG", 1)
+    write_image(tmp_path / "imagenet/val/ILSVRC2012_val_00000001.JPEG", 1)
     shrink(monkeypatch, "ImageNet", expected, ["tench", "goldfish"])
     assert_same(find_tasks(["ImageNet"], tmp_path)[0].examples("test"), expected["test"])
 
@@ -260,7 +272,7 @@ def write_archives(folder) -> list[tuple[str, str]]:
     """Write MNIST's four files as they are served; return their names and checksums."""
     checksums = []
     for prefix, examples in (("train", TRAIN), ("t10k", TEST)):
-        for content, array in (("images-idx3", plates(examples, 28, 28)), ("labels-idx1", labels(examples))):
+        for content, array in (("images-idx3", grey_images(examples, 28, 28)), ("labels-idx1", labels(examples))):
             name = f"{prefix}-{content}-ubyte.gz"
             checksums.append((name, write(folder / name, gzip.compress(idx(array)))))
     return checksums

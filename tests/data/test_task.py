@@ -12,7 +12,7 @@ from src.data.registry import find_tasks, require_data
 from src.data.task import Task, split_indices
 from src.data.vision import tasks as vision
 from src.errors import UserError
-from tests.helpers.dataset_files import folders, picture
+from tests.helpers.dataset_files import folders, write_image
 from tests.helpers.examples import assert_same, shrink
 from tests.helpers.processes import ROOT
 
@@ -125,7 +125,7 @@ def test_a_task_of_the_users_own_takes_four_lines(tmp_path):
     for subset in subsets:
         assert_same(task.examples(subset), expected[subset])
     before = task.fingerprint("val")
-    picture(tmp_path / "birds/val/wren/more.png", 5)
+    write_image(tmp_path / "birds/val/wren/more.png", 5)
     [again] = selected_tasks(config)
     assert again.fingerprint("val") != before and again.notes == []
 
@@ -238,7 +238,7 @@ def test_a_wrong_number_of_classes_or_examples_names_both(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="2 classes and DTD was published with 47"):
         find_tasks(["DTD"], tmp_path)[0].examples("train")
     shrink(monkeypatch, "DTD", {**expected, "train": expected["train"] * 2}, ["banded", "dotted"])
-    with pytest.raises(UserError, match="4 examples in its train part, and the published one has 8"):
+    with pytest.raises(UserError, match="4 examples in its train subset, the published one has 8"):
         find_tasks(["DTD"], tmp_path)[0].examples("val")
 
 

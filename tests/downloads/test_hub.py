@@ -49,8 +49,8 @@ def test_files_that_match_are_fetched_under_their_paths_and_told_of(hub, tmp_pat
 
 def test_a_second_time_nothing_is_asked_for(hub, tmp_path):
     first = get(hub, tmp_path)
-    asked = hub.asked
-    assert get(hub, tmp_path) == first and hub.asked == asked
+    count = hub.request_count
+    assert get(hub, tmp_path) == first and hub.request_count == count
     get(hub, tmp_path, ("*14*",))
     assert there(tmp_path) == {"a/ViT-B-32/big.pt", "a/ViT-B-32/small.json", "a/ViT-L-14/other.pt"}
     assert [path for path, _ in hub.requests].count("a/ViT-B-32/big.pt") == 1
@@ -114,11 +114,11 @@ def test_a_killed_run_loses_only_what_the_client_had_in_hand(hub, tmp_path):
 
 @pytest.mark.parametrize("path", ["a/ViT-B-32/big.pt", "a/ViT-B-32/small.json"])
 def test_a_file_with_other_contents_is_removed_and_named(hub, tmp_path, path):
-    hub.spoiled.add(path)
+    hub.corrupted.add(path)
     with pytest.raises(UserError, match=f"{path} came with other contents.*was removed"):
         get(hub, tmp_path)
     assert path not in there(tmp_path) and not list(tmp_path.rglob("*.incomplete"))
-    hub.spoiled.clear()
+    hub.corrupted.clear()
     get(hub, tmp_path)
     assert path in there(tmp_path)
 
@@ -238,5 +238,5 @@ def test_a_full_disk_is_said(hub, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("src.downloads.transfer.http_get", full)
-    with pytest.raises(UserError, match="no room left in"):
+    with pytest.raises(UserError, match="no space left in"):
         get(hub, tmp_path)

@@ -10,7 +10,7 @@ from command_line.config import compose_config
 from command_line.paths import paths_of
 from src.checkpoints.opening import open_checkpoint
 from src.evaluation import evaluator
-from src.evaluation.cache import Cache, Facts
+from src.evaluation.cache import Cache, ContentSummary
 from src.evaluation.evaluator import Evaluator
 from src.evaluation.scorer import Candidate, Job, Score, Scorer
 from src.evaluation.search import STRATEGIES, LazyAccuracies, search
@@ -22,12 +22,12 @@ from src.runtime.distributed import ProcessGroup
 from src.runtime.progress import SILENT
 from src.state_dict import digest, entry_digest
 from src.task_vectors import TaskVector
-from tests.helpers.line_family import Line, Points
+from tests.helpers.line_family import LinearFamily, Points
 from tests.helpers.progress import RecordedProgress
 
 
 def make_scorer(tmp_path, progress=SILENT) -> Scorer:
-    return Scorer(Line(), Cache(tmp_path), 10, progress)
+    return Scorer(LinearFamily(), Cache(tmp_path), 10, progress)
 
 
 RIGHT = {"weight": torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), "bias": torch.zeros(2)}
@@ -106,10 +106,10 @@ def test_a_spoiled_cache_file_counts_as_absent(tmp_path):
 def test_a_checkpoint_is_read_again_only_when_its_file_changed(tmp_path):
     cache, path = Cache(tmp_path / "cache"), tmp_path / "a.safetensors"
     save_file({"a": torch.ones(3), "b": torch.tensor([1.0, float("nan")])}, path)
-    facts = cache.facts(open_checkpoint(path))
-    assert facts.non_finite == ["b"] and cache.facts(open_checkpoint(path)) == facts
+    summary = cache.summary(open_checkpoint(path))
+    assert summary.non_finite == ["b"] and cache.summary(open_checkpoint(path)) == summary
     save_file({"a": torch.ones(4), "b": torch.zeros(2)}, path)
-    assert cache.facts(open_checkpoint(path)).digest != facts.digest
+    assert cache.summary(open_checkpoint(path)).digest != summary.digest
 
 
 def run_search(method, accuracy, strategy="grid", reference=None):
@@ -127,7 +127,7 @@ def run_search(method, accuracy, strategy="grid", reference=None):
 def test_each_checkpoint_is_read_by_one_process_of_the_group(tmp_path):
     class First(ProcessGroup):
         def all_gather(self, value):
-            others = Facts("digest of b", [])
+            others = ContentSummary("digest of b", [])
             return [value, {"b": others}]
 
     save_file(RIGHT, tmp_path / "a.safetensors")
@@ -136,7 +136,7 @@ def test_each_checkpoint_is_read_by_one_process_of_the_group(tmp_path):
     scorer = replace(make_scorer(tmp_path), group=First(rank=0, size=2, local_rank=0))
     evaluator = Evaluator(scorer, {"Points": Points()}, checkpoints, None)
     assert evaluator.finetuned_digests == {"a": digest(RIGHT.items()), "b": "digest of b"}
-    assert evaluator.on([]).facts is evaluator.facts and evaluator.single_process().facts is evaluator.facts
+    assert evaluator.on([]).summaries is evaluator.summaries and evaluator.single_process().summaries is evaluator.summaries
 
 
 def test_entries_of_the_pretrained_model_are_hashed_once(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def test_a_layer_tells_spectra_and_shared_spaces():
 
 
 @pytest.mark.parametrize("tasks,blocks", [(1, 3), (2, 1), (12, 2)])
-def test_every_picture_is_drawn(tasks, blocks, tmp_path):
+def test_every_figure_is_drawn(tasks, blocks, tmp_path):
     inputs = merge_inputs(tiny_models(tasks, blocks))
     masks = {task: {key: pack(torch.rand(leaf.numel()) < 0.5) for key, leaf in inputs.outline.items()} for task in inputs.tasks}
     paths = draw_analysis(analyse(inputs, masks), "tiny", tmp_path)

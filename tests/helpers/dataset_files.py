@@ -1,4 +1,4 @@
-"""Small files in the formats the datasets are published in. Every image is of one grey, which tells it from the others.
+"""Small files in the formats the datasets are published in. Each image is of one grey, by which it is recognised.
 
 The function of a dataset writes its files below `data`, as the papers' users have them, and returns the (grey, label) of
 each example by subset.
@@ -19,7 +19,7 @@ TRAIN, TEST = [(10, 0), (30, 1), (50, 1), (70, 0)], [(110, 1), (130, 0)]  # (gre
 SUBSETS = {"train": TRAIN, "test": TEST}
 
 
-def picture(path: Path, grey: int, size: int = 8) -> None:
+def write_image(path: Path, grey: int, size: int = 8) -> None:
     """Write an image of one grey."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (size, size), (grey,) * 3).save(path)
@@ -34,7 +34,7 @@ def folders(root: Path, classes: list[str], subsets: dict[str, str], ending: str
     for start, (subset, folder) in enumerate(subsets.items()):
         examples[subset] = [(80 * start + 20 * label + 5 * n, label) for label in range(len(classes)) for n in range(2)]
         for number, (grey, label) in enumerate(examples[subset]):
-            picture(root / folder / classes[label] / f"image_{number}.{ending}", grey)
+            write_image(root / folder / classes[label] / f"image_{number}.{ending}", grey)
     return examples
 
 
@@ -50,7 +50,7 @@ def idx(content: np.ndarray) -> bytes:
     return bytes([0, 0, 8, content.ndim]) + b"".join(size.to_bytes(4, "big") for size in content.shape) + content.tobytes()
 
 
-def plates(greys: list[tuple[int, int]], *shape: int) -> np.ndarray:
+def grey_images(greys: list[tuple[int, int]], *shape: int) -> np.ndarray:
     """Return images of the greys, uint8 (n, *shape)."""
     return np.stack([np.full(shape, grey, np.uint8) for grey, _ in greys])
 
@@ -61,7 +61,7 @@ def labels(examples: list[tuple[int, int]]) -> np.ndarray:
 
 def like_mnist(folder: Path, prefixes: tuple[str, str] = ("train", "t10k")) -> dict:
     for prefix, examples in zip(prefixes, SUBSETS.values()):
-        write(folder / f"raw/{prefix}-images-idx3-ubyte", idx(plates(examples, 28, 28)))
+        write(folder / f"raw/{prefix}-images-idx3-ubyte", idx(grey_images(examples, 28, 28)))
         write(folder / f"raw/{prefix}-labels-idx1-ubyte", idx(labels(examples)))
     return SUBSETS
 
@@ -72,7 +72,7 @@ def cifar(data: Path, patch, dataset_class, key: str, classes: list[str]) -> dic
         examples[subset], checksums = [], []
         for number, (name, _) in enumerate(files):
             batch_examples = [(grey + number, label) for grey, label in SUBSETS[subset]]
-            batch = {"data": plates(batch_examples, 3072), key: [label for _, label in batch_examples]}
+            batch = {"data": grey_images(batch_examples, 3072), key: [label for _, label in batch_examples]}
             checksums.append([name, write(folder / name, pickle.dumps(batch))])
             examples[subset] += batch_examples
         patch.setattr(dataset_class, f"{subset}_list", checksums)
@@ -88,7 +88,7 @@ def svhn(data: Path, patch) -> dict:
         path = data / "svhn" / f"{subset}_32x32.mat"
         path.parent.mkdir(parents=True, exist_ok=True)
         digits = np.array([[label or 10] for _, label in examples], np.uint8)  # the files call the digit 0 ten
-        savemat(path, {"X": plates(examples, 32, 32, 3).transpose(1, 2, 3, 0), "y": digits})
+        savemat(path, {"X": grey_images(examples, 32, 32, 3).transpose(1, 2, 3, 0), "y": digits})
         checksums[subset] = ["", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
     patch.setattr(torchvision.datasets.SVHN, "split_list", checksums)
     return subsets
@@ -100,11 +100,11 @@ def gtsrb(data: Path, patch) -> dict:
     for label in range(3):
         for number in range(2):
             train.append((20 * label + 5 * number, label))
-            picture(root / f"GTSRB/Training/{label:05}/00000_{number:05}.ppm", train[-1][0])
+            write_image(root / f"GTSRB/Training/{label:05}/00000_{number:05}.ppm", train[-1][0])
         (root / f"GTSRB/Training/{label:05}/GT-{label:05}.csv").write_text("Filename;Width\n")
     lines = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
     for number, (grey, label) in enumerate(test):
-        picture(root / f"GTSRB/Final_Test/Images/{number:05}.ppm", grey)
+        write_image(root / f"GTSRB/Final_Test/Images/{number:05}.ppm", grey)
         lines.append(f"{number:05}.ppm;8;8;1;1;7;7;{label}")
     (root / "GT-final_test.csv").write_text("\n".join(lines) + "\n")
     return {"train": train, "test": test}
@@ -113,7 +113,7 @@ def gtsrb(data: Path, patch) -> dict:
 def stl10(data: Path, patch) -> dict:
     folder = data / "stl10/stl10_binary"
     for subset, examples in SUBSETS.items():
-        write(folder / f"{subset}_X.bin", plates(examples, 3, 96, 96).tobytes())
+        write(folder / f"{subset}_X.bin", grey_images(examples, 3, 96, 96).tobytes())
         write(folder / f"{subset}_y.bin", (labels(examples) + 1).tobytes())
     return SUBSETS
 
@@ -121,7 +121,7 @@ def stl10(data: Path, patch) -> dict:
 def pcam(data: Path, patch) -> dict:
     (data / "PCAM/pcam").mkdir(parents=True)
     for subset, examples in SUBSETS.items():
-        for axis, content in (("x", plates(examples, 96, 96, 3)), ("y", labels(examples).reshape(-1, 1, 1, 1))):
+        for axis, content in (("x", grey_images(examples, 96, 96, 3)), ("y", labels(examples).reshape(-1, 1, 1, 1))):
             with h5py.File(data / f"PCAM/pcam/camelyonpatch_level_2_split_{subset}_{axis}.h5", "w") as file:
                 file[axis] = content
     return SUBSETS
@@ -133,7 +133,7 @@ def food101(data: Path, patch) -> dict:
     for subset, examples in SUBSETS.items():
         names = {class_name: [] for class_name in reversed(classes)}
         for number, (grey, label) in enumerate(examples):
-            picture(root / f"images/{classes[label]}/{subset}{number}.jpg", grey)
+            write_image(root / f"images/{classes[label]}/{subset}{number}.jpg", grey)
             names[classes[label]].append(f"{classes[label]}/{subset}{number}")
         (root / f"meta/{subset}.json").write_text(json.dumps(names))
     # in the order of the json
@@ -146,7 +146,7 @@ def pets(data: Path, patch) -> dict:
     for split, examples in (("trainval", TRAIN), ("test", TEST)):
         lines = []
         for grey, label in examples:
-            picture(root / f"images/{names[label]}_{grey}.jpg", grey)
+            write_image(root / f"images/{names[label]}_{grey}.jpg", grey)
             lines.append(f"{names[label]}_{grey} {label + 1} 1 1\n")
         (root / f"annotations/{split}.txt").write_text("".join(lines))
     return SUBSETS
@@ -156,7 +156,7 @@ def flowers(data: Path, patch) -> dict:
     root = data / "flowers102/flowers-102"
     everything = [*TEST, *TRAIN]
     for number, (grey, _) in enumerate(everything, start=1):
-        picture(root / f"jpg/image_{number:05}.jpg", grey)
+        write_image(root / f"jpg/image_{number:05}.jpg", grey)
     savemat(root / "imagelabels.mat", {"labels": labels(everything)[None] + 1})
     ids = {"tstid": [1, 2], "trnid": [3, 4, 5, 6], "valid": [1]}
     savemat(root / "setid.mat", {key: np.array([numbers]) for key, numbers in ids.items()})
@@ -175,7 +175,7 @@ def cars(data: Path, patch) -> dict:
     for subset, path in (("train", root / "devkit/cars_train_annos.mat"), ("test", root / "cars_test_annos_withlabels.mat")):
         rows = [(0, label + 1, f"{number:05}.jpg") for number, (_, label) in enumerate(SUBSETS[subset], start=1)]
         for (grey, _), (*_, name) in zip(SUBSETS[subset], rows):
-            picture(root / f"cars_{subset}" / name, grey)
+            write_image(root / f"cars_{subset}" / name, grey)
         savemat(path, {"annotations": np.array([rows], dtype=dtype)})
     names = np.array([["Audi RS 4 Convertible_2008", "Audi A5 Coupe 2012"]], dtype=object)
     savemat(root / "devkit/cars_meta.mat", {"class_names": names})
@@ -187,7 +187,7 @@ def resisc45(data: Path, patch) -> dict:
     for label, name in enumerate(classes):
         for number, subset in enumerate(("train", "val", "test", "train")):
             grey = 100 * label + 20 * number
-            picture(root / f"NWPU-RESISC45/{name}/{name}_{number:03}.jpg", grey)
+            write_image(root / f"NWPU-RESISC45/{name}/{name}_{number:03}.jpg", grey)
             examples[subset].append((grey, label))
             with open(root / f"resisc45-{subset}.txt", "a") as file:
                 file.write(f"{name}_{number:03}.jpg\n")

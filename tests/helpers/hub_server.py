@@ -1,4 +1,4 @@
-"""A Hub on this machine: the few routes that the real client calls, with what can go wrong on the way."""
+"""A local server with the few routes of the Hugging Face Hub that its client calls, and faults to inject."""
 
 import contextlib
 import hashlib
@@ -25,18 +25,28 @@ def git_name(content: bytes) -> str:
 
 @dataclass
 class Hub:
-    """repositories: files by path, by commit, by `models/owner/name`; the last commit is main's. Faults hold for one
-    request each: cut, the bytes after which a path's connection drops (once `go_on` is set); failing, the statuses of a path's next answers (200: as it should be)."""
+    """Repositories in memory, and faults to inject.
+
+    repositories: files by path, by commit, by `models/owner/name` or `datasets/owner/name`; the last commit is main's.
+    gated: names of the repositories that are refused with status 403.
+    corrupted: paths of files whose contents are sent as zeros.
+    cut: by path, the bytes after which the next answer's connection drops, once `go_on` is set.
+    failing: by path, the statuses of the next answers; 200 is success.
+    requests: (path, Range header) of each file requested.
+    ranges: whether Range headers are followed.
+    sent: bytes of files sent.
+    request_count: number of requests.
+    """
 
     repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
-    spoiled: set[str] = field(default_factory=set)
+    corrupted: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)
     failing: dict[str, list[int]] = field(default_factory=dict)
-    requests: list[tuple[str, str | None]] = field(default_factory=list)  # of files: path and Range
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
     ranges: bool = True
     sent: int = 0
-    asked: int = 0
+    request_count: int = 0
     go_on: Event = field(default_factory=Event)
     address: str = ""
 
@@ -73,10 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.hub.asked += 1
+        self.hub.request_count += 1
         path = unquote(urlsplit(self.path).path)
         if match := API.fullmatch(path):
-            self._tell(*match.groups())
+            self._describe(*match.groups())
         elif match := RESOLVE.fullmatch(path):
             self._send(f"{'datasets' if match[1] else 'models'}/{match[2]}", match[3], match[4], moved=False)
         elif path.startswith("/cdn/"):
@@ -96,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _tell(self, kind: str, repository: str, route: str | None, revision: str | None) -> None:
+    def _describe(self, kind: str, repository: str, route: str | None, revision: str | None) -> None:
         name = f"{kind}/{repository}"
         if self._refused(name, revision):
             return
@@ -123,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(status, {"error": "out of order"})
         wanted = wanted if self.hub.ranges else None
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
-        if path in self.hub.spoiled:
+        if path in self.hub.corrupted:
             content = bytes(len(content))
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(content) - start))

@@ -1,4 +1,4 @@
-"""A family as small as one gets: a linear model of points left and right of a line."""
+"""The smallest model family: a linear model that tells points left and right of a line apart."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from src.models.family import Batch, Trainable
 from src.state_dict import combined_digest, entry_digest
 
 
-class Line:
+class LinearFamily:
     """A linear model of whether the first coordinate of a point is positive."""
 
     name = identity = "line"
@@ -29,8 +29,8 @@ class Line:
 
     def trainable(self, mode):
         def loss(entries, batch):
-            found = torch.func.functional_call(self._model, entries, (batch.inputs,))
-            return nn.functional.cross_entropy(found, batch.labels, reduction="sum")
+            logits = torch.func.functional_call(self._model, entries, (batch.inputs,))
+            return nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
 
         parameters = {key: nn.Parameter(leaf.clone()) for key, leaf in self.pretrained.items()}
         return Trainable(parameters, loss, save_file, 6)

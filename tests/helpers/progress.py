@@ -1,11 +1,11 @@
-"""Listeners of long work, for tests."""
+"""Progress listeners for tests."""
 
 import signal
 from collections.abc import Callable
 
 
 class RecordedProgress:
-    """Keeps what it is told.
+    """A progress listener that records its calls.
 
     planned: units of work, as they were announced.
     reports: (what, done) pairs.

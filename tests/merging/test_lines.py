@@ -25,14 +25,14 @@ def test_a_sum_is_scaled_from_one_over_t_up(inputs):
         torch.testing.assert_close(scaled[key], plain[key] * scale)
 
 
-def test_the_floor_makes_up_for_what_ties_takes_away(inputs):
+def test_alpha_makes_up_for_what_ties_takes_away(inputs):
     ties = Ties(k=20, agg="mean", grid=[1.0])
     total = Sum(k=100, grid=[1.0])(inputs)(1.0)["task0"]
     merged = ties(inputs)(1.0)["task0"]
     scaled = LiNeS(ties)(inputs)(0.0)["task0"]
-    floor = total.norm(1) / merged.norm(1) / 3
-    assert floor > 1 / 3
-    torch.testing.assert_close(scaled["head.bias"], merged["head.bias"] * floor)
+    alpha = total.norm(1) / merged.norm(1) / 3
+    assert alpha > 1 / 3
+    torch.testing.assert_close(scaled["head.bias"], merged["head.bias"] * alpha)
 
 
 def test_trimmed_sums_are_measured_against_what_they_sum(inputs):
@@ -42,7 +42,7 @@ def test_trimmed_sums_are_measured_against_what_they_sum(inputs):
 
 def test_a_single_task_keeps_its_deepest_block_whole(inputs):
     plain = inputs.vectors["task1"]
-    method = SingleTask(task_index=1, tradeoff_target_weight=2, floors=[1.0]).own_lines()
+    method = SingleTask(task_index=1, tradeoff_target_weight=2, floors=[1.0]).lines_form()
     scaled = method(inputs)(0.2)["task0"]
     for key, scale in (("embed.weight", 0.2), ("blocks.0.w", 0.2), ("blocks.1.w", 0.6), ("blocks.2.b", 1.0)):
         torch.testing.assert_close(scaled[key], plain[key] * scale)

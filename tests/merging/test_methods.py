@@ -109,15 +109,15 @@ def test_the_same_question_has_the_same_answer_kept_or_not_in_slices_or_whole(na
 @pytest.mark.parametrize("name,lines", VARIANTS)
 def test_a_merge_holds_a_slice_or_a_matrix_for_each_core_and_the_caller(name, lines, monkeypatch):
     """Of all tasks' entries never more than that is in memory, however many parameters there are."""
-    tasks, room = 6, 8
-    monkeypatch.setitem(module.SLICE_BYTES, "cpu", 4 * room)
+    tasks, slice_size = 6, 8
+    monkeypatch.setitem(module.SLICE_BYTES, "cpu", 4 * slice_size)
     alive, most, lock = 0, 0, threading.Lock()
     real = MergeInputs.each
 
     def counting(self, key, visit):
         def counted(part, stack):
             nonlocal alive, most
-            assert stack.numel() <= tasks * room
+            assert stack.numel() <= tasks * slice_size
             with lock:
                 alive += 1
                 most = max(most, alive)
@@ -135,10 +135,10 @@ def test_a_merge_holds_a_slice_or_a_matrix_for_each_core_and_the_caller(name, li
         for key in vector:
             vector[key]
     buffers = [buffer for idle in inputs.memo.get("idle buffers", {}).values() for buffer in idle]
-    places = torch.get_num_threads() + 1
-    assert most <= places and all(buffer.numel() in (tasks * room, tasks * 4 * 6) for buffer in buffers)
-    for size in (tasks * room, tasks * 4 * 6):
-        assert sum(buffer.numel() == size for buffer in buffers) <= places
+    most_buffers = torch.get_num_threads() + 1
+    assert most <= most_buffers and all(buffer.numel() in (tasks * slice_size, tasks * 4 * 6) for buffer in buffers)
+    for size in (tasks * slice_size, tasks * 4 * 6):
+        assert sum(buffer.numel() == size for buffer in buffers) <= most_buffers
 
 
 @pytest.mark.parametrize("name,lines", VARIANTS)
@@ -172,11 +172,11 @@ def test_grids_are_those_of_the_papers(name):
     assert (coefficients if len(coefficients) == 1 else (coefficients[0], coefficients[-1])) == PAPERS[name]
 
 
-def test_single_task_tries_floors_from_one_down():
+def test_single_task_with_lines_tries_alpha_from_one_down():
     assert build("single_task", lines=True).coefficients(4) == (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 
 
-def test_spaced_counts_from_zero_and_leaves_it_out():
+def test_respace_counts_from_zero_and_leaves_it_out():
     assert respace([0.1, 1.0], 6) == (0.2, 0.4, 0.6, 0.8, 1.0)
     assert respace([1.0, 0.0], 3) == (1.0, 0.5)
     with pytest.raises(UserError, match="n_eval_points"):

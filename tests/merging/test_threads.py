@@ -42,13 +42,13 @@ def test_reading_a_prefetched_entry_begins_the_next_ones_once_and_keeps_nothing(
     made = []
     entries = Prefetched("abcdefgh", lambda key: made.append(key) or key.upper(), CPU)
     assert entries["a"] == "A"
-    for future in entries._begun.values():
+    for future in entries._futures.values():
         future.result()
     assert sorted(made) == ["a", "b", "c"]
     assert [entries[key] for key in "bcdefgh"] == list("BCDEFGH") and sorted(made) == list("abcdefgh")
-    assert not entries._begun
+    assert not entries._futures
     assert entries["a"] == "A" and entries["h"] == "H" and made.count("a") == 2
-    assert not entries._begun
+    assert not entries._futures
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")

@@ -12,11 +12,11 @@ def merge(columns: list[list[float]], agg: str = "mean", k: float = 100) -> list
     return Ties(k=k, agg=agg, grid=[1.0])(merge_inputs((pretrained, finetuned)))(1.0)["t0"]["w"].tolist()
 
 
-def test_the_majority_sign_decides_and_who_agrees_is_averaged():
+def test_the_majority_sign_decides_and_entries_that_agree_are_averaged():
     assert merge([[3.0, 0.0], [1.0, -2.0], [-2.0, -4.0]]) == [2.0, -3.0]
 
 
-def test_sum_and_max_of_those_who_agree():
+def test_sum_and_max_of_entries_that_agree():
     columns = [[3.0, -1.0], [1.0, -2.0], [-2.0, 2.5]]
     assert merge(columns, "sum") == [4.0, -3.0]
     assert merge(columns, "max") == [3.0, -2.0]
@@ -27,7 +27,7 @@ def test_a_column_that_cancels_takes_the_sign_most_columns_have():
     assert merge([[2.0, -1.0, -1.0], [-2.0, -1.0, -1.0]]) == [-2.0, -1.0, -1.0]
 
 
-def test_a_hung_vote_keeps_the_negative_entries_of_cancelling_columns():
+def test_a_tied_vote_keeps_the_negative_entries_of_cancelling_columns():
     assert merge([[2.0, -1.0, 1.0], [-2.0, -1.0, 1.0]]) == [-2.0, -1.0, 1.0]
 
 

@@ -10,19 +10,19 @@ from tests.conftest import merge_inputs, tiny_models
 def reference(models, k) -> list[float]:
     """The definition: the `d - int(d * k / 100)`-th smallest magnitude of the flattened vector."""
     pretrained, finetuned = models
-    floors = []
+    thresholds = []
     for model in finetuned.values():
         keys = [key for key in pretrained if pretrained[key].is_floating_point()]
         dtype = torch.float64 if pretrained[keys[0]].dtype == torch.float64 else torch.float32
         flat = torch.cat([(model[key].to(dtype) - pretrained[key].to(dtype)).abs().flatten() for key in keys])
         rank = len(flat) - int(len(flat) * (k if k < 1 else k / 100))
-        floors.append(flat.kthvalue(rank).values.item() if rank else 0.0)
-    return floors
+        thresholds.append(flat.kthvalue(rank).values.item() if rank else 0.0)
+    return thresholds
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("k", [0.2, 1, 5, 20, 33.3, 77, 99])
-def test_floors_are_exact_to_the_bit(dtype, k):
+def test_thresholds_are_exact_to_the_bit(dtype, k):
     pretrained, finetuned = tiny_models(seed=int(k * 10))
     pretrained, *tuned = ({key: leaf.to(dtype) if leaf.is_floating_point() else leaf for key, leaf in model.items()}
                           for model in (pretrained, *finetuned.values()))  # fmt: skip
@@ -40,12 +40,12 @@ def test_many_equal_magnitudes_and_zeros():
 
 
 def test_a_threshold_among_zeros_keeps_all(inputs):
-    kept = trimmed(inputs, 99.9)
+    trimmed_inputs = trimmed(inputs, 99.9)
     assert trimmed(inputs, 100) is inputs
-    assert kept.thresholds.tolist() == [0.0, 0.0, 0.0]  # more entries are zero than are dropped
+    assert trimmed_inputs.thresholds.tolist() == [0.0, 0.0, 0.0]  # more entries are zero than are dropped
 
 
-def test_floors_are_found_once(inputs):
+def test_thresholds_are_computed_once(inputs):
     assert trimmed(inputs, 20).thresholds is trimmed(inputs, 20).thresholds
 
 
@@ -55,7 +55,7 @@ def test_impossible_percentages_are_refused_by_name(k):
         check_percentage(k, "ties")
 
 
-def test_floors_between_dtypes_keep_what_is_as_large():
+def test_thresholds_between_dtypes_keep_what_is_as_large():
     """A threshold of float64 falls between two values of float32, or on one."""
     pretrained = {"a": torch.zeros(1, dtype=torch.float64), "b": torch.zeros(4)}
     for value, kept in ((1.00000001, [0.0, 2.0]), (0.99999999, [1.0, 2.0]), (1.0, [1.0, 2.0])):

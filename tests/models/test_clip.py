@@ -189,7 +189,7 @@ def test_towers_that_are_no_plain_vision_transformer_predict(name, tmp_path):
     batch = Batch("Arrows", torch.zeros(2, 3, 224, 224, dtype=torch.uint8), torch.zeros(2))
     assert family.predictor(family.pretrained)(batch).shape == (2,)
     if name == "RN50":
-        with pytest.raises(UserError, match="no row of blocks"):
+        with pytest.raises(UserError, match="no sequence of blocks"):
             family.depth("model.visual.layer1.0.conv1.weight")
 
 
@@ -206,9 +206,9 @@ def test_vit_b_32_is_built_with_the_names_shapes_and_activation_of_the_published
     assert family.depth("model.visual.transformer.resblocks.11.ln_1.weight") == 1
 
 
-def test_weights_that_cannot_be_had_are_named_with_the_way_by_hand(tmp_path):
+def test_weights_that_cannot_be_loaded_are_named_with_the_way_by_hand(tmp_path):
     overrides = ["model=ViT-B-32", f"model.pretrained={tmp_path / 'none.pt'}", f"model_location={tmp_path}"]
-    with pytest.raises(UserError, match=r"none\.pt of ViT-B-32 cannot be had.*model\.pretrained=FILE.*openai"):
+    with pytest.raises(UserError, match=r"none\.pt of ViT-B-32 cannot be loaded.*model\.pretrained=FILE.*openai"):
         build_family(config := compose_config(overrides), paths_of(config), torch.device("cpu"))
 
 

@@ -22,7 +22,7 @@ def record_of(folder, method: str) -> dict:
     return found
 
 
-def test_the_demo_leaves_room_for_merging_and_merging_uses_it(demo):
+def test_merging_improves_on_zeroshot_and_stays_below_finetuned(demo):
     done = run_script("main.py", "-m", "method=zeroshot,average", cwd=demo)
     assert done.returncode == 0, done.stderr
     means = {method: {kind: figure["mean"] for kind, figure in record_of(demo, method)["means"].items()}
@@ -32,10 +32,10 @@ def test_the_demo_leaves_room_for_merging_and_merging_uses_it(demo):
     assert means["zeroshot"]["merged"] < means["average"]["merged"] <= means["sum"]["merged"] < means["sum"]["finetuned"]
 
 
-def test_the_first_run_shows_a_table_and_writes_a_record_and_a_picture(demo):
-    said = (demo / "first.txt").read_text()
+def test_the_first_run_shows_a_table_and_writes_a_record_and_a_figure(demo):
+    printed = (demo / "first.txt").read_text()
     for word in ("zero-shot", "fine-tuned", "merged", "normalised", "Arrows", "mean", "accuracy.png"):
-        assert word in said
+        assert word in printed
     record = record_of(demo, "sum")
     assert record["coefficient"] in [point["coefficient"] for point in record["validation"]]
     best = max(point["objective"] for point in record["validation"])
@@ -45,8 +45,8 @@ def test_the_first_run_shows_a_table_and_writes_a_record_and_a_picture(demo):
         and len(record["lineage"]["finetuned"]) == 8
     )
     assert record["bytes_stored"] > 3e6 and record["seconds"] > 0 and record["peak_memory_bytes"]["resident"] > 1e8
-    picture = demo / "results" / record["name"] / "accuracy.png"
-    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    figure = demo / "results" / record["name"] / "accuracy.png"
+    assert figure.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_a_rerun_computes_no_score_again_and_repeats_its_result(demo):
@@ -145,7 +145,7 @@ def test_help_is_in_words(script, tmp_path):
     assert ("specify_lambda" if script == "main.py" else "--train-dataset") in done.stdout
 
 
-def test_masks_keep_the_tasks_apart_in_a_quarter_of_the_room(demo):
+def test_masks_keep_the_tasks_apart_in_a_quarter_of_the_space(demo):
     """TALL masks reach 97 % of the fine-tuned models, and the bundle on disk is as large as it should be."""
     done = run_script("main.py", "method=tall_mask", "output_kind=bundle", "output=bundle/", "analysis=true", cwd=demo)
     assert done.returncode == 0, done.stderr
@@ -171,7 +171,7 @@ def test_masks_keep_the_tasks_apart_in_a_quarter_of_the_room(demo):
     assert all(layer["overlap"][0][0] == pytest.approx(1, abs=1e-3) for layer in numbers["layers"])
 
 
-def test_consensus_makes_masks_that_others_find_and_strangers_are_refused(demo):
+def test_consensus_makes_masks_that_others_find_and_masks_of_other_tasks_are_refused(demo):
     tasks = "DATASETS=[Digits,Arrows]"
     done = run_script("main.py", "method=consensus", tasks, "specify_lambda=0.5", cwd=demo)
     assert done.returncode == 0, done.stderr

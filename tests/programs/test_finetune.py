@@ -22,11 +22,11 @@ def losses(folder: Path) -> list[float]:
 
 def test_two_processes_have_the_losses_of_one(tmp_path):
     """Batches of 500 and 250 accumulated, which neither processes nor batches divide evenly."""
-    asked = ["--train-dataset=Digits", "--epochs=1", "batch_size=225", "num_grad_accumulation=3",
+    arguments = ["--train-dataset=Digits", "--epochs=1", "batch_size=225", "num_grad_accumulation=3",
              "log_steps=1", "warmup_steps=2"]  # fmt: skip
     for size in ("1", "2"):
         (tmp_path / size).mkdir()
-        done = run_script("finetune.py", *asked, f"--world-size={size}", cwd=tmp_path / size)
+        done = run_script("finetune.py", *arguments, f"--world-size={size}", cwd=tmp_path / size)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("fine-tuned ViT-demo on Digits") == 1 and done.stdout.count("parameters train") == 1
     one, two = (losses(tmp_path / size) for size in ("1", "2"))
@@ -47,13 +47,13 @@ def test_sigterm_to_all_processes_leaves_a_state_within_ten_seconds(tmp_path, si
     while not (log.exists() and log.read_text().count("\n") >= 2):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.1)
-    told = time.time()
+    signalled = time.time()
     os.killpg(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said
-    assert "the same command goes on from there" in said
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in stderr
+    assert "the same command goes on from there" in stderr
     state = log.with_name("nonlinear_unfinished.safetensors")
-    assert int(metadata_of(state)["step"]) >= 2 and state.stat().st_mtime - told < 10
+    assert int(metadata_of(state)["step"]) >= 2 and state.stat().st_mtime - signalled < 10
 
 
 def test_flags_and_bare_names_reach_the_recipe_and_wrong_ones_are_named(tmp_path):
@@ -79,8 +79,8 @@ def test_flags_and_bare_names_reach_the_recipe_and_wrong_ones_are_named(tmp_path
 
 def test_lines_of_training_reach_tensorboard_and_wandb(tmp_path):
     pytest.importorskip("tensorboard")
-    asked = ["--train-dataset=Digits", "epochs=1", "batch_size=1800", "log_steps=1", "tensorboard=true"]
-    done = run_script("finetune.py", *asked, cwd=tmp_path)
+    arguments = ["--train-dataset=Digits", "epochs=1", "batch_size=1800", "log_steps=1", "tensorboard=true"]
+    done = run_script("finetune.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -32,23 +32,23 @@ MODES = ("standard", "linear", "linear-2", "lora", "posthoc")
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
-    place = tmp_path_factory.mktemp("family")
-    config = compose_config([f"model_location={place}", f"cache_dir={place}"])
+    folder = tmp_path_factory.mktemp("family")
+    config = compose_config([f"model_location={folder}", f"cache_dir={folder}"])
     return build_family(config, paths_of(config), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Where each mode's models of two tasks lie, each fine-tuned for an epoch."""
-    place = tmp_path_factory.mktemp("regimes")
+    folder = tmp_path_factory.mktemp("modes")
     for mode in MODES[:4]:
-        done = run_script("finetune.py", f"--finetuning-mode={mode}", *QUICK, cwd=place)
+        done = run_script("finetune.py", f"--finetuning-mode={mode}", *QUICK, cwd=folder)
         assert done.returncode == 0, done.stderr
-    return place
+    return folder
 
 
 def run(folder: Path, script: str, *arguments: str) -> dict:
-    """The record that a script wrote, which it names on its last line but pictures."""
+    """Run a script; return the record that it wrote, with what it printed under "printed"."""
     done = run_script(script, *arguments, *QUICK, cwd=folder)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     named = [line for line in done.stdout.splitlines() if line.endswith(".json")]
@@ -68,7 +68,7 @@ def test_single_tasks_are_scored_in_every_mode_and_before_it(folder):
     assert {name for record in means.values() for name in record["scores"]} == set(TASKS)
 
 
-def test_task_addition_searches_from_zero_and_is_normalised_by_its_own_regime(folder):
+def test_task_addition_searches_from_zero_and_is_normalised_by_its_own_mode(folder):
     record = run(folder, "eval_task_addition.py", "--finetuning-mode=linear", "--n-eval-points=5", "--max-coefficient=2.0")
     assert [point["coefficient"] for point in record["validation"]] == [0, 0.5, 1, 1.5, 2]
     alone = run(folder, "eval_single_task.py", "--finetuning-mode=linear")
@@ -107,8 +107,8 @@ def test_disentanglement_is_mapped_and_drawn(folder):
     assert all(row[2] == 0 for row in first) and all(share == 0 for share in second[2])  # the other vector is left out
     assert record["error"][0][0] > 0.1 and record["error"][2][2] == 0
     assert record["means"]["from 0 to 1"]["mean"] < record["means"]["everywhere"]["mean"]
-    (picture,) = folder.glob("results/*/disentanglement.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    (figure,) = folder.glob("results/*/disentanglement.png")
+    assert figure.read_bytes().startswith(b"\x89PNG")
     linear = run(folder, "eval_disentanglement.py", "--points=2", "--max-images=50", "--finetuning-mode=linear")
     assert linear["question"]["finetuning_mode"]["name"] == "linear" and set(linear["means"]) == {"everywhere"}
 
@@ -124,7 +124,7 @@ def test_a_cell_is_the_share_of_predictions_that_two_models_make_differently(fol
     for task in find_tasks(TASKS):
         family.prepare(task)
         (batch,) = family.batches(task, "test", 1000, family.spans(task, "test")[0])
-        chosen = [place * 1000 // 600 for place in range(600)]
+        chosen = [number * 1000 // 600 for number in range(600)]
         batch = Batch(task.name, batch.inputs[chosen], batch.labels[chosen])
         one, two = family.predictor(alone[task.name])(batch), family.predictor(both)(batch)
         assert record["shares"][task.name][0][1] == pytest.approx((one != two).float().mean().item(), abs=2 / 600)
@@ -160,7 +160,7 @@ def test_adapters_merge_as_files_like_the_dense_models_they_stand_for(folder, tm
 @pytest.mark.parametrize(
     "script", ["eval_single_task.py", "eval_task_addition.py", "eval_task_negation.py", "eval_disentanglement.py"]
 )
-def test_scripts_say_plainly_what_is_wrong(script, tmp_path):
+def test_scripts_report_user_errors_without_a_traceback(script, tmp_path):
     cases = {
         "--model=ViT-Z": "ViT-Z",
         "--model=files": "files",

@@ -10,7 +10,7 @@ from src.runtime.files import BETWEEN_RENAMES, folder_beside, written_beside
 
 @pytest.fixture
 def moved_away(tmp_path):
-    """Return what makes a folder that a process of a machine has moved away, to put another in its place."""
+    """Return a function that makes the folder which process `pid` of machine `host` has moved away, to replace it."""
 
     def make(host: str, pid: int) -> None:
         old = tmp_path / f".merged~{host}~{pid}~0.old"
@@ -21,8 +21,8 @@ def moved_away(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch):
-    """Folders are cleared once a process; here, each time."""
+def uncleared_folders(monkeypatch):
+    """A process clears a folder of leftovers once; forget that it did, so that each test clears anew."""
     monkeypatch.setattr(files, "_cleared", set())
 
 

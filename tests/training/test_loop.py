@@ -16,7 +16,7 @@ from src.training.provenance import mismatch
 from src.training.recipe import Recipe
 from src.training.schedule import BatchSchedule
 from src.training.state import state_path
-from tests.helpers.line_family import Line, Points
+from tests.helpers.line_family import LinearFamily, Points
 from tests.helpers.progress import RecordedProgress, SignalAt
 
 RECIPE = Recipe(
@@ -59,7 +59,7 @@ def test_processes_share_each_step_and_a_later_start_changes_nothing(size):
 
 
 def test_finetuning_learns_reports_each_step_and_writes_the_weights(tmp_path):
-    family, progress, entries = Line(), RecordedProgress(), []
+    family, progress, entries = LinearFamily(), RecordedProgress(), []
     path = tmp_path / "a" / "line_finetuned.safetensors"
     settings = TrainingSettings(progress=progress, log_callbacks=(entries.append,))
     finetune(family, Points(), RECIPE, STANDARD, path, settings)
@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path):
     contents = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         path = tmp_path / name / "w.safetensors"
-        finetune(Line(), Points(), replace(RECIPE, seed=seed), STANDARD, path, TrainingSettings())
+        finetune(LinearFamily(), Points(), replace(RECIPE, seed=seed), STANDARD, path, TrainingSettings())
         contents.append({key: leaf.clone() for key, leaf in open_checkpoint(path).items()})
     first, second, third = contents
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -92,7 +92,7 @@ def test_accumulated_batches_are_one_step_of_their_mean(tmp_path, size, accumula
     for batch_size, num_grad_accumulation in ((size * accumulated, 1), (size, accumulated)):
         recipe = replace(RECIPE, batch_size=batch_size, num_grad_accumulation=num_grad_accumulation, epochs=2)
         path = tmp_path / f"{batch_size}.safetensors"
-        finetune(Line(), Points(), recipe, STANDARD, path, TrainingSettings())
+        finetune(LinearFamily(), Points(), recipe, STANDARD, path, TrainingSettings())
         weights.append(dict(open_checkpoint(path)))
     assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-6) for key in weights[0])
 
@@ -100,15 +100,17 @@ def test_accumulated_batches_are_one_step_of_their_mean(tmp_path, size, accumula
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_stopped_fine_tuning_goes_on_to_the_same_bits(tmp_path, number):
     whole, parts = tmp_path / "whole_finetuned.safetensors", tmp_path / "parts_finetuned.safetensors"
-    finetune(Line(), Points(), RECIPE, STANDARD, whole, TrainingSettings())
+    finetune(LinearFamily(), Points(), RECIPE, STANDARD, whole, TrainingSettings())
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     for at in (3, 10, 11, 20):  # counted from the start
         with pytest.raises(StopRequested, match="the same command goes on") as stopped:
-            finetune(Line(), Points(), RECIPE, STANDARD, parts, TrainingSettings(progress=SignalAt(at, number), log_steps=3))
+            finetune(
+                LinearFamily(), Points(), RECIPE, STANDARD, parts, TrainingSettings(progress=SignalAt(at, number), log_steps=3)
+            )
         assert stopped.value.number == number and state_path(parts).exists() and not parts.exists()
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
     with pytest.raises(StopRequested, match="goes on with the next task"):  # at the last step, all is written first
-        finetune(Line(), Points(), RECIPE, STANDARD, parts, TrainingSettings(progress=SignalAt(40, number), log_steps=3))
+        finetune(LinearFamily(), Points(), RECIPE, STANDARD, parts, TrainingSettings(progress=SignalAt(40, number), log_steps=3))
     assert whole.read_bytes() == parts.read_bytes() and not state_path(parts).exists()
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts_training.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 40
@@ -122,16 +124,16 @@ def test_a_state_is_saved_on_the_way_and_one_of_another_fine_tuning_is_refused(t
             if entry.step == 20:
                 raise KeyError
 
-        finetune(Line(), Points(), RECIPE, STANDARD, path, TrainingSettings(save_minutes=0, log_callbacks=(die,)))
+        finetune(LinearFamily(), Points(), RECIPE, STANDARD, path, TrainingSettings(save_minutes=0, log_callbacks=(die,)))
     assert metadata_of(state_path(path))["step"] == "19"
     with pytest.raises(UserError, match=r"lr=0\.1, not 0\.2"):
-        finetune(Line(), Points(), replace(RECIPE, lr=0.2), STANDARD, path, TrainingSettings())
+        finetune(LinearFamily(), Points(), replace(RECIPE, lr=0.2), STANDARD, path, TrainingSettings())
     other = Points()
     other.fingerprint = lambda split: "other images"
     with pytest.raises(UserError, match="its data differ"):
-        finetune(Line(), other, RECIPE, STANDARD, path, TrainingSettings())
-    finetune(Line(), Points(), RECIPE, STANDARD, path, TrainingSettings())
-    finetune(Line(), Points(), RECIPE, STANDARD, tmp_path / "whole.safetensors", TrainingSettings())
+        finetune(LinearFamily(), other, RECIPE, STANDARD, path, TrainingSettings())
+    finetune(LinearFamily(), Points(), RECIPE, STANDARD, path, TrainingSettings())
+    finetune(LinearFamily(), Points(), RECIPE, STANDARD, tmp_path / "whole.safetensors", TrainingSettings())
     assert path.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
@@ -139,7 +141,7 @@ def test_a_step_is_adamw_s_after_clipping_by_hand(tmp_path):
     """The first step from zero moments moves each entry by lr against its gradient's sign, after decay; a second one sees
     the clipped gradients' moments."""
     recipe = replace(RECIPE, lr=0.01, weight_decay=0.5, warmup_steps=0, epochs=1, batch_size=32, max_grad_norm=1e-3)
-    family, path = Line(), tmp_path / "w.safetensors"
+    family, path = LinearFamily(), tmp_path / "w.safetensors"
     finetune(family, Points(), recipe, STANDARD, path, TrainingSettings())
     weights = {key: leaf.clone().requires_grad_() for key, leaf in family.pretrained.items()}
     first, second = ({key: torch.zeros_like(leaf) for key, leaf in weights.items()} for _ in range(2))
@@ -162,7 +164,7 @@ def test_a_step_is_adamw_s_after_clipping_by_hand(tmp_path):
 
 
 def test_a_loss_that_leaves_the_numbers_writes_nothing(tmp_path):
-    family = Line()
+    family = LinearFamily()
     family.points = family.points * float("nan")
     with pytest.raises(UserError, match="points"):
         finetune(family, Points(), RECIPE, STANDARD, tmp_path / "w.safetensors", TrainingSettings(save_minutes=0))
@@ -170,7 +172,7 @@ def test_a_loss_that_leaves_the_numbers_writes_nothing(tmp_path):
 
 
 def test_a_signal_after_the_loss_left_the_numbers_promises_nothing(tmp_path):
-    family = Line()
+    family = LinearFamily()
     family.points = family.points * float("nan")
     with pytest.raises(UserError, match="became nan"):  # nothing was saved that a rerun could go on from
         finetune(family, Points(), RECIPE, STANDARD, tmp_path / "w.safetensors", TrainingSettings(progress=SignalAt(2)))
@@ -185,7 +187,7 @@ def test_impossible_recipes_are_refused_by_name(field, value):
 
 
 def test_weights_made_for_other_classes_are_told_apart(tmp_path):
-    family, task, path = Line(), Points(), tmp_path / "w.safetensors"
+    family, task, path = LinearFamily(), Points(), tmp_path / "w.safetensors"
     finetune(family, task, RECIPE, STANDARD, path, TrainingSettings())
     assert mismatch(path, family, RECIPE, STANDARD, task) is None
     assert mismatch(path, family, RECIPE, replace(STANDARD, linearized="posthoc"), task) is None  # the same weights

@@ -21,7 +21,7 @@ Edit = Callable[[Tensor], Tensor]
 
 
 class Renaming(NamedTuple):
-    """Makes the model's names of the adapter's.
+    """A mapping from the adapter's names to the model's, by exchanging a prefix.
 
     drop: prefix that is removed from each name.
     add: prefix that is put in its stead.

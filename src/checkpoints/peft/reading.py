@@ -28,7 +28,7 @@ _FACTOR = re.compile(r"(.+)\.lora_((?:embedding_)?[AB]|magnitude_vector)(\.(?!(?
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter's folder holds.
+    """The contents of an adapter's folder, not yet matched to a model.
 
     files: weights and settings.
     layers: those with factors.

@@ -147,7 +147,7 @@ class DrawnTask:
 
 
 def _uniform(like: Tensor, generator: Generator) -> Callable[..., Tensor]:
-    """Return what makes uniform random tensors of a shape, on the device of `like`."""
+    """Return a function that draws uniform random tensors of a shape, on the device of `like`."""
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator, device=like.device)

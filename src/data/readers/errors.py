@@ -1,4 +1,4 @@
-"""The errors of readers and downloads, as sentences that name the file or the example."""
+"""The errors of readers and downloads, raised as UserErrors that name the file or the example."""
 
 import contextlib
 import pickle
@@ -23,8 +23,8 @@ UNREADABLE = (
 
 
 @contextlib.contextmanager
-def user_errors(what: str, remedy: str) -> Iterator[None]:
-    """Raise what readers and downloads raise as a UserError: they fail in many ways, all of which the user can mend.
+def dataset_errors(what: str, remedy: str) -> Iterator[None]:
+    """Raise errors of readers and downloads in this block as UserErrors: they fail in many ways, which the user can fix.
 
     what: the sentence of what failed.
     """
@@ -37,7 +37,7 @@ def user_errors(what: str, remedy: str) -> Iterator[None]:
 
 
 def bad_image(what: object, error: Exception) -> UserError:
-    """Return the error to raise for an image that cannot be read.
+    """Return the UserError to raise for an image that cannot be read.
 
     what: its file, or where it is.
     """
@@ -45,7 +45,7 @@ def bad_image(what: object, error: Exception) -> UserError:
 
 
 class NamedErrors(Dataset):
-    """Examples of a dataset whose errors do not say which image they are of; here they do.
+    """A dataset whose own errors do not name the image; here they are raised as UserErrors that do.
 
     paths: the file of each image; without these, images are named by their number below `root`.
     """

@@ -121,7 +121,7 @@ class ImageFiles(Dataset):
 
 
 def own_folders(root: Path) -> list[ImageFolders]:
-    """Return the reader of a user's own folders, in a list; [] if the folders in `root` are others.
+    """Return the reader of a user's own folders as a list of one; [] if `root` holds none.
 
     They are train/ with test/ and perhaps val/, or train/ with val/, which has the test images then.
     """
@@ -149,7 +149,7 @@ def image_files(folder: Path, class_names: Sequence[str], is_wanted: Callable[[s
     names = class_folders(folder)
     if names != list(class_names):
         raise UserError(
-            f"{folder} has other classes than the training part ({difference(names, [(name,) for name in class_names])})"
+            f"{folder} has other classes than the training subset ({difference(names, [(name,) for name in class_names])})"
         )
     labels = {name: label for label, name in enumerate(class_names)}
     extensions = IMG_EXTENSIONS if is_wanted is None else None

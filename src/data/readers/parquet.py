@@ -68,15 +68,15 @@ class Parquet:
             unknown = sorted({name for name in labels if name is not None and name not in label_of})
             if unknown:
                 raise UserError(
-                    f"the {subset} part at {self.root} has classes that the training part has not ({shorten(unknown)}); "
-                    f"give both parts the same classes"
+                    f"the {subset} subset at {self.root} has classes that the training subset has not ({shorten(unknown)}); "
+                    f"give both subsets the same classes"
                 )
             labels = [label_of.get(name) for name in labels]
         elif columns.class_names != self.class_names():
-            raise UserError(f"the classes of {files[0]} are not those of the training part; give both parts the same classes")
+            raise UserError(f"the classes of {files[0]} are not those of the training subset; give both the same classes")
         labels = np.array([-1 if label is None else int(label) for label in labels], int)
         if labels.size and labels.min() < 0:
-            raise UserError(f"{files[0]} has examples without a label; use files whose {subset} part is labelled")
+            raise UserError(f"{files[0]} has examples without a label; use files whose {subset} subset is labelled")
         return ParquetExamples(Column(files, columns.image), labels, np.arange(len(labels)))
 
     def file_names(self, subset: str) -> list[str] | None:

@@ -10,8 +10,8 @@ Value = TypeVar("Value")
 class ProcessLocal(Generic[Value]):
     """A value that each process makes for itself.
 
-    A fork may happen while another thread holds a lock: in the child nobody would ever let go of it. A pickled copy,
-    as a DataLoader's spawned workers get it, makes its value anew too.
+    A fork may happen while another thread holds a lock: in the child it would never be released. A pickled copy, as a
+    DataLoader's spawned workers get it, makes its own value, too.
     """
 
     def __init__(self, make: Callable[[], Value]):

@@ -12,7 +12,7 @@ CACHE_BYTES = 2**30  # of encoded images that a process keeps in memory
 
 
 class RowGroupCache:
-    """The row groups that were read last, of all columns; beyond `CACHE_BYTES`, the longest unused are let go.
+    """A cache of row groups of all columns, of at most `CACHE_BYTES`: the least recently used are dropped.
 
     Several threads may ask at once: each group is read by one.
     """

@@ -60,7 +60,7 @@ class Torchvision:
         examples = self._read(subset)
         samples = getattr(examples, self.paths_attribute, ()) if self.paths_attribute else ()
         paths = [str(sample[0] if isinstance(sample, tuple) else sample) for sample in samples]
-        require_listed(f"the {subset} part at {self.root}", paths)
+        require_listed(f"the {subset} subset at {self.root}", paths)
         return NamedErrors(examples, self.root, paths)
 
     def download(self) -> None:

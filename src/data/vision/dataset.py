@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import xxhash
 
-from src.data.readers.errors import user_errors
+from src.data.readers.errors import dataset_errors
 from src.data.readers.image_folders import ImageFolders, ListedImages
 from src.data.readers.parquet import Parquet, ParquetExamples
 from src.data.readers.protocol import ExampleReader, listing_digest
@@ -59,15 +59,15 @@ class ImageDataset:
         published = self.spec.sizes.get(subset)
         if published not in (None, len(examples)):
             raise UserError(
-                f"{self.spec.name}: {reader.root} has {len(examples):,} examples in its {subset} part, and the published one has "
-                f"{published:,}; mend or remove it, or give these examples as a task of your own, under another name"
+                f"{self.spec.name}: {reader.root} has {len(examples):,} examples in its {subset} subset, the published one "
+                f"has {published:,}; fix or remove it, or give these examples as a task of your own, under another name"
             )
         if not len(examples):
-            raise UserError(f"{self.spec.name}: the {subset} part at {reader.root} has no examples; put some there")
+            raise UserError(f"{self.spec.name}: the {subset} subset at {reader.root} has no examples; put some there")
         if isinstance(examples, ParquetExamples) and examples.labels.max() >= len(class_names):
             raise UserError(
                 f"{self.spec.name}: {reader.root} has label {examples.labels.max()}, but {len(class_names)} classes; "
-                f"give all of them as 'tasks.{self.spec.name}.classes=[NAME,...]', or mend the labels"
+                f"give all of them as 'tasks.{self.spec.name}.classes=[NAME,...]', or fix the labels"
             )
         if file_names:
             examples = examples.sorted_by(labels, file_names)
@@ -126,4 +126,4 @@ class ImageDataset:
 
     @property
     def _reading_errors(self) -> AbstractContextManager[None]:
-        return user_errors(f"{self.spec.name} cannot be read from {self._reader.root}", "mend it, or remove it and get it anew")
+        return dataset_errors(f"{self.spec.name} cannot be read from {self._reader.root}", "fix it, or fetch it again")

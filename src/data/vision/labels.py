@@ -1,4 +1,4 @@
-"""From the classes that data names to the classes of a task, and the label of each."""
+"""Mapping of the classes that a dataset names to the classes and labels of a task."""
 
 import re
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def _labels_by_spec(spec: DatasetSpec, data_names: Sequence[str], where: str) ->
     if spec.class_count not in (None, len(data_names)):
         raise UserError(
             f"{spec.name}: {where} has {len(data_names)} classes and {spec.name} was published with {spec.class_count}; "
-            f"mend it, or give it as a task of your own, under another name"
+            f"fix it, or give it as a task of your own, under another name"
         )
     if spec.codes and all(re.fullmatch(spec.codes, name) for name in data_names) and len(set(data_names)) == len(data_names):
         order = sorted(data_names)

@@ -20,7 +20,7 @@ FOLDERS = "images in train/<class>/ and test/<class>/, or train*.parquet and tes
 
 @dataclass(frozen=True, eq=False)
 class DatasetLocation:
-    """Where the examples of a dataset lie: finds their reader, and downloads them.
+    """The location of a dataset: finds the reader of its examples, and downloads them.
 
     spec: the dataset.
     data: the folder that datasets lie below.
@@ -65,7 +65,7 @@ class DatasetLocation:
     def fetch(self, progress: Progress = SILENT) -> None:
         """Download by torchvision, else from the copy on the Hub.
 
-        progress: listener, told in bytes.
+        progress: listener, in bytes.
 
         Raise UserError with why each failed.
         """

@@ -1,4 +1,4 @@
-"""The specification of a dataset: what is known of it before any of it is there."""
+"""The specification of a dataset: what is known of it before any of it is downloaded."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

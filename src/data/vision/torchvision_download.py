@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from src.data.readers.errors import user_errors
+from src.data.readers.errors import dataset_errors
 from src.data.readers.torchvision import Torchvision
 
 ARCHIVES = (".gz", ".tgz", ".zip", ".tar")
@@ -28,7 +28,7 @@ def download_by_torchvision(name: str, reader: Torchvision, data: Path) -> None:
         try:
             _remove_files_except(RESUMABLE, draft)  # torchvision would take a half-unpacked folder for a whole one
             root.mkdir(parents=True, exist_ok=True)
-            with user_errors(f"torchvision could not download {name}", "try again, or by hand"):
+            with dataset_errors(f"torchvision could not download {name}", "try again, or by hand"):
                 replace(reader, root=root).download()
             for path in [path for path in draft.rglob("*") if path.name.endswith(ARCHIVES) and path.is_file()]:
                 path.unlink()  # what it held lies unpacked beside it

@@ -33,16 +33,16 @@ def largest_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     support = torch.empty(2 * max(count, 1), dtype=torch.int32)
     real_work = torch.empty(max(_COLUMN, _BLOCK + 6) * size, dtype=matrix.dtype)
     int_work = torch.empty(_ROW * size, dtype=torch.int32)
-    found, status = ctypes.c_int(0), ctypes.c_int(0)
+    found_count, status = ctypes.c_int(0), ctypes.c_int(0)
     with _single_threaded_blas:
         _lapack(name)(
             _char(b"V"), _char(b"I"), _char(b"U"), _int(size), _data(work), _int(size), _real(real), _real(real),
-            _int(size - count + 1), _int(size), _real(real), ctypes.byref(found), _data(values), _data(vectors),
+            _int(size - count + 1), _int(size), _real(real), ctypes.byref(found_count), _data(values), _data(vectors),
             _int(size), _data(support), _data(real_work), _int(len(real_work)), _data(int_work), _int(len(int_work)),
             ctypes.byref(status),
         )  # fmt: skip
-    if status.value != 0 or found.value != count:
-        raise torch.linalg.LinAlgError(f"{name} found {found.value} of {count} eigenvalues of a {size} x {size} matrix")
+    if status.value != 0 or found_count.value != count:
+        raise torch.linalg.LinAlgError(f"{name} found {found_count.value} of {count} eigenvalues of a {size} x {size} matrix")
     return values[:count], vectors.T
 
 

@@ -1,8 +1,8 @@
-"""What a merging method is given, and how it streams: one slice, or one matrix, of all tasks at a time.
+"""`MergeInputs`, what a merging method is called with: it streams one slice, or one matrix, of all tasks at a time.
 
-The floor of an elementwise merge is reading every input byte once. Slices are cut so that the stack of all tasks
-stays in a CPU's cache, and the buffer that holds it is used again for every slice: fresh memory is ten times slower
-to write than warm memory. Decompositions see a whole matrix of all tasks, in a buffer that is used again too.
+No elementwise merge is faster than reading every input byte once. Slices are cut so that the stack of all tasks stays in
+a CPU's cache, and the buffer that holds it is used again for every slice: fresh memory is ten times slower to write than
+warm memory. Decompositions see a whole matrix of all tasks, in a buffer that is used again too.
 """
 
 import math
@@ -61,6 +61,7 @@ class MergeInputs:
 
     @property
     def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks, in order."""
         return tuple(self.finetuned)
 
     @cached_property
@@ -86,10 +87,10 @@ class MergeInputs:
         """Whether any task changed this parameter; the others are skipped, not decomposed."""
         changed = self.memo.setdefault("changed", {})
         if key not in changed:
-            before = self.pretrained[key]
+            pretrained = self.pretrained[key]
             models = (model[key] for model in self.finetuned.values())
-            changed[key] = before.numel() > 0 and any(
-                after.dtype != before.dtype or not torch.equal(after, before) for after in models
+            changed[key] = pretrained.numel() > 0 and any(
+                leaf.dtype != pretrained.dtype or not torch.equal(leaf, pretrained) for leaf in models
             )
         return changed[key]
 
@@ -109,15 +110,15 @@ class MergeInputs:
 
         Raise UserError naming the task and parameter if an entry is NaN or infinite.
         """
-        before, models = self.weights(key)
+        pretrained, models = self.weights(key)
         dtype = self.outline[key].dtype
         size = max(SLICE_BYTES[self.device.type] // dtype.itemsize // 8 * 8, 8)
 
         def at(start: int) -> T:
-            part = slice(start, min(start + size, len(before)))
+            part = slice(start, min(start + size, len(pretrained)))
             with self._buffer(dtype, len(models) * size) as buffer:
                 stack = buffer.view(len(models), size)[:, : part.stop - part.start]
-                base = before[part].to(device=self.device, dtype=dtype)
+                base = pretrained[part].to(device=self.device, dtype=dtype)
                 for row, model in zip(stack, models):
                     if model.dtype == dtype and self.device.type == "cpu":
                         torch.sub(model[part], base, out=row)
@@ -129,11 +130,11 @@ class MergeInputs:
                     _trim(stack, self.thresholds)
                 return visit(part, stack)
 
-        starts = range(0, len(before), size)
+        starts = range(0, len(pretrained), size)
         return parallel_map(at, starts, self.device) if len(starts) > 1 else map(at, starts)
 
     def scan(self, visit: Callable[[Tensor], T]) -> Iterator[T]:
-        """Yield `visit(stack)` of all changed parameters, for what needs the whole vector; the unchanged are zero."""
+        """Yield `visit(stack)`, the stack (tasks, n), of every slice of every changed parameter; unchanged ones are zero."""
         for key in self.outline:
             if self.changed(key):
                 yield from self.each(key, lambda _, stack: visit(stack))
@@ -165,7 +166,7 @@ class MergeInputs:
         return self._vector(lambda key: matrices[key].contiguous() if key in matrices else others[key])
 
     def each_matrix(self, keys: Iterable[str], work: Callable[[Tensor], T]) -> Mapping[str, T]:
-        """Return `work(stack)`, (tasks, m, n), of those of these keys that any task changed, made when read.
+        """Return `work(stack)`, the stack (tasks, m, n), by key for the changed ones of `keys`; computed when read.
 
         Read in order, matrices are worked on side by side, one core each.
         """

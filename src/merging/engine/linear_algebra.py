@@ -21,10 +21,10 @@ from src.merging.engine.threads import parallel_map
 
 EPSILON = torch.finfo(torch.float32).eps
 UNITS_FLOOR = 8 * EPSILON
-# Ratios of eigenvalues (squared singular values) and singular values below which single precision is not enough.
-FLAT, SHORT = 1 / 64, 1 / 32
-FEW = 1 / 3  # of the eigenvectors, up to which finding only those is faster
-SAFE = 40  # binary exponents of entries whose squares, and sums of many, every float32 can hold
+# Ratios to the largest eigenvalue (squared singular value) and singular value below which float32 is not precise enough.
+DOUBLE_BELOW_EIGENVALUE, DOUBLE_BELOW_SINGULAR_VALUE = 1 / 64, 1 / 32
+PARTIAL_SHARE = 1 / 3  # of the eigenvectors, up to which computing only those is faster
+SAFE_EXPONENT = 40  # binary, of entries whose squares, and sums of many, every float32 can hold
 BLOCK = 192  # rows of a Gram matrix computed at a time
 
 
@@ -37,7 +37,7 @@ class Triplets(NamedTuple):
 
     @property
     def product(self) -> Tensor:
-        """(m, n)."""
+        """The matrix left diag(values) right^T, (m, n)."""
         return (self.left * self.values) @ self.right.T
 
 
@@ -52,10 +52,10 @@ def leading_triplets(matrix: Tensor, rank: int) -> Triplets:
     scale = _scale(matrix)
     rows = rows / scale if scale != 1 else rows
     values, vectors = _eigen(rows, rank)
-    if values[-1] < FLAT * values[0] and matrix.dtype != torch.float64:
+    if values[-1] < DOUBLE_BELOW_EIGENVALUE * values[0] and matrix.dtype != torch.float64:
         values, vectors = _eigen(rows.double(), rank)
-    values, kept = _singular(values, weights_floor(matrix))
-    short = (vectors * kept).to(matrix.dtype)
+    values, is_nonzero = _singular(values, weights_floor(matrix))
+    short = (vectors * is_nonzero).to(matrix.dtype)
     long = _images(rows.T, vectors, values)
     values = values.to(matrix.dtype) * scale
     return Triplets(long, values, short) if tall else Triplets(short, values, long)
@@ -83,8 +83,8 @@ def polar_factor(matrix: Tensor, floor: float) -> Tensor:
     if not matrix.any():
         return torch.zeros_like(matrix)
     values, vectors = _eigen(rows.double(), rows.shape[0])
-    values, kept = _singular(values, floor)
-    factor = (vectors * kept).to(matrix.dtype) @ _images(rows.T, vectors, values).T
+    values, is_nonzero = _singular(values, floor)
+    factor = (vectors * is_nonzero).to(matrix.dtype) @ _images(rows.T, vectors, values).T
     return factor.T if tall else factor
 
 
@@ -109,7 +109,7 @@ def weights_floor(matrix: Tensor) -> float:
 def _eigen(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return the `rank` largest eigenvalues of `rows rows^T`, largest first, and their eigenvectors in columns."""
     gram = _gram(rows)
-    few = gram.device.type == "cpu" and rank <= FEW * len(gram)
+    few = gram.device.type == "cpu" and rank <= PARTIAL_SHARE * len(gram)
     try:
         values, vectors = largest_eigenpairs(gram, rank) if few else torch.linalg.eigh(gram)
     except torch.linalg.LinAlgError:  # by another algorithm, for all of them
@@ -131,30 +131,30 @@ def _gram(rows: Tensor) -> Tensor:
 
 
 def _singular(eigenvalues: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """Return singular values, zero where they count as zero, and which do not."""
+    """Return singular values, zero where they count as zero, and whether each does not."""
     values = eigenvalues.clamp_min(0).sqrt()
-    kept = values > floor * values[0]
-    return values * kept, kept
+    is_nonzero = values > floor * values[0]
+    return values * is_nonzero, is_nonzero
 
 
 def _images(matrix: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
     """Return `matrix vectors / values`, the singular vectors of the other side, zero where the value is.
 
-    The image of a short direction is a difference of large numbers, so short ones are computed in double precision.
+    The image of a direction with a small value is a difference of large numbers, so it is computed in double precision.
     """
     images = matrix @ vectors.to(matrix.dtype)
-    short = values < SHORT * values[0]
-    if matrix.dtype != torch.float64 and short.any():
-        images[:, short] = (matrix.double() @ vectors[:, short].double()).to(matrix.dtype)
+    is_small = values < DOUBLE_BELOW_SINGULAR_VALUE * values[0]
+    if matrix.dtype != torch.float64 and is_small.any():
+        images[:, is_small] = (matrix.double() @ vectors[:, is_small].double()).to(matrix.dtype)
     return images.div_(torch.where(values > 0, values, torch.inf).to(matrix.dtype))
 
 
 def _scale(matrix: Tensor) -> float:
     """Return what to divide by so that squares stay in the dtype's range: a power of two, 1 for all but extreme entries."""
     exponent = math.frexp(torch.linalg.vector_norm(matrix, torch.inf).item())[1]
-    return 1.0 if abs(exponent) < SAFE else 2.0**exponent
+    return 1.0 if abs(exponent) < SAFE_EXPONENT else 2.0**exponent
 
 
 def _aligned(matrix: Tensor) -> Tensor:
-    """Return the matrix at an aligned address: else libraries round equal ones differently, and noise looks like a rank."""
+    """Return the matrix at an aligned address: else libraries round equal matrices differently, which changes their rank."""
     return matrix if matrix.data_ptr() % 64 == 0 else matrix.clone()

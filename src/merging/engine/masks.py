@@ -17,7 +17,7 @@ class MaskStack:
     """Several masks a task: entry KEY is (masks, tasks, ceil(n / 8)) packed bits, made when first read, and kept.
 
     count: number of masks a task.
-    prepare: `prepare(key)` returns what makes all masks of a slice of the stack, as `MergeInputs.each` visits.
+    prepare: `prepare(key)` returns `select(part, stack)`, which yields all masks of one slice (see `MergeInputs.each`).
     """
 
     def __init__(self, inputs: MergeInputs, count: int, prepare: Callable[[str], Select]):
@@ -31,10 +31,10 @@ class MaskStack:
             packed = torch.empty(sizes[key], dtype=torch.uint8, device=inputs.device)
 
             def visit(part: slice, stack: Tensor) -> None:
-                where = slice(part.start // 8, packed_size(part.stop))
-                for layer, masks in zip(packed, select(part, stack)):
-                    for row, mask in zip(layer, masks):
-                        row[where] = pack(mask)
+                packed_part = slice(part.start // 8, packed_size(part.stop))
+                for rows, masks in zip(packed, select(part, stack)):
+                    for row, mask in zip(rows, masks):
+                        row[packed_part] = pack(mask)
 
             for _ in inputs.each(key, visit):
                 pass
@@ -43,7 +43,7 @@ class MaskStack:
         self._packed = Memoized(shapes, entry)
 
     def at(self, numbers: Mapping[str, int]) -> dict[str, StateDict]:
-        """Return the packed masks by task and key, of each task the one with the number given for it."""
+        """Return each task's mask number `numbers[task]`, packed, by task and key."""
 
         def of_task(row: int, number: int) -> Lazy:
             shapes = {key: leaf[number, row] for key, leaf in self._packed.outline.items()}
@@ -53,6 +53,8 @@ class MaskStack:
 
 
 def masked_compact(inputs: MergeInputs, shared: StateDict, masks: Mapping[str, StateDict]) -> Compact:
-    """Return the vectors that packed masks select from the shared one; masks of what no task changed are left out."""
-    kept = {task: Lazy({key: outline(masks[task])[key] for key in shared}, masks[task].__getitem__) for task in inputs.tasks}
-    return Compact(inputs.outline, masks_as_parts(kept), shared)
+    """Return the compact form of the vectors that packed masks select from `shared`, which has the changed entries only."""
+    of_changed = {
+        task: Lazy({key: outline(masks[task])[key] for key in shared}, masks[task].__getitem__) for task in inputs.tasks
+    }
+    return Compact(inputs.outline, masks_as_parts(of_changed), shared)

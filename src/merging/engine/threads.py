@@ -16,11 +16,11 @@ _this_thread = local()
 
 @cache
 def thread_pool() -> ThreadPoolExecutor:
-    """Return a pool of one thread a core, each computing alone: slices side by side stay in their cores' caches."""
+    """Return a pool of one thread a core, in each of which torch uses that thread only: slices stay in their core's cache."""
     count = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, initializer=_init_thread)
-    started = Barrier(count)
-    list(pool.map(lambda _: started.wait(), range(count)))
+    barrier = Barrier(count)
+    list(pool.map(lambda _: barrier.wait(), range(count)))
     torch.set_num_threads(count)  # what a thread set for itself also became the default of threads to come
     return pool
 
@@ -40,7 +40,7 @@ def runs_serially(device: torch.device) -> bool:
 
 
 class Prefetched(Mapping[str, T]):
-    """`make(key)` for each of `keys`; when one is read, the next few are begun on the other cores.
+    """A mapping from each of `keys` to `make(key)`; when one is read, the next few are started on the other cores.
 
     Nothing is kept: a key that is read again is made again, and what was begun and is not among the next few is dropped.
     """
@@ -48,19 +48,19 @@ class Prefetched(Mapping[str, T]):
     def __init__(self, keys: Iterable[str], make: Callable[[str], T], device: torch.device):
         self._positions = {key: position for position, key in enumerate(keys)}
         self._keys, self._make, self._device = list(self._positions), make, device
-        self._begun: dict[str, Future[T]] = {}
+        self._futures: dict[str, Future[T]] = {}
 
     def __getitem__(self, key: str) -> T:
         position = self._positions[key]
         if runs_serially(self._device):
             return self._make(key)
         window = self._keys[position : position + 1 + torch.get_num_threads()]
-        for other in self._begun.keys() - set(window):
-            self._begun.pop(other).cancel()
+        for other in self._futures.keys() - set(window):
+            self._futures.pop(other).cancel()
         for other in window:
-            if other not in self._begun:
-                self._begun[other] = thread_pool().submit(self._make, other)
-        return self._begun.pop(key).result()
+            if other not in self._futures:
+                self._futures[other] = thread_pool().submit(self._make, other)
+        return self._futures.pop(key).result()
 
     def __contains__(self, key: object) -> bool:
         return key in self._positions

@@ -1,4 +1,4 @@
-"""Training images, changed at random: the same image of the same epoch is changed alike in whatever process reads it."""
+"""Augmented training images: the augmentation follows from seed, epoch and index, in whatever process it is done."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from src.models.loader import ExampleId, seed_of
 
 
 class AugmentedImages(Dataset):
-    """Images as a training step takes them: several at a time, each changed as its epoch and number say.
+    """Training images, read several at a time and augmented; each one's random numbers are seeded by seed, epoch and index.
 
     examples: opens the dataset, in the process that reads.
     augment: makes uint8 pixels (3, height, width) of an image, by torch's random numbers.
@@ -22,7 +22,7 @@ class AugmentedImages(Dataset):
         self._examples, self._augment, self._seed = examples, augment, seed
 
     def __getitems__(self, ids: Sequence[ExampleId]) -> tuple[Tensor, Tensor] | UserError:
-        """Return uint8 pixels (n, 3, height, width) and labels (n,), or an error of the user's to mend (see `load_batches`)."""
+        """Return uint8 pixels (n, 3, height, width) and labels (n,), or a UserError, returned not raised (see `load_batches`)."""
         try:
             return self._read(ids)
         except UserError as error:

@@ -38,9 +38,9 @@ class Heads:
             raise UserError(f"heads.parity is true or false; got {self.parity}")
 
     def published_file(self, task: str) -> Path | None:
-        """Return the published head that will be used for a task; None if it is built from prompts."""
+        """Return the path of the published head that will be used for a task; None if it is built from prompts."""
         path = None if self.source == "prompts" else self.published(task)
-        return None if path and "made_from" in metadata_of(path) else path  # one that was built here
+        return None if path and "made_from" in metadata_of(path) else path  # this program's own heads say what they follow from
 
     def weight(
         self, task: TaskLike, text_digest: Callable[[], str], build: Callable[[Sequence[Sequence[str]]], Tensor]
@@ -50,18 +50,18 @@ class Heads:
         A head that was built before is read again if prompts and text tower are the same.
 
         text_digest: returns a digest of the text tower.
-        build: makes a head of each class's prompts.
+        build: returns a head, (classes, width), built from each class's prompts.
         """
         published = self.published_file(task.name)
         if published is not None:
             return _read_published(published, task)
         prompts = prompts_of(task, self.parity)
-        made_from = json.dumps([text_digest(), prompts])
+        provenance = json.dumps([text_digest(), prompts])
         path = self.folder / f"{task.name}.safetensors"
-        if metadata_of(path).get("made_from") == made_from:
+        if metadata_of(path).get("made_from") == provenance:
             return open_checkpoint(path)["weight"]
         weight = build(prompts)
-        save_file({"weight": weight}, path, {"made_from": made_from})
+        save_file({"weight": weight}, path, {"made_from": provenance})
         return weight
 
 

@@ -34,7 +34,7 @@ def resolve_quick_gelu(
 ) -> bool:
     """Whether the activation is QuickGELU.
 
-    name: what messages call the weights.
+    name: of the weights, for messages.
     quick_gelu: what the user asked for; None for what the weights were trained with.
     has_weights: whether there are pre-trained weights.
 
@@ -65,7 +65,7 @@ def create_model(
     pretrained_config: {} for OpenAI's preprocessing.
     load: whether to load the weights of `pretrained`; else they are random.
 
-    Raise UserError if the weights cannot be had.
+    Raise UserError if the weights cannot be loaded.
     """
     preprocessing = {
         f"image_{key}": pretrained_config[key]
@@ -85,8 +85,8 @@ def create_model(
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         like = pretrained if pretrained in tags else "TAG"
         raise UserError(
-            f"the pre-trained weights {pretrained} of {architecture} cannot be had ({str(error).splitlines()[0][:200]}); where "
-            f"there is no network, copy them here and give model.pretrained=FILE model.family.like={like} "
+            f"the pre-trained weights {pretrained} of {architecture} cannot be loaded ({str(error).splitlines()[0][:200]}); if "
+            f"there is no network here, copy them and give model.pretrained=FILE model.family.like={like} "
             f"(tags there are: {', '.join(tags) or 'none'})"
         ) from error
     return model.eval(), *transforms

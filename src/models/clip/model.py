@@ -47,7 +47,7 @@ class Clip:
     Those hold the whole CLIP but the text transformer, under the prefix `model.`; only the image tower is ever trained
     or edited here, as in the papers, so the heads stay those of the pre-trained model.
 
-    name: what runs and folders call the model.
+    name: as in results and folders.
     architecture: open_clip's name.
     pretrained: open_clip's tag, or a weight file; None for random weights.
     quick_gelu: whether the activation is QuickGELU; None for what the weights were trained with.
@@ -61,7 +61,7 @@ class Clip:
     config: a folder with the architecture's json, if open_clip does not know it.
     merges: the tokenizer's file, if it is not CLIP's own.
 
-    Raise UserError if the weights cannot be had, or were trained with another activation than asked for.
+    Raise UserError if the weights cannot be loaded, or were trained with another activation than asked for.
     """
 
     def __init__(
@@ -257,7 +257,7 @@ class Clip:
         return tangent(lambda weights: self._image_features(weights, pixels), self._reference, tower)
 
     def _logits(self, features: Tensor, task: str) -> Tensor:
-        with torch.autocast(self.device.type, enabled=False):  # logits are large: a narrow one is a coarse one
+        with torch.autocast(self.device.type, enabled=False):  # logits are large, and half precision rounds them coarsely
             return F.normalize(features.float(), dim=-1) @ self._heads[task][0].T
 
     def _summed_loss(self, features: Tensor, batch: Batch) -> Tensor:
@@ -322,7 +322,7 @@ class Clip:
     def _tower_depth(self) -> Callable[[str], float | None]:
         """Returns the depth of a parameter of the image tower (see `depth`)."""
         if not any(re.match(BLOCKS, key) for key in self._model_outline):
-            raise UserError(f"the image tower of {self._architecture} is no row of blocks, so LiNeS does not know its depth")
+            raise UserError(f"the image tower of {self._architecture} is no sequence of blocks, so LiNeS does not know its depth")
         return depth_by_name(self._model_outline, BLOCKS)
 
 

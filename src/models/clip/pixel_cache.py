@@ -39,12 +39,12 @@ Decode = Callable[[int], tuple[Tensor, int]]  # returns uint8 pixels (3, height,
 
 @dataclass(frozen=True)
 class PixelStore:
-    """Decoded splits on disk: those used longest ago make room for new ones.
+    """A cache of decoded splits on disk, limited in size: the least recently used are removed for new ones.
 
     folder: where they lie.
     limit: bytes that they take at most. A split that would not fit on its own is decoded each time instead.
     workers: threads that decode.
-    progress: listener, told what is being decoded.
+    progress: listener, which hears what is being decoded.
     in_use: folders of the splits that this process uses.
     """
 
@@ -54,13 +54,13 @@ class PixelStore:
     progress: Progress = SILENT
     in_use: set[Path] = field(default_factory=set, init=False)
 
-    def split(self, made_from: str, count: Callable[[], int], decode: Decode, name: str) -> "Split":
-        """Return the split that `made_from` describes: its data and all its preprocessing.
+    def split(self, description: str, count: Callable[[], int], decode: Decode, name: str) -> "Split":
+        """Return the split with this description of its data and all its preprocessing.
 
         count: returns the number of examples; not called where a split is known from an earlier run.
-        name: what it is called in reports.
+        name: for progress reports.
         """
-        split = Split(self, xxhash.xxh3_128_hexdigest(f"{VERSION} {made_from}".encode()), count, decode, name)
+        split = Split(self, xxhash.xxh3_128_hexdigest(f"{VERSION} {description}".encode()), count, decode, name)
         self.in_use.add(split.folder)
         return split
 
@@ -85,7 +85,7 @@ class PixelStore:
 
 
 class Split:
-    """One decoded split, span by span; what is on disk is mapped, the rest is decoded and put there."""
+    """One decoded split, span by span: spans on disk are mapped, others are decoded and saved."""
 
     def __init__(self, store: PixelStore, key: str, count: Callable[[], int], decode: Decode, name: str):
         self._store, self._count, self._decode, self._name = store, count, decode, name
@@ -110,7 +110,7 @@ class Split:
             return Span(saved["pixels"], saved["labels"])
         except (UserError, KeyError, FileNotFoundError):  # not there, or spoiled
             pass
-        decoded = self._decoded(indices)
+        decoded = self._decode_span(indices)
         size = byte_size(decoded._asdict()) + HEADER
         if size // len(indices) * self.count <= self._store.limit and self._store.make_room(size):
             with contextlib.suppress(UserError, FileNotFoundError):  # a full disk, or another process that makes room
@@ -119,7 +119,7 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """The digest of all pixels and labels. It is remembered when the pixels themselves had to make room."""
+        """The digest of all pixels and labels. It is kept when the pixels themselves are removed."""
         facts = self._facts()  # read now: another process of the group may have found it out since `count` was asked for
         if "digest" in facts:
             return facts["digest"]
@@ -129,14 +129,14 @@ class Split:
         return value
 
     def _facts(self) -> dict:
-        """Return the count and digest that an earlier run, or another process, found out."""
+        """Return the count and digest that an earlier run, or another process, computed; {} if none did."""
         try:
             facts = json.loads(self._facts_file.read_text())
             return {"digest": str(facts["digest"]), "count": int(facts["count"])}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
-    def _decoded(self, indices: range) -> Span:
+    def _decode_span(self, indices: range) -> Span:
         first, label = self._decode(indices[0])
         pixels = torch.empty((len(indices), *first.shape), dtype=torch.uint8)
         labels = torch.empty(len(indices), dtype=torch.int64)
