@@ -1,6 +1,8 @@
 """Fine-tune the tasks whose weights are missing, as the configuration says."""
 
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from omegaconf import DictConfig
@@ -14,6 +16,7 @@ from src.errors import UserError, raise_any
 from src.models.family import ModelFamily
 from src.runtime.distributed import ProcessGroup
 from src.runtime.environment import local_world_size
+from src.runtime.files import locked
 from src.training.loop import TrainingSettings, finetune
 from src.training.provenance import is_finetuned_here, mismatch
 from src.training.state import state_path
@@ -58,7 +61,9 @@ def finetune_all(config: DictConfig, paths: Paths, family: ModelFamily, tasks: S
         raise UserError("not all processes see the same weights; give a model_location on a disk that all machines share")
     for number, task in enumerate(tasks, start=1):
         path = paths.finetuned(task.name)
+        waiting = f"waiting for another run that fine-tunes {config.model.name} on {task.name}"
         with (
+            locked(path, lambda text=waiting: print(text, file=sys.stderr, flush=True)) if group.is_main else nullcontext(),
             ProgressBar(f"{number} of {len(tasks)}: ", "step", silent=not group.is_main) as progress,
             trackers(config, paths, group, task.name, recipes[task.name]) as log_callbacks,
         ):
@@ -71,8 +76,12 @@ def finetune_all(config: DictConfig, paths: Paths, family: ModelFamily, tasks: S
                 progress=progress,
                 log_callbacks=log_callbacks,
             )
-            finetune(family, task, recipes[task.name], mode, path, settings)
-        if group.is_main:
+            by_another_run = group.all_gather(path.exists())[0]
+            if not by_another_run:
+                finetune(family, task, recipes[task.name], mode, path, settings)
+            elif different := mismatch(path, family, recipes[task.name], mode, task):
+                raise UserError(different)
+        if group.is_main and not by_another_run:
             print(f"fine-tuned {config.model.name} on {task.name}: {path}", flush=True)
 
 

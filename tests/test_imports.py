@@ -31,7 +31,8 @@ SOURCES = [*MODULES, *sorted(ROOT.glob("*.py"))]
 ONLY_IN = {
     ("hydra", "omegaconf"): ("command_line", *LEVELS[-1]),
     ("open_clip", "timm", "transformers"): ("src.models",),
-    ("huggingface_hub", "gdown", "filelock"): ("src.downloads", "src.data"),
+    ("huggingface_hub", "gdown"): ("src.downloads", "src.data"),
+    ("filelock",): ("src.runtime", "src.downloads", "src.data"),
     ("matplotlib",): ("src.reports",),
     ("scipy", "threadpoolctl"): ("src.merging.engine",),
 }

@@ -8,9 +8,11 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
+
+from filelock import FileLock, Timeout
 
 from src.errors import UserError
 
@@ -55,6 +57,25 @@ def folder_beside(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.replace(old)
         draft.replace(folder)
+
+
+@contextlib.contextmanager
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of a file that takes long to make; `on_wait` is called first if another process holds it.
+
+    The lock is a file beside it, which stays: who waits for it and who comes later must lock the same one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path: Path, value: object) -> None:

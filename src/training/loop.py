@@ -76,7 +76,7 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
     meter, last_saved, latest = LossMeter(schedule, settings.log_steps, group.all_reduce_sum), time.monotonic(), what
     steps = _steps(family, task, trainable, optimizer, schedule, start, settings)
     with StopSignal() as stop, contextlib.closing(steps):
-        for step, loss in enumerate(steps, start=start + 1):
+        for step, (loss, norm) in enumerate(steps, start=start + 1):
             if entry := meter.update(step, loss):
                 if not math.isfinite(entry.loss):
                     raise UserError(_diverged(task, entry.loss, state))
@@ -85,12 +85,12 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
                 latest = f"{what}: {entry}"
             settings.progress.report(latest, 1)
             signal = group.all_reduce_max(stop.number)
-            if step == schedule.steps:
-                break
-            if signal and group.all_reduce_max(int(not torch.isfinite(loss))):
+            is_last, is_due = step == schedule.steps, time.monotonic() - last_saved > 60 * settings.save_minutes
+            if (signal or is_last) and not torch.isfinite(norm):  # of the group's gradients: all processes raise
                 raise UserError(_diverged(task, math.nan, state))
-            is_due = time.monotonic() - last_saved > 60 * settings.save_minutes
-            if group.is_main and (signal or is_due) and bool(torch.isfinite(loss)):
+            if is_last:
+                break
+            if group.is_main and (signal or is_due) and torch.isfinite(norm):
                 state.save(step)
                 last_saved = time.monotonic()
             if signal:
@@ -117,8 +117,8 @@ def _steps(
     schedule: BatchSchedule,
     start: int,
     settings: TrainingSettings,
-) -> Iterator[Tensor]:
-    """Take each optimiser step from `start` on; yield this process's share of its mean loss."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Take each optimiser step from `start` on; yield this process's share of its mean loss, and the gradients' norm."""
     group, recipe = settings.group, schedule.recipe
     module = group.data_parallel(trainable)
     batch_ids = (batch.examples for step in schedule.micro_batches(group.rank, group.size, start) for batch in step)
@@ -131,10 +131,10 @@ def _steps(
         for number, micro_batch in enumerate(micro_batches, start=1):
             with contextlib.nullcontext() if number == len(micro_batches) or group.size == 1 else module.no_sync():
                 loss = loss + _backward(family, module, next(batches), micro_batch, settings)
-        torch.nn.utils.clip_grad_norm_(trainable.values, recipe.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trainable.values, recipe.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield loss
+        yield loss, norm
 
 
 def _backward(

@@ -22,7 +22,7 @@ from src.runtime.distributed import ProcessGroup
 from src.runtime.progress import SILENT
 from src.state_dict import digest, entry_digest
 from src.task_vectors import TaskVector
-from tests.helpers.line_family import LinearFamily, Points
+from tests.helpers.linear_family import LinearFamily, Points
 from tests.helpers.progress import RecordedProgress
 
 

@@ -104,3 +104,14 @@ def test_a_broken_image_is_named_and_ends_the_run(tmp_path):
     done = run_script("finetune.py", *options, cwd=tmp_path)
     assert done.returncode == 1 and "birds" in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert time.monotonic() - started < 120
+
+
+def test_two_runs_of_one_task_fine_tune_it_once(tmp_path):
+    command = [sys.executable, str(ROOT / "finetune.py"), "--train-dataset=Digits", "epochs=1"]
+    runs = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [run.communicate(timeout=300) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    assert sum("fine-tuned ViT-demo on Digits" in stdout for stdout, _ in outputs) == 1
+    folder = tmp_path / "checkpoints/ViT-demo/DigitsVal"
+    steps = [json.loads(line)["step"] for line in (folder / "nonlinear_training.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and (folder / "nonlinear_finetuned.safetensors").exists()

@@ -1,5 +1,6 @@
 import os
 import socket
+import threading
 import time
 
 import pytest
@@ -69,3 +70,20 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     with folder_beside(tmp_path / "merged") as draft:
         (draft / "second").write_text("2")
     assert [path.name for path in tmp_path.rglob("*")] == ["merged", "second"]
+
+
+def test_who_comes_second_says_that_it_waits_and_goes_on_when_the_first_is_done(tmp_path):
+    path, said, order = tmp_path / "weights.safetensors", [], []
+
+    def second() -> None:
+        with files.locked(path, lambda: said.append("waiting")):
+            order.append("second")
+
+    with files.locked(path, lambda: said.append("nobody is there")):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while not said:
+            time.sleep(0.01)
+        order.append("first")
+    thread.join()
+    assert said == ["waiting"] and order == ["first", "second"]

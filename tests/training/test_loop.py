@@ -8,7 +8,9 @@ from torch import nn
 
 from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.reading import metadata_of
+from src.checkpoints.writing import save_file
 from src.errors import UserError
+from src.models.family import Trainable
 from src.models.modes import Mode
 from src.runtime.signals import StopRequested
 from src.training.loop import TrainingSettings, finetune
@@ -16,7 +18,7 @@ from src.training.provenance import mismatch
 from src.training.recipe import Recipe
 from src.training.schedule import BatchSchedule
 from src.training.state import state_path
-from tests.helpers.line_family import LinearFamily, Points
+from tests.helpers.linear_family import LinearFamily, Points
 from tests.helpers.progress import RecordedProgress, SignalAt
 
 RECIPE = Recipe(
@@ -176,6 +178,29 @@ def test_a_signal_after_the_loss_left_the_numbers_promises_nothing(tmp_path):
     family.points = family.points * float("nan")
     with pytest.raises(UserError, match="became nan"):  # nothing was saved that a rerun could go on from
         finetune(family, Points(), RECIPE, STANDARD, tmp_path / "w.safetensors", TrainingSettings(progress=SignalAt(2)))
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+class NanGradients(LinearFamily):
+    """A family whose loss is finite and whose gradients are not numbers."""
+
+    def trainable(self, mode):
+        trainable = super().trainable(mode)
+
+        def loss(entries, batch):
+            return trainable._loss(entries, batch) + 0 * (0 * entries["weight"]).sqrt().sum()
+
+        return Trainable(trainable.entries, loss, save_file, 6)
+
+
+@pytest.mark.parametrize(
+    "settings", [TrainingSettings(), TrainingSettings(save_minutes=0), TrainingSettings(progress=SignalAt(1))]
+)
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_gradients_that_are_no_numbers_write_nothing_though_the_loss_is_finite(tmp_path, settings, epochs):
+    recipe = replace(RECIPE, batch_size=64, num_grad_accumulation=1, epochs=epochs)
+    with pytest.raises(UserError, match="became nan"):
+        finetune(NanGradients(), Points(), recipe, STANDARD, tmp_path / "w.safetensors", settings)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
