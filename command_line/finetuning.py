@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from omegaconf import DictConfig
@@ -61,9 +62,9 @@ def finetune_all(config: DictConfig, paths: Paths, family: ModelFamily, tasks: S
         raise UserError("not all processes see the same weights; give a model_location on a disk that all machines share")
     for number, task in enumerate(tasks, start=1):
         path = paths.finetuned(task.name)
-        waiting = f"waiting for another run that fine-tunes {config.model.name} on {task.name}"
+        on_wait = partial(print, f"waiting for another run that fine-tunes {config.model.name} on {task.name}", file=sys.stderr)
         with (
-            locked(path, lambda text=waiting: print(text, file=sys.stderr, flush=True)) if group.is_main else nullcontext(),
+            locked(state_path(path), on_wait) if group.is_main else nullcontext(),
             ProgressBar(f"{number} of {len(tasks)}: ", "step", silent=not group.is_main) as progress,
             trackers(config, paths, group, task.name, recipes[task.name]) as log_callbacks,
         ):
