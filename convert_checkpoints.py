@@ -10,26 +10,26 @@ which checkpoints they were made of, and main.py reads them so.
 
 import argparse
 import sys
-from pathlib import Path
 
 from command_line.console import run_script, user_message
 from src.checkpoints.conversion import convert, is_converted, pickled_files
 from src.errors import UserError, raise_any
 from src.pickles.archives import check_contents
+from src.runtime.files import expand_path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="with .pt files in it, at any depth")
-    parser.add_argument("--output", type=Path, help="where to write; default: beside each file")
+    parser.add_argument("folder", help="with .pt files in it, at any depth")
+    parser.add_argument("--output", help="where to write; default: beside each file")
     parser.add_argument(
         "--remove", action="store_true", help="remove each undamaged original whose conversion equals it to the bit"
     )
     options = parser.parse_args()
-    folder = options.folder.expanduser()
+    folder = expand_path(options.folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; name the one that holds the checkpoints")
-    output = (options.output or folder).expanduser()
+    output = expand_path(options.output or folder)
     sources = pickled_files(folder)
     if not sources:
         print(f"{folder} holds no .pt files to convert")

@@ -23,6 +23,7 @@ from src.downloads.hub import fetch
 from src.errors import UserError, raise_any
 from src.pickles.archives import check_contents
 from src.pickles.mask_arrays import read_arrays
+from src.runtime.files import expand_path
 
 REPOSITORY = "nik-dim/tall_masks"
 ENDINGS = {"checkpoints": (".pt", ".safetensors"), "tall_masks": (".npy",)}
@@ -33,9 +34,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, choices=list(SERVED_MODELS))
     parser.add_argument("--kind", required=True, choices=list(ENDINGS))
     parser.add_argument("--source", default="hub", choices=["hub", "drive"], help="Hugging Face, or Google Drive")
-    parser.add_argument("--model-location", type=Path, default=Path("checkpoints"), help="as main.py's model_location")
+    parser.add_argument("--model-location", default="checkpoints", help="as main.py's model_location")
     options = parser.parse_args()
-    models = options.model_location.expanduser()
+    models = expand_path(options.model_location)
     if options.source == "drive":
         folder = models / options.model if options.kind == "checkpoints" else models / "tall_masks" / options.model
         fetch_folder(FOLDERS[options.kind, options.model], folder)

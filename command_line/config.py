@@ -11,8 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from command_line.overrides import repetitions
 from src.errors import raise_any
 from src.runtime.environment import is_distributed
+from src.runtime.files import expand_path
 from src.validation import is_number, is_whole
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +62,7 @@ def validate(config: DictConfig) -> None:
     from src.evaluation.search import STRATEGIES  # with torch, which --help has no need to wait for
     from src.models.family import PRECISIONS
 
+    raise_any(repetitions(HydraConfig.get().overrides.task))
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     raise_any(f"{key}={config[key]} sets all of {key}; did you mean {option}=?" for key, option in GROUPS.items()
               if not isinstance(config[key], DictConfig))  # fmt: skip
@@ -70,7 +73,7 @@ def validate(config: DictConfig) -> None:
     ]
     problems += [f"{key} is {what}; got {config[key]}" for key, (is_valid, what) in VALUES.items() if not is_valid(config[key])]
     problems += [f"{key}={config[key]} is a file, and a folder is needed; choose another place"
-                 for key in FOLDERS if isinstance(config[key], str) and Path(config[key]).expanduser().is_file()]  # fmt: skip
+                 for key in FOLDERS if isinstance(config[key], str) and expand_path(config[key]).is_file()]  # fmt: skip
     raise_any([*problems, *_contradictions(config)])
 
 
@@ -110,7 +113,7 @@ def manifest_paths(config: DictConfig) -> list[Path]:
     """Return the files that name benchmarks: the user's, then the program's."""
     listed = config.lineages or []
     files = [listed] if isinstance(listed, str) else list(listed)
-    return [*(Path(str(file)).expanduser() for file in files), ROOT / "config" / "lineage.yaml"]
+    return [*map(expand_path, files), ROOT / "config" / "lineage.yaml"]
 
 
 def method_name(config: DictConfig) -> str:

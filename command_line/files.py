@@ -8,13 +8,14 @@ from omegaconf import DictConfig
 
 from command_line.build import build_device, build_method, specified_coefficient
 from command_line.output import check_output, publish_analysis, write_output
-from command_line.paths import expand_path, file_sources
+from command_line.paths import file_sources
 from src.checkpoints.mask_files import MaskProvenance, load_masks
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.runtime.environment import is_distributed
+from src.runtime.files import expand_path
 from src.state_dict import digest
 
 

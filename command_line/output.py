@@ -7,7 +7,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from command_line.config import method_name
-from command_line.paths import expand_path
 from src.checkpoints.bundles import save_bundle
 from src.checkpoints.mask_files import MaskProvenance
 from src.checkpoints.writing import check_target, save_by_task, save_file, save_folder
@@ -15,7 +14,7 @@ from src.elementwise import add_vector
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Method
-from src.runtime.files import write_json
+from src.runtime.files import expand_path, write_json
 from src.state_dict import StateDict, byte_size
 
 

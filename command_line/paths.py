@@ -12,6 +12,7 @@ from src.checkpoints.mask_files import FOLDER, MaskFiles
 from src.checkpoints.published import FILE_PREFIXES, PublishedFiles, finetuned_path
 from src.checkpoints.shards import INDEX, PICKLED
 from src.errors import UserError, raise_any
+from src.runtime.files import expand_path
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,6 @@ def paths_of(config: DictConfig) -> Paths:
         user_finetuned={task: expand_path(path) for task, path in (config.finetuned or {}).items()},
         pretrained=expand_path(config.pretrained) if config.pretrained else None,
     )
-
-
-def expand_path(path: object) -> Path:
-    """Return the path that a user typed, with `~` expanded."""
-    return Path(str(path)).expanduser()
 
 
 def file_sources(config: DictConfig) -> tuple[Path, dict[str, Path]]:

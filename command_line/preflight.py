@@ -8,12 +8,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from command_line.build import build_heads
 from command_line.console import ProgressBar
-from command_line.paths import Paths, expand_path
+from command_line.paths import Paths
 from src.checkpoints.published import SERVED_MODELS, file_names
 from src.data.registry import find_tasks, require_data
 from src.data.task import Task
 from src.errors import UserError, raise_any
 from src.runtime.distributed import ProcessGroup
+from src.runtime.files import expand_path
 from src.validation import is_whole
 
 # Of a run, those that fine-tuning needs to find the same tasks, train the same way and write where the run looks.

@@ -30,6 +30,7 @@ from src.merging.engine.inputs import MergeInputs
 from src.models.family import ModelFamily
 from src.runtime.distributed import ProcessGroup, init_distributed
 from src.runtime.environment import is_distributed
+from src.runtime.files import expand_path
 from src.runtime.memory import keep_freed_memory
 from src.state_dict import byte_size
 
@@ -82,7 +83,7 @@ class Session:
     def input_files(self) -> list[Path]:
         """The files of weights that this run reads."""
         own = self.config.model.family.pretrained
-        named = [self.paths.pretrained, Path(own).expanduser() if isinstance(own, str) else None]
+        named = [self.paths.pretrained, expand_path(own) if isinstance(own, str) else None]
         files = [*self.paths.published.zeroshots(self.paths.mode), *self.paths.published.zeroshots()]
         return [path for path in (*named, *files, *(self.paths.finetuned(task.name) for task in self.tasks)) if path]
 

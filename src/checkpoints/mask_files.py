@@ -17,6 +17,7 @@ from src.checkpoints.writing import save_file
 from src.compact import Compact, pack, packed_size, parts_of, unpack
 from src.errors import UserError
 from src.pickles.mask_arrays import read_arrays
+from src.runtime.files import expand_path
 from src.state_dict import Lazy, StateDict, digest
 
 FOLDER = "masks"  # beside a model's checkpoints
@@ -127,7 +128,7 @@ def load_masks(
     if load is False or (load is None and files is None):
         return None
     if isinstance(load, str):
-        return open_masks(Path(load).expanduser(), provenance, shapes)
+        return open_masks(expand_path(load), provenance, shapes)
     if files is None:
         raise UserError("method.load_mask=True looks beside a model's checkpoints; with model=files give the masks' path")
     try:

@@ -84,10 +84,10 @@ def save_by_task(models: Mapping[str, StateDict], folder: Path, metadata: Mappin
 def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int) -> None:
     """Raise UserError, before any work, if writing `size` bytes to `path` would fail or destroy what is not ours.
 
-    An input is never overwritten; a folder is replaced only if it holds nothing but an earlier result.
+    An input is never overwritten; a file or folder is replaced only if it is an earlier result, and nothing else.
     """
-    target, problems, inputs = path.expanduser().resolve(), [], list(inputs)
-    for source in {file.expanduser().resolve() for file in inputs}:
+    target, problems, inputs = path.resolve(), [], list(inputs)
+    for source in {file.resolve() for file in inputs}:
         if source == target or (as_folder and (target in source.parents or source in target.parents)):
             problems.append(f"output={path} would overwrite an input, {source}; choose another path")
     if path.suffix in PICKLED:
@@ -101,6 +101,8 @@ def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int)
             problems.append(f"output={path} holds other files ({examples}); choose an output folder of its own")
     elif target.exists() and as_folder:
         problems.append(f"output={path} is a file, and a folder is to be written; choose another name")
+    elif target.exists() and not _is_result(target):
+        problems.append(f"output={path} is there and is no earlier output; choose another name, or move it away")
     raise_any(problems)
     require_space(target.parent, size)
 
@@ -108,10 +110,16 @@ def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int)
 def _is_replaceable(file: Path, inputs: list[Path]) -> bool:
     """Whether a file in an output folder is one of ours: written by us, or the copy of a small file of an input."""
     if file.suffix == ".safetensors":
-        return metadata_of(file).get("made_by") == MARK["made_by"]
+        return _is_result(file)
     originals = (source / file.name for source in inputs if source.is_dir())
     is_copy = any(original.is_file() and original.read_bytes() == file.read_bytes() for original in originals)
     return file.is_file() and (is_copy or file.name == f"model.safetensors{INDEX}")
+
+
+def _is_result(file: Path) -> bool:
+    """Whether a file is an output of this program, and no fine-tuned, converted or foreign weights."""
+    metadata = metadata_of(file)
+    return metadata.get("made_by") == MARK["made_by"] and not metadata.keys() & {"made_from", "converted_from"}
 
 
 def _companions(folder: Path) -> list[Path]:

@@ -33,6 +33,17 @@ class Hash(Protocol):
     def hexdigest(self) -> str: ...
 
 
+def expand_path(path: object) -> Path:
+    """Return the path that a user typed, with `~` and `~user` at its start expanded.
+
+    Raise UserError if there is no such user.
+    """
+    expanded = os.path.expanduser(str(path))
+    if expanded.startswith("~"):
+        raise UserError(f"{path}: no user here is called {expanded.split('/')[0][1:]}; write ./{path} if it is a file's name")
+    return Path(expanded)
+
+
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """Yield a draft to write, in the folder of `path`; it is renamed to `path` if the block ends well, else removed."""

@@ -36,7 +36,8 @@ def folder(tmp_path_factory):
     flat = {"conv.weight": torch.ones(2), "fc.weight": torch.ones(2)}
     save_file(flat, folder / "flat.safetensors")
     save_file({key: leaf + 1 for key, leaf in flat.items()}, folder / "flat2.safetensors")
-    (folder / "merged.safetensors").write_bytes(b"an earlier result")
+    stream_file({"w": torch.ones(2)}, folder / "merged.safetensors")  # an earlier result
+    save_file(pretrained, folder / "precious.safetensors")
     return folder
 
 
@@ -92,6 +93,12 @@ CASES = {
     "infinity": ((*FILES, "finetuned=[task1.safetensors,inf.safetensors]", "method=ties", "specify_lambda=1"), ["blocks.1.w", "inf"]),
     "an output that is an input": (("model=files", "pretrained=base.safetensors", TWO, "output=task0.safetensors", "specify_lambda=1"),
                                    ["task0.safetensors", "overwrite"]),
+    "a task named twice": ((*FILES, "finetuned={one: task0.safetensors, one: task1.safetensors}", "specify_lambda=1"), ["one 2 times"]),
+    "an option given twice": ((*FILES, TWO, "specify_lambda=1", "specify_lambda=2"), ["specify_lambda is given 2 times"]),
+    "nobody's home": (("model=files", "pretrained='~nobody-here/base.safetensors'", TWO, "output=o.safetensors", "specify_lambda=1"),
+                      ["nobody-here", "no user"]),
+    "an output that is somebody else's": (("model=files", "pretrained=base.safetensors", TWO, "output=precious.safetensors",
+                                           "specify_lambda=1"), ["precious.safetensors", "no earlier output"]),
     "no blocks for lines": (("model=files", "pretrained=flat.safetensors", "finetuned=[flat2.safetensors]", "output=merged.safetensors",
                              "specify_lambda=1", "method.apply_lines=true"), ["depth_pattern"]),
     "no folder to write in": ((*FILES, TWO, "specify_lambda=1", "output=base.safetensors/out.safetensors"), ["base.safetensors"]),

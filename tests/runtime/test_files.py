@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from src.errors import UserError
 from src.runtime import files
 from src.runtime.files import BETWEEN_RENAMES, folder_beside, written_beside
 
@@ -87,3 +88,10 @@ def test_who_comes_second_says_that_it_waits_and_goes_on_when_the_first_is_done(
         order.append("first")
     thread.join()
     assert said == ["waiting"] and order == ["first", "second"]
+
+
+def test_a_path_is_expanded_as_a_shell_does_and_nobodys_home_is_named(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert str(files.expand_path("~/a b")) == "/somewhere/a b" and str(files.expand_path("./~backup")) == "~backup"
+    with pytest.raises(UserError, match="no user here is called nobody-here"):
+        files.expand_path("~nobody-here/x")

@@ -13,6 +13,7 @@ from src.data.vision.hub_copy import HubCopy
 from src.data.vision.spec import DatasetSpec
 from src.data.vision.torchvision_download import download_by_torchvision
 from src.errors import UserError, shorten
+from src.runtime.files import expand_path
 from src.runtime.progress import SILENT, Prefixed, Progress
 
 FOLDERS = "images in train/<class>/ and test/<class>/, or train*.parquet and test*.parquet"
@@ -105,7 +106,7 @@ class DatasetLocation:
         """The user's folder; what exists as a path is a path."""
         if self.source is None:
             return None
-        path = Path(self.source).expanduser()
+        path = expand_path(self.source)
         return path if path.exists() or HubCopy.of(self.source) is None else None
 
     @property
