@@ -11,7 +11,8 @@ from command_line.output import check_output, publish_analysis, write_output
 from command_line.paths import file_sources
 from src.checkpoints.mask_files import MaskProvenance, load_masks
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
-from src.errors import UserError
+from src.checkpoints.quantised import check_not_quantised
+from src.errors import UserError, shorten
 from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.runtime.environment import is_distributed
@@ -31,10 +32,14 @@ def merge_files(config: DictConfig) -> None:
         raise UserError("model=files has no validation data to choose a coefficient on; give specify_lambda=NUMBER")
     pretrained = open_checkpoint(base)
     finetuned = open_all(sources, partial(open_finetuned, pretrained=pretrained))
+    for checkpoint in (pretrained, *finetuned.values()):
+        check_not_quantised(str(checkpoint.path), checkpoint)
     depth = depth_by_name(pretrained, config.method.depth_pattern) if config.method.apply_lines else lambda key: None
     inputs = MergeInputs(pretrained, finetuned, depth, is_layer_by_name, build_device(config), keep=False)
     files = [file for checkpoint in (pretrained, *finetuned.values()) for file in (checkpoint.path, *checkpoint.files)]
     check_output(config, method, files, pretrained, len(sources))
+    if integers := inputs.changed_integers():
+        print(f"not merged, but kept as in the pre-trained model, though fine-tuning changed them: {shorten(integers)}")
     provenance = masks = None
     if load or config.output_kind == "bundle":
         digests = {task: digest(model.items()) for task, model in finetuned.items()}

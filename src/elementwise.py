@@ -124,7 +124,7 @@ def add_vector(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> 
                 torch.add(wide, step, alpha=scale, out=out)
             else:
                 out.copy_(torch.add(wide, step, alpha=scale))
-            if not math.isfinite(out.sum(dtype=wide.dtype).item()):
+            if not _fits(out, wide, step, scale):
                 _check_finite(key, start, step, out)
         return total
 
@@ -150,11 +150,20 @@ def device_of(leaves: Sequence[Tensor]) -> torch.device:
     return next((leaf.device for leaf in leaves if not _is_constant(leaf)), leaves[0].device)
 
 
+def _fits(out: Tensor, wide: Tensor, step: Tensor, scale: float) -> bool:
+    """Whether the sum is finite and within its dtype; some 8-bit ones have no infinity, and would keep their largest number."""
+    if out.itemsize > 1:
+        return math.isfinite(out.sum(dtype=wide.dtype).item())
+    largest = torch.add(wide, step, alpha=scale).abs().amax().item()
+    return math.isfinite(largest) and largest <= torch.finfo(out.dtype).max
+
+
 def _check_finite(key: str, start: Tensor, step: Tensor, out: Tensor) -> None:
     """Raise UserError if the sum of finite numbers, or of a step that is not finite, is infinite or NaN."""
     if not torch.isfinite(step).all():
         raise UserError(f"the vector to add holds NaN or infinite values in {key}; make it again from finite weights")
-    if (~torch.isfinite(out) & torch.isfinite(start)).any():
+    wide = working_dtype(out.dtype)
+    if out.itemsize == 1 or (~torch.isfinite(out) & torch.isfinite(start.to(wide))).any():
         raise UserError(f"the merged {key} overflows {out.dtype}; lower the coefficient, or use a wider dtype")
 
 

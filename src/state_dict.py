@@ -82,10 +82,29 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def is_finite(leaf: Tensor) -> bool:
+    """Whether a floating-point tensor, of any width, holds no NaN or infinite values."""
+    return bool(torch.isfinite(leaf.to(working_dtype(leaf.dtype)) if leaf.itemsize == 1 else leaf).all())
+
+
 def vector_outline(model: StateDict) -> dict[str, Tensor]:
     """Return meta tensors with the shapes and dtypes of a task vector: the floating entries, in working dtypes."""
     shapes = outline(model)
     return {key: torch.empty(shapes[key].shape, dtype=working_dtype(shapes[key].dtype), device="meta") for key in floating(model)}
+
+
+def same_values(pretrained: Tensor, finetuned: Tensor) -> bool:
+    """Whether an entry is the pre-trained one in value, whatever its dtype.
+
+    A constant that is infinite in the narrower dtype alone (-1e9 of an attention mask, in float16) is the same.
+    """
+    if pretrained.dtype == finetuned.dtype:
+        return torch.equal(pretrained, finetuned)
+    wide = torch.promote_types(working_dtype(pretrained.dtype), working_dtype(finetuned.dtype))
+    start, end = pretrained.to(wide), finetuned.to(wide)
+    if torch.isfinite(end).all():
+        return torch.equal(start, end)
+    return torch.equal(start.to(finetuned.dtype).to(wide), end)
 
 
 def differences(name: str, tree: StateDict, other_name: str, other: StateDict) -> list[str]:

@@ -14,7 +14,7 @@ from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.reading import open_tangent_pair
 from src.elementwise import Elementwise, add_vector, is_zeros_view, operands, zeros_view, zip_with
 from src.errors import UserError
-from src.state_dict import StateDict, model_differences, outline, vector_outline
+from src.state_dict import StateDict, model_differences, outline, same_values, vector_outline
 
 Source = str | os.PathLike | StateDict | nn.Module
 
@@ -232,7 +232,7 @@ class _Difference(Elementwise):
     def operands(self, key: str) -> tuple[Callable[..., Tensor], list[Tensor]]:
         combine, leaves = super().operands(key)
         end, start = leaves = [leaf.detach() for leaf in leaves]
-        if start.dtype == end.dtype and start.device == end.device and torch.equal(start, end):
+        if start.device == end.device and same_values(start, end):
             return lambda zeros: zeros, [zeros_view(self.outline[key], start.device)]
         return combine, leaves
 

@@ -169,3 +169,11 @@ def test_an_overflow_is_refused_by_name_wherever_it_is(monkeypatch):
     step[3] = float("nan")
     with pytest.raises(UserError, match="vector to add holds NaN or infinite values in w"):
         add_vector(base, {"w": step})["w"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bits_saturate_never_in_silence(dtype):
+    base = {"w": torch.full((3, 5), 200.0).to(dtype)}
+    assert add_vector(base, {"w": torch.full((3, 5), 24.0)})["w"].float().max() <= 224
+    with pytest.raises(UserError, match=r"merged w overflows"):
+        add_vector(base, {"w": torch.full((3, 5), 1e5)})["w"]

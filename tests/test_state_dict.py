@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from src.state_dict import digest, floating, model_differences, working_dtype
+from src.state_dict import digest, floating, is_finite, model_differences, same_values, working_dtype
 
 
 def test_differences_name_keys_shapes_and_kinds():
@@ -25,3 +26,23 @@ def test_arithmetic_is_float32_but_for_float64():
     assert working_dtype(torch.bfloat16) == working_dtype(torch.float32) == torch.float32
     assert working_dtype(torch.float64) == torch.float64
     assert floating({"n": torch.arange(2), "w": torch.ones(1).half()}) == ["w"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_values_are_the_same_whatever_their_dtype(dtype):
+    values = torch.tensor([1.0, -2.0, 0.5])
+    assert same_values(values, values.to(dtype)) and same_values(values.to(dtype), values)
+    assert not same_values(values, (values + 1).to(dtype))
+
+
+def test_a_constant_that_is_infinite_in_half_precision_alone_is_the_same():
+    mask = torch.tensor([0.0, -1e9])
+    assert same_values(mask, mask.half()) and same_values(torch.tensor([float("-inf")]), torch.tensor([float("-inf")]).bfloat16())
+    assert not same_values(mask, torch.tensor([1.0, -1e9]).half()) and not same_values(
+        torch.ones(1), torch.tensor([float("nan")]).half()
+    )
+
+
+def test_every_width_is_checked_for_nan():
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.float64):
+        assert is_finite(torch.ones(3).to(dtype)) and not is_finite(torch.tensor([1.0, float("nan")]).to(dtype))

@@ -15,12 +15,16 @@ from src.state_dict import Lazy, StateDict, byte_size, outline
 
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 MARK = {"format": "pt", "made_by": "merging"}
-COMPANIONS = (".json", ".txt", ".model", ".jinja", ".md", ".tiktoken")  # configuration and tokenizers, never weights
+# What lies beside weights comes along (configuration, tokenizers, code, licence), but weights of any program do not.
+WEIGHTS = {".safetensors", *PICKLED} | {
+    *(".ckpt", ".gguf", ".ggml", ".h5", ".keras", ".msgpack", ".npz", ".onnx", ".ot", ".pb", ".tflite")
+}
+LARGEST_COMPANION = 2**26  # bytes: vocabularies are smaller, and weights under another name are not
 
 
 def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -33,7 +37,7 @@ def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None
     shapes = outline(entries)
     unknown = [f"{key} is {leaf.dtype}" for key, leaf in shapes.items() if leaf.dtype not in _NAMES]
     if unknown:
-        raise UserError(f"{path} cannot be written: safetensors has no such dtype ({shorten(unknown)})")
+        raise UserError(f"{path} cannot be written: these dtypes are none of weights ({shorten(unknown)})")
     header: dict[str, object] = {"__metadata__": {**MARK, **(metadata or {})}}
     offset = 0
     for key, leaf in shapes.items():
@@ -123,5 +127,7 @@ def _is_result(file: Path) -> bool:
 
 
 def _companions(folder: Path) -> list[Path]:
+    """Return the files beside weights in a folder that are none, by name."""
     files = (file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith("."))
-    return [file for file in files if file.suffix in COMPANIONS and not file.name.endswith(INDEX)]
+    return [file for file in files if file.suffix not in WEIGHTS and not file.name.endswith(".index.json")
+            and file.stat().st_size <= LARGEST_COMPANION]  # fmt: skip

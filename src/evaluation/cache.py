@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import xxhash
 
 from src.checkpoints.reading import Checkpoint
 from src.runtime.files import write_json
-from src.state_dict import StateDict, digest, floating
+from src.state_dict import StateDict, digest, floating, is_finite
 
 VERSION = 2  # of cached values: raise it when the same key comes to give other values, or another form
 
@@ -75,5 +74,5 @@ class ContentSummary:
     @classmethod
     def of(cls, entries: StateDict) -> "ContentSummary":
         """Return the summary of a state dict, reading all of it."""
-        non_finite = [key for key in floating(entries) if not torch.isfinite(entries[key]).all()]
+        non_finite = [key for key in floating(entries) if not is_finite(entries[key])]
         return cls(digest(entries.items()), non_finite)

@@ -101,7 +101,7 @@ CASES = {
                                            "specify_lambda=1"), ["precious.safetensors", "no earlier output"]),
     "no blocks for lines": (("model=files", "pretrained=flat.safetensors", "finetuned=[flat2.safetensors]", "output=merged.safetensors",
                              "specify_lambda=1", "method.apply_lines=true"), ["depth_pattern"]),
-    "no folder to write in": ((*FILES, TWO, "specify_lambda=1", "output=base.safetensors/out.safetensors"), ["base.safetensors"]),
+    "no folder to write in": ((*FILES[:2], TWO, "specify_lambda=1", "output=base.safetensors/out.safetensors"), ["base.safetensors"]),
 }  # fmt: skip
 
 

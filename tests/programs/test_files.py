@@ -61,12 +61,21 @@ def test_sharded_models_are_written_shard_by_shard(tmp_path):
             save_file({key: leaf.to(pretrained[key].dtype) for key, leaf in model.items() if weight_map[key] == part},
                       tmp_path / name / part)  # fmt: skip
         (tmp_path / name / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    for name in ("tokenizer.json", "modeling_own.py", "LICENSE", "source.spm", "pytorch_model.bin", "model.gguf", ".hidden"):
+        (tmp_path / "base" / name).write_text("{}")
     done = run_script("main.py", "model=files", "pretrained=base", "finetuned=[task0,task1]", "specify_lambda=0.3",
                       "output=merged", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "merged").iterdir()}
-    assert names == {"part0.safetensors", "part1.safetensors", "model.safetensors.index.json", "tokenizer.json"}
+    assert names == {
+        "part0.safetensors",
+        "part1.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "modeling_own.py",
+        "LICENSE",
+        "source.spm",
+    }
     merged = load_file(tmp_path / "merged" / "part0.safetensors")
     assert merged["embed.weight"].dtype == torch.bfloat16
 
@@ -110,3 +119,25 @@ def test_memory_does_not_grow_with_the_number_of_models(tmp_path):
         peaks[tasks] = int(done.stdout)
     one_stack = 20 * side * side * 4
     assert abs(peaks[20] - peaks[4]) < one_stack, peaks
+
+
+def test_integers_that_fine_tuning_changed_are_named_and_left(tmp_path):
+    base = {"w": torch.zeros(3), "seen": torch.tensor(1), "ids": torch.arange(3)}
+    save_file(base, tmp_path / "base.safetensors")
+    save_file({**base, "w": torch.ones(3), "seen": torch.tensor(7)}, tmp_path / "a.safetensors")
+    done = run_script("main.py", "model=files", "pretrained=base.safetensors", "finetuned=[a.safetensors]", "specify_lambda=1",
+                      "output=m.safetensors", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0 and "though fine-tuning changed them: seen\n" in done.stdout, done.stderr
+    merged = load_file(tmp_path / "m.safetensors")
+    assert merged["seen"] == 1 and merged["w"].tolist() == [1, 1, 1]
+
+
+def test_eight_bit_weights_that_hold_nan_are_named(tmp_path):
+    weights = torch.ones(8, 8).to(torch.float8_e4m3fn)
+    broken = weights.clone()
+    broken.view(torch.uint8)[0, 0] = 0x7F
+    for name, leaf in (("base", weights), ("a", broken)):
+        save_file({"w": leaf}, tmp_path / f"{name}.safetensors")
+    done = run_script("main.py", "model=files", "pretrained=base.safetensors", "finetuned=[a.safetensors]", "specify_lambda=1",
+                      "output=m.safetensors", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 1 and "w holds NaN or infinite values in a" in done.stderr, done.stderr

@@ -18,7 +18,7 @@ from torch import Tensor
 from src.elementwise import zeros_view
 from src.errors import UserError
 from src.merging.engine.threads import Prefetched, parallel_map
-from src.state_dict import Lazy, Memoized, StateDict, floating, model_differences, vector_outline
+from src.state_dict import Lazy, Memoized, StateDict, floating, is_finite, model_differences, same_values, vector_outline
 from src.task_vectors import TaskVector
 
 SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
@@ -88,11 +88,15 @@ class MergeInputs:
         changed = self.memo.setdefault("changed", {})
         if key not in changed:
             pretrained = self.pretrained[key]
-            models = (model[key] for model in self.finetuned.values())
             changed[key] = pretrained.numel() > 0 and any(
-                leaf.dtype != pretrained.dtype or not torch.equal(leaf, pretrained) for leaf in models
+                not same_values(pretrained, model[key]) for model in self.finetuned.values()
             )
         return changed[key]
+
+    def changed_integers(self) -> list[str]:
+        """Return the names of entries that are not floating point and that some task changed: no merge has these changes."""
+        return [key for key, before in self.pretrained.items() if key not in self.outline
+                and not all(torch.equal(before, model[key]) for model in self.finetuned.values())]  # fmt: skip
 
     def is_matrix(self, key: str) -> bool:
         """Whether a parameter is a layer's matrix."""
@@ -217,7 +221,7 @@ class MergeInputs:
 
     def _refuse_non_finite(self, key: str) -> None:
         models = {"the pre-trained model": self.pretrained, **self.finetuned}
-        names = [name for name, model in models.items() if not torch.isfinite(model[key].to(self.outline[key].dtype)).all()]
+        names = [name for name, model in models.items() if not is_finite(model[key])]
         if names:
             raise UserError(f"{key} holds NaN or infinite values in {', '.join(names)}; train or fetch it again")
         raise UserError(f"the task vectors' entries of {key} are too large to add up in {self.outline[key].dtype}")
