@@ -51,11 +51,13 @@ def inputs(models: Models) -> MergeInputs:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest first, so that no process is alone with it at the end; skip what needs a GPU where there is none."""
+    """Put the longest first, so that no process is alone with it at the end."""
     items.sort(key=lambda item: next((number for number, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
-    for item in items:
-        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
 
 
 @pytest.fixture(scope="session")
