@@ -9,7 +9,9 @@ def repetitions(overrides: Sequence[str]) -> list[str]:
 
     overrides: as they were typed, `key=value`.
     """
-    counts = Counter(text.split("=")[0].lstrip("+~") for text in overrides)
+    counts = Counter(
+        text.split("=")[0].lstrip("+") for text in overrides if not text.startswith("~")
+    )  # ~a +a=1 is a way to replace
     problems = [f"{key} is given {count} times; give it once" for key, count in counts.items() if count > 1]
     for text in overrides:
         key, _, value = text.partition("=")

@@ -13,6 +13,7 @@ from torch import Tensor
 from src.errors import shorten
 
 StateDict = Mapping[str, Tensor]
+CHUNK = 2**18  # entries that are widened at a time
 
 
 class Computed(Mapping[str, Tensor]):
@@ -100,11 +101,16 @@ def same_values(pretrained: Tensor, finetuned: Tensor) -> bool:
     """
     if pretrained.dtype == finetuned.dtype:
         return torch.equal(pretrained, finetuned)
+    if pretrained.shape != finetuned.shape:
+        return False
     wide = torch.promote_types(working_dtype(pretrained.dtype), working_dtype(finetuned.dtype))
-    start, end = pretrained.to(wide), finetuned.to(wide)
-    if torch.isfinite(end).all():
-        return torch.equal(start, end)
-    return torch.equal(start.to(finetuned.dtype).to(wide), end)
+    for before, after in zip(pretrained.reshape(-1).split(CHUNK), finetuned.reshape(-1).split(CHUNK)):
+        start, end = before.to(wide), after.to(wide)
+        if not torch.isfinite(end).all():
+            start = before.to(finetuned.dtype).to(wide)
+        if not torch.equal(start, end):
+            return False  # trained weights differ in the first chunk already
+    return True
 
 
 def differences(name: str, tree: StateDict, other_name: str, other: StateDict) -> list[str]:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from src import state_dict
 from src.state_dict import digest, floating, is_finite, model_differences, same_values, working_dtype
 
 
@@ -46,3 +47,12 @@ def test_a_constant_that_is_infinite_in_half_precision_alone_is_the_same():
 def test_every_width_is_checked_for_nan():
     for dtype in (torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.float64):
         assert is_finite(torch.ones(3).to(dtype)) and not is_finite(torch.tensor([1.0, float("nan")]).to(dtype))
+
+
+def test_a_difference_is_found_wherever_it_is(monkeypatch):
+    monkeypatch.setattr(state_dict, "CHUNK", 4)
+    values = torch.arange(10.0)
+    other = values.clone()
+    other[9] += 1
+    assert same_values(values, values.half()) and not same_values(values, other.half())
+    assert not same_values(values, values.half().reshape(2, 5))

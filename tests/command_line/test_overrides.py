@@ -8,6 +8,7 @@ from command_line.overrides import repetitions
     [
         (["method=ties", "method.k=20", "method.apply_lines=True"], []),
         (["finetuned={one: a, two: {one: b}}", "tasks.A.templates=['{}: a','{}: b']"], []),
+        (["~finetuned", "+finetuned={one: a}"], []),
         (["pretrained=a", "pretrained=b"], ["pretrained is given 2 times"]),
         (["+a=1", "++a=2", "a=3"], ["a is given 3 times"]),
         (["finetuned={one: a.safetensors, one: b.safetensors}"], ["finetuned= names one 2 times"]),
