@@ -1,0 +1,59 @@
+"""Files that others made: only regular ones are opened, and what is parsed whole has a size that memory holds."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from src.errors import UserError
+
+LARGEST_TEXT = 2**26  # bytes: the index of a model of a hundred thousand entries takes a tenth of it
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Return a file opened for reading.
+
+    Raise UserError if it is no regular file: a pipe would be waited for, a device may never end. Raise OSError if it
+    cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is no regular file (a folder, pipe, socket or device); name a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, largest: int = LARGEST_TEXT) -> bytes:
+    """Return the contents of a file. Raise UserError if it has more than `largest` bytes, or as `open_regular` does."""
+    with open_regular(path) as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise UserError(f"{path} has more than {largest / 2**20:,.0f} MiB, and no such file is that large; get it again")
+    return content
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """Return the text of a file in UTF-8. Raise UserError if it is none, or as `read_bytes` does."""
+    try:
+        return read_bytes(path, largest).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}); get it again") from error
+
+
+def parse_json(text: str, source: object) -> object:
+    """Return the value of a JSON text.
+
+    source: of the text, for messages.
+
+    Raise UserError if it is none, is nested too deep, or has numbers of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} cannot be read as json ({error}); get it again") from error
+
+
+def read_json(path: Path, largest: int = LARGEST_TEXT) -> object:
+    """Return the JSON value in a file. Raise UserError as `read_text` and `parse_json` do, OSError if it cannot be opened."""
+    return parse_json(read_text(path, largest), path)
