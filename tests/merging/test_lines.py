@@ -70,6 +70,43 @@ def test_depth_is_read_from_usual_names(keys, expected):
     assert [depth(key) for key in keys] == expected
 
 
+def blocks_of_stages(name: str, *sizes: int) -> list[str]:
+    return [name.format(stage, block) for stage, size in enumerate(sizes) for block in range(size)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trunk.stages.{}.blocks.{}.w",  # ConvNeXt of timm
+        "convnext.encoder.stages.{}.layers.{}.dwconv.w",  # of transformers
+        "layers.{}.blocks.{}.attn.w",  # Swin
+        "stages.{}.blocks.{}.layer.0.w",
+    ],
+)
+def test_depth_grows_over_the_stages_of_a_hierarchical_backbone(name):
+    keys = blocks_of_stages(name, 3, 3, 9, 3)
+    depth = depth_by_name([*keys, "head.w"])
+    assert [depth(key) for key in keys] == [number / 17 for number in range(18)] and depth("head.w") is None
+
+
+def test_what_lies_between_the_blocks_of_stages_is_as_deep_as_the_next_block():
+    keys = [*blocks_of_stages("stages.{}.blocks.{}.w", 2, 3), "stages.1.downsample.w", "stem.w"]
+    depth = depth_by_name(keys)
+    assert depth("stages.1.downsample.w") == depth("stages.1.blocks.0.w") == 0.5 and depth("stem.w") is None
+    swin = depth_by_name([*blocks_of_stages("layers.{}.blocks.{}.w", 2, 3), "layers.1.downsample.w"])
+    assert swin("layers.1.downsample.w") == 0.5
+
+
+def test_numbered_parts_that_may_stand_side_by_side_are_asked_about():
+    keys = blocks_of_stages("encoder.down.{}.block.{}.w", 2, 2)
+    with pytest.raises(UserError, match=r"encoder\.down\.0\.block and encoder\.down\.1\.block .*method\.depth_pattern"):
+        depth_by_name(keys)
+    one, several = (depth_by_name(keys, pattern) for pattern in (r"down\.(\d+)\.block\.(\d+)", r"down\.\d+\.block\.(\d+)"))
+    assert [one(key) for key in keys] == [0, 1 / 3, 2 / 3, 1] and [several(key) for key in keys] == [0, 1, 0, 1]
+    only = depth_by_name(["model.0.layers.0.w", "model.0.layers.1.w"])  # a single one is no stage
+    assert only("model.0.layers.1.w") == 1
+
+
 def test_depth_by_a_pattern_of_the_users_own():
     depth = depth_by_name(["stage3/w", "stage1/w", "head/w"], r"stage(\d+)/")
     assert [depth(key) for key in ("stage3/w", "stage1/w", "head/w")] == [1.0, pytest.approx(1 / 3), None]
