@@ -170,19 +170,15 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
 
     Raise UserError with the problems of all that cannot be opened, or are of another architecture.
     """
-    open_one = partial(open_finetuned, pretrained=family.pretrained, base_digest=family.pretrained_digest)
-    checkpoints, problems = open_all({task: paths.finetuned(task) for task in tasks}, open_one), []
-    for task, checkpoint in checkpoints.items():
-        try:
-            entries = family.canonical(checkpoint)
-            misfits = differences("it", entries, "the pre-trained model", family.pretrained)
-            if misfits:
-                problems.append(f"{checkpoint.path} is of another model than {family.name}: {misfits[0]} ({len(misfits)} in all)")
-            if entries is not checkpoint:  # what the file lacks comes from the pre-trained model
-                checkpoints[task] = checkpoint.view(entries, family.pretrained_digest)
-        except UserError as error:
-            problems += [f"{checkpoint.path}: {problem}" for problem in error.problems]
-    raise_any(problems)
+    open_one = partial(open_finetuned, pretrained=family.pretrained, base_digest=family.pretrained_digest, spell=family.canonical)
+    checkpoints = open_all({task: paths.finetuned(task) for task in tasks}, open_one)
+    misfits = {task: differences("it", checkpoint, "the pre-trained model", family.pretrained)
+               for task, checkpoint in checkpoints.items()}  # fmt: skip
+    raise_any(
+        f"{checkpoints[task].path} is of another model than {family.name}: {problems[0]} ({len(problems)} in all)"
+        for task, problems in misfits.items()
+        if problems
+    )
     return checkpoints
 
 

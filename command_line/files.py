@@ -1,7 +1,6 @@
 """model=files: merge state dicts from disk, of any architecture; nothing is scored."""
 
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from command_line.output import check_output, publish_analysis, write_output
 from command_line.paths import file_sources
 from src.checkpoints.mask_files import MaskProvenance, load_masks
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
-from src.checkpoints.quantised import check_not_quantised
-from src.checkpoints.reading import Checkpoint
-from src.errors import UserError, collect, raise_any, shorten
+from src.elementwise import as_real
+from src.errors import UserError, shorten
 from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.runtime.environment import is_distributed
@@ -32,11 +30,16 @@ def merge_files(config: DictConfig) -> None:
     coefficient, load = specified_coefficient(config, method, len(sources)), config.method.get("load_mask", False)
     if coefficient is None and not (load and method.per_task):
         raise UserError("model=files has no validation data to choose a coefficient on; give specify_lambda=NUMBER")
-    pretrained, finetuned = _open_models(base, sources)
+    pretrained = open_checkpoint(base)
+    finetuned = open_all(sources, partial(open_finetuned, pretrained=pretrained))
+    models = [pretrained, *finetuned.values()]
     depth = depth_by_name(pretrained, config.method.depth_pattern) if config.method.apply_lines else lambda key: None
-    inputs = MergeInputs(pretrained, finetuned, depth, is_layer_by_name, build_device(config), keep=False)
-    files = [file for checkpoint in (pretrained, *finetuned.values()) for file in (checkpoint.path, *checkpoint.files)]
+    real = {task: as_real(model) for task, model in finetuned.items()}
+    inputs = MergeInputs(as_real(pretrained), real, depth, is_layer_by_name, build_device(config), keep=False)
+    files = [file for checkpoint in models for file in (checkpoint.path, *checkpoint.files)]
     check_output(config, method, files, pretrained, len(sources))
+    for checkpoint in models:
+        print(*checkpoint.notes, sep="\n", end="\n" * bool(checkpoint.notes))
     if integers := inputs.changed_integers():
         print(f"not merged, but kept as in the pre-trained model, though fine-tuning changed them: {shorten(integers)}")
     provenance = masks = None
@@ -54,14 +57,3 @@ def merge_files(config: DictConfig) -> None:
         folder = expand_path(config.results_dir) / f"{Path(config.output).stem}-analysis"
         publish_analysis(inputs, merges.masks_at(coefficients), f"{len(sources)} models", folder)
     print(f"{config.output}: {len(sources)} models merged in {time.monotonic() - started:.1f} s")
-
-
-def _open_models(base: Path, sources: Mapping[str, Path]) -> tuple[Checkpoint, dict[str, Checkpoint]]:
-    """Return the pre-trained model, and the fine-tuned ones by task. Raise UserError for all that are quantised."""
-    pretrained = open_checkpoint(base)
-    finetuned, problems = open_all(sources, partial(open_finetuned, pretrained=pretrained)), []
-    for checkpoint in (pretrained, *finetuned.values()):
-        with collect(problems):
-            check_not_quantised(str(checkpoint.path), checkpoint)
-    raise_any(problems)
-    return pretrained, finetuned

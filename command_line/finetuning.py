@@ -41,7 +41,7 @@ def without_weights(config: DictConfig, paths: Paths, family: ModelFamily, tasks
     Raise UserError for all whose weights, or unfinished states, have another provenance than this configuration's.
     """
     files, mode = {task.name: paths.finetuned(task.name) for task in tasks}, build_mode(config)
-    missing = [task for task in tasks if not files[task.name].exists()]
+    missing = [task for task in tasks if task.name not in paths.user_finetuned and not files[task.name].exists()]
     states = {task.name: state_path(files[task.name]) for task in missing}
     problems = []
     for task in tasks:

@@ -8,10 +8,12 @@ from omegaconf import DictConfig
 
 from command_line.config import method_name
 from src.checkpoints.bundles import save_bundle
+from src.checkpoints.companions import companions_of
 from src.checkpoints.mask_files import MaskProvenance
+from src.checkpoints.reading import Checkpoint
 from src.checkpoints.writing import check_target, save_by_task, save_file, save_folder
-from src.elementwise import add_vector
-from src.errors import UserError
+from src.elementwise import add_vector, as_complex
+from src.errors import UserError, shorten
 from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Method
 from src.runtime.files import expand_path, write_json
@@ -46,7 +48,8 @@ def write_output(
     if config.output_kind == "bundle":
         facts = {"method": method_name(config), **provenance.facts(coefficients, None)}
         return save_bundle(merges.compact(coefficients), pretrained, path, facts)
-    vectors, is_model = merges.at(coefficients), config.output_kind == "model"
+    vectors = {task: as_complex(vector, pretrained) for task, vector in merges.at(coefficients).items()}
+    is_model = config.output_kind == "model"
     contents = {task: add_vector(pretrained, vector) if is_model else vector for task, vector in vectors.items()}
     metadata = {"kind": config.output_kind, "method": method_name(config), "tasks": ",".join(vectors)}
     if merges.compact:
@@ -55,6 +58,9 @@ def write_output(
         save_file(next(iter(contents.values())), path, metadata)
     else:
         save_folder(next(iter(contents.values())), path, pretrained, metadata)
+        left = companions_of(pretrained.path).left if isinstance(pretrained, Checkpoint) and pretrained.path.is_dir() else ()
+        if left:
+            print(f"not copied from {pretrained.path}: {shorten(left, 10)}")
     return None
 
 

@@ -114,7 +114,8 @@ def file_sources(config: DictConfig) -> tuple[Path, dict[str, Path]]:
 
 
 def _stem(name: str) -> str:
-    """Return a file's name without the endings that only say how weights are stored."""
+    """Return a file's name, and the part of it that is named, without the endings that only say how weights are stored."""
+    name, at, part = name.partition("@")
     for ending in (INDEX, ".safetensors", *PICKLED):
         name = name.removesuffix(ending)
-    return name
+    return name + at + part

@@ -10,6 +10,7 @@ from command_line.build import build_heads
 from command_line.console import ProgressBar
 from command_line.paths import Paths
 from src.checkpoints.published import SERVED_MODELS, file_names
+from src.checkpoints.shards import split_part
 from src.data.registry import find_tasks, require_data
 from src.data.task import Task
 from src.errors import UserError, raise_any
@@ -72,7 +73,7 @@ def _missing_weights(config: DictConfig, paths: Paths, names: list[str], all_nam
         f"finetuned= names {name}, which is no task of this run ({', '.join(all_names)})" for name in own if name not in all_names
     ]
     problems += [f"finetuned= says {name} is at {own[name]}, and nothing is there; check the path"
-                 for name in names if name in own and not own[name].exists()]  # fmt: skip
+                 for name in names if name in own and not split_part(own[name])[0].exists()]  # fmt: skip
     missing = [name for name in names if name not in own and not paths.finetuned(name).exists()]
     if missing and not config.model.finetune_missing:
         files = " or ".join(f"<Task>Val/{file}" for file in file_names(paths.mode))

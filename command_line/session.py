@@ -18,6 +18,7 @@ from command_line.launch import run_processes
 from command_line.paths import Paths, paths_of
 from command_line.preflight import check_inputs, fetch_data
 from command_line.trackers import report_run
+from src.checkpoints.shards import split_part
 from src.data.task import Task
 from src.errors import UserError, collect, raise_any
 from src.evaluation.cache import Cache
@@ -82,10 +83,11 @@ class Session:
     @property
     def input_files(self) -> list[Path]:
         """The files of weights that this run reads."""
-        own = self.config.model.family.pretrained
-        named = [self.paths.pretrained, expand_path(own) if isinstance(own, str) else None]
+        file = self.config.model.family.pretrained
+        named = [self.paths.pretrained, expand_path(file) if isinstance(file, str) else None]
         files = [*self.paths.published.zeroshots(self.paths.mode), *self.paths.published.zeroshots()]
-        return [path for path in (*named, *files, *(self.paths.finetuned(task.name) for task in self.tasks)) if path]
+        own = (self.paths.finetuned(task.name) for task in self.tasks)
+        return [split_part(path)[0] for path in (*named, *files, *own) if path]
 
     def plan(self, models: Mapping[tuple[str, str], int]) -> None:
         """Announce the work to the progress bar: `models` is the number to be scored, by (task, split)."""
@@ -115,7 +117,11 @@ class Session:
             "question": {**setting(config, list(tasks)), **question},
             "lineage": lineage,
             "benchmark": benchmark_of(lineage, config.model.name, self.manifests),
-            "notes": [*self.family.notes(tasks.values()), *(note for task in tasks.values() for note in task.notes), *notes],
+            "notes": [
+                *self.family.notes(tasks.values()),
+                *(note for source in (*self.evaluator.checkpoints.values(), *tasks.values()) for note in source.notes),
+                *notes,
+            ],
             "seconds": time.monotonic() - self.started,
         }
 

@@ -4,6 +4,7 @@ No sum can take less than reading each operand and writing the result once. So a
 (`base + 0.3 * (a + b)`) is computed in one go, a chunk at a time: what lies between stays in a processor's cache.
 """
 
+import cmath
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -131,6 +132,34 @@ def add_vector(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> 
     return Lazy(shapes, entry)
 
 
+def as_real(tree: StateDict) -> StateDict:
+    """Return `tree` with complex entries seen as real and imaginary parts, (2n,): methods compare sizes and signs."""
+    shapes = outline(tree)
+    if not any(leaf.is_complex() for leaf in shapes.values()):
+        return tree
+    return Lazy({key: _real_parts(leaf) for key, leaf in shapes.items()}, lambda key: _real_parts(tree[key]))
+
+
+def as_complex(tree: StateDict, model: StateDict) -> StateDict:
+    """Return a tree of `as_real` entries with those that are complex in `model` made complex again, in its shapes."""
+    own, shapes = outline(tree), {key: leaf.shape for key, leaf in outline(model).items() if leaf.is_complex()}
+    if not any(key in shapes for key in own):
+        return tree
+
+    def entry(key: str, leaf: Tensor) -> Tensor:
+        if key not in shapes:
+            return leaf
+        if leaf.device.type != "meta" and is_zeros_view(leaf):
+            return torch.zeros((), dtype=leaf.dtype.to_complex(), device=leaf.device).expand(shapes[key])
+        return torch.view_as_complex(leaf.reshape(-1, 2)).reshape(shapes[key])
+
+    return Lazy({key: entry(key, leaf) for key, leaf in own.items()}, lambda key: entry(key, tree[key]))
+
+
+def _real_parts(leaf: Tensor) -> Tensor:
+    return torch.view_as_real(leaf.resolve_conj()).reshape(-1) if leaf.is_complex() else leaf
+
+
 def chunks(device: torch.device, leaves: Sequence[Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
     """Yield slices of the flattened entries, and the parts of the tensors there, on the device; `leaves` have one shape."""
     size = chunk_size(device)
@@ -153,7 +182,7 @@ def device_of(leaves: Sequence[Tensor]) -> torch.device:
 def _fits(out: Tensor, wide: Tensor, step: Tensor, scale: float) -> bool:
     """Whether the sum is finite and within its dtype; some 8-bit ones have no infinity, and would keep their largest number."""
     if out.itemsize > 1:
-        return math.isfinite(out.sum(dtype=wide.dtype).item())
+        return cmath.isfinite(out.sum(dtype=wide.dtype).item())
     largest = torch.add(wide, step, alpha=scale).abs().amax().item()
     return math.isfinite(largest) and largest <= torch.finfo(out.dtype).max
 

@@ -68,9 +68,14 @@ def outline(tree: StateDict) -> StateDict:
     return getattr(tree, "outline", tree)
 
 
-def floating(tree: StateDict) -> list[str]:
-    """Return the names of the floating-point entries, in the order of `tree`."""
-    return [key for key, leaf in outline(tree).items() if leaf.is_floating_point()]
+def is_weight(leaf: Tensor) -> bool:
+    """Whether an entry is one that training changes little by little, and that is merged: floating-point or complex."""
+    return leaf.is_floating_point() or leaf.is_complex()
+
+
+def weight_names(tree: StateDict) -> list[str]:
+    """Return the names of the entries that are weights, in the order of `tree`."""
+    return [key for key, leaf in outline(tree).items() if is_weight(leaf)]
 
 
 def byte_size(tree: StateDict) -> int:
@@ -79,19 +84,23 @@ def byte_size(tree: StateDict) -> int:
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype that arithmetic is done in: float64 for float64, float32 for every narrower floating type."""
+    """Return the dtype that arithmetic is done in: float64 for float64, float32 for narrower ones, complex for complex."""
+    if dtype.is_complex:
+        return torch.promote_types(dtype, torch.complex64)
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def is_finite(leaf: Tensor) -> bool:
-    """Whether a floating-point tensor, of any width, holds no NaN or infinite values."""
+    """Whether weights of any width hold no NaN or infinite values."""
     return bool(torch.isfinite(leaf.to(working_dtype(leaf.dtype)) if leaf.itemsize == 1 else leaf).all())
 
 
 def vector_outline(model: StateDict) -> dict[str, Tensor]:
-    """Return meta tensors with the shapes and dtypes of a task vector: the floating entries, in working dtypes."""
+    """Return meta tensors with the shapes and dtypes of a task vector: the weights, in working dtypes."""
     shapes = outline(model)
-    return {key: torch.empty(shapes[key].shape, dtype=working_dtype(shapes[key].dtype), device="meta") for key in floating(model)}
+    return {
+        key: torch.empty(shapes[key].shape, dtype=working_dtype(shapes[key].dtype), device="meta") for key in weight_names(model)
+    }
 
 
 def same_values(pretrained: Tensor, finetuned: Tensor) -> bool:
@@ -129,13 +138,17 @@ def differences(name: str, tree: StateDict, other_name: str, other: StateDict) -
 
 
 def model_differences(name: str, tree: StateDict, other_name: str, other: StateDict) -> list[str]:
-    """As `differences`, for two copies of one model, where what is floating in one is floating in the other."""
+    """As `differences`, for two copies of one model, where what is floating or complex in one is so in the other."""
     ours, theirs = outline(tree), outline(other)
     return differences(name, tree, other_name, other) + [
         f"{key} is {leaf.dtype} in {name} and {theirs[key].dtype} in {other_name}"
         for key, leaf in ours.items()
-        if key in theirs and theirs[key].is_floating_point() != leaf.is_floating_point()
+        if key in theirs and _kind(theirs[key]) != _kind(leaf)
     ]
+
+
+def _kind(leaf: Tensor) -> tuple[bool, bool]:
+    return leaf.is_floating_point(), leaf.is_complex()
 
 
 def digest(entries: Iterable[tuple[str, Tensor]]) -> str:

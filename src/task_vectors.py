@@ -2,19 +2,22 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from numbers import Number
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from src.checkpoints.bundles import open_bundle
-from src.checkpoints.opening import open_checkpoint
-from src.checkpoints.reading import open_tangent_pair
-from src.elementwise import Elementwise, add_vector, is_zeros_view, operands, zeros_view, zip_with
-from src.errors import UserError
-from src.state_dict import StateDict, model_differences, outline, same_values, vector_outline
+from src.checkpoints.bundles import PRETRAINED, open_bundle
+from src.checkpoints.naming import spelled_like
+from src.checkpoints.opening import open_checkpoint, open_finetuned
+from src.checkpoints.reading import open_files, open_tangent_pair
+from src.elementwise import Elementwise, add_vector, as_complex, is_zeros_view, operands, zeros_view, zip_with
+from src.errors import UserError, shorten
+from src.state_dict import StateDict, is_weight, model_differences, outline, same_values, vector_outline
 
 Source = str | os.PathLike | StateDict | nn.Module
 
@@ -22,23 +25,33 @@ Source = str | os.PathLike | StateDict | nn.Module
 class TaskVector(Mapping[str, Tensor]):
     """A vector over named parameters: a mapping from names to tensors, with arithmetic.
 
-    `TaskVector(pretrained, finetuned)` takes paths, state dicts or modules and is their difference over all floating
-    entries, in float32 (float64 for float64). `TaskVector.of(entries)` wraps tensors as they are.
+    `TaskVector(pretrained, finetuned)` takes paths, state dicts or modules (as fine-tuned ones also folders of adapters,
+    and other spellings of the names) and is their difference over all floating-point and complex entries, in float32
+    (float64 for float64, complex for complex). `TaskVector.of(entries)` wraps tensors as they are.
 
     Vectors are lazy: an expression such as `0.5 * a + 0.7 * b` over files computes an entry when it is asked for and
     keeps none; `.load()` keeps them all. An entry that is equal in both models takes no memory, and neither does what
-    sums, products and multiples make of it. Vectors of other names or shapes raise ValueError naming them.
+    sums, products and multiples make of it. Vectors of other names or shapes raise ValueError naming them. Integers that
+    fine-tuning changed are in no vector; a warning names them.
     """
 
+    _origin = ""  # of the entries, in words
+
     def __init__(self, pretrained: Source, finetuned: Source):
-        before, after = _read(pretrained), _read(finetuned)
+        before = _read(pretrained)
+        after = spelled_like(_read(finetuned, before), before).entries
         problems = model_differences("the pre-trained", before, "the fine-tuned", after)
         if problems:
             raise UserError(problems)
-        entries = _Difference(before, after)
-        on_disk = all(isinstance(source, str | os.PathLike) for source in (pretrained, finetuned))
+        others = [key for key, leaf in outline(before).items() if not is_weight(leaf)]
+        if changed := [key for key in others if not torch.equal(before[key].cpu(), after[key].cpu())]:
+            warnings.warn(f"in no task vector, though fine-tuning changed them: {shorten(changed)}", stacklevel=2)
+        entries, sources = _Difference(before, after), (finetuned, pretrained)
+        on_disk = all(isinstance(source, str | os.PathLike) for source in sources)
         # a module or dict may be trained on after this; a file is not expected to change under us
         self._entries = entries if on_disk else dict(entries)
+        self._origin = " minus ".join(os.fspath(source) if isinstance(source, str | os.PathLike) else type(source).__name__
+                                      for source in sources)  # fmt: skip
 
     @classmethod
     def of(cls, entries: StateDict) -> "TaskVector":
@@ -56,7 +69,9 @@ class TaskVector(Mapping[str, Tensor]):
         compact, _ = open_bundle(folder)
         if task not in compact.parts:
             raise UserError(f"{folder} is a bundle of {', '.join(compact.parts)}, and has no {task}")
-        return cls.of(compact.vector(task))
+        vector = cls.of(as_complex(compact.vector(task), open_files(Path(folder) / PRETRAINED)))
+        vector._origin = f"{folder}/{task}"
+        return vector
 
     @property
     def vector(self) -> StateDict:
@@ -80,6 +95,13 @@ class TaskVector(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __repr__(self) -> str:
+        shapes = self.outline
+        names = shorten([f"{key} {tuple(leaf.shape)}" for key, leaf in shapes.items()])
+        numbers = sum(leaf.numel() for leaf in shapes.values())
+        origin = f", {self._origin}" if self._origin else ""
+        return f"<{type(self).__name__}{origin}: {len(shapes):,} entries, {numbers:,} numbers ({names})>"
 
     __eq__ = object.__eq__  # Mapping would compare tensors for truth
     __hash__ = object.__hash__
@@ -142,8 +164,8 @@ class TaskVector(Mapping[str, Tensor]):
         return self._with(other, lambda a, b: a <= b)
 
     def sum(self) -> float:
-        """Return the sum of all entries; of a mask, the number that are on."""
-        return sum(self[key].sum(dtype=torch.float64).item() for key in self)
+        """Return the sum of all entries, of complex ones the real part; of a mask, the number that are on."""
+        return sum(_real(self[key]).sum(dtype=torch.float64).item() for key in self)
 
     def norm(self, order: float = 2) -> float:
         """Return the 1- or 2-norm over all entries, accumulated in float64."""
@@ -152,12 +174,12 @@ class TaskVector(Mapping[str, Tensor]):
         total = 0.0
         for leaf in (entry for entry in self.values() if not is_zeros_view(entry)):
             for chunk in leaf.reshape(-1).split(2**20):  # only a chunk at a time is held in double precision
-                total += chunk.double().abs().pow(order).sum().item()
+                total += (chunk.abs() if chunk.is_complex() else chunk).double().abs().pow(order).sum().item()
         return total ** (1 / order)
 
     def dot(self, other: "TaskVector") -> float:
-        """Return the inner product, accumulated in float64."""
-        return (self * other).sum()
+        """Return the inner product, accumulated in float64; of complex entries the real part."""
+        return self._with(other, lambda a, b: a * (b.conj() if b.is_complex() else b)).sum()
 
     def cosine(self, other: "TaskVector") -> float:
         """Return the cosine of the angle to `other`; 0 if either is zero."""
@@ -241,9 +263,14 @@ def _subtract(dtype: torch.dtype, end: Tensor, start: Tensor) -> Tensor:
     return end.to(dtype) - start.to(dtype)
 
 
-def _read(source: Source) -> StateDict:
+def _read(source: Source, pretrained: StateDict | None = None) -> StateDict:
+    """Return the state dict of a source; of a fine-tuned one on disk, with adapters added to `pretrained`."""
     if isinstance(source, nn.Module):
         return source.state_dict()
     if isinstance(source, Mapping):
         return source
-    return open_checkpoint(source)
+    return open_checkpoint(source) if pretrained is None else open_finetuned(source, pretrained)
+
+
+def _real(leaf: Tensor) -> Tensor:
+    return leaf.real if leaf.is_complex() else leaf

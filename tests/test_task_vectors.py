@@ -1,3 +1,4 @@
+import json
 from collections import OrderedDict
 
 import pytest
@@ -138,3 +139,65 @@ def test_tensors_of_unusual_form(key, leaf):
     move = TaskVector({key: leaf}, {key: other})
     assert torch.equal(move[key], other - leaf) and torch.equal(({key: leaf} + move)[key], other)
     assert move.norm(1) == pytest.approx((other - leaf).abs().sum().item())
+
+
+def test_complex_entries_are_in_vectors_as_they_are():
+    before = {
+        "w": torch.randn(3),
+        "spectral.weight": torch.randn(3, 2, dtype=torch.complex64),
+        "z": torch.randn(2, dtype=torch.cdouble),
+    }
+    after = {key: leaf + torch.randn_like(leaf) for key, leaf in before.items()}
+    vector = TaskVector(before, after)
+    assert {key: leaf.dtype for key, leaf in vector.items()} == {
+        "w": torch.float32,
+        "spectral.weight": torch.complex64,
+        "z": torch.cdouble,
+    }
+    edited = vector.apply_to(before)
+    assert all(torch.allclose(edited[key], after[key]) and edited[key].dtype == after[key].dtype for key in after)
+    flat = torch.cat(
+        [torch.view_as_real(leaf).double().flatten() if leaf.is_complex() else leaf.double() for leaf in vector.values()]
+    )
+    assert vector.norm() == pytest.approx(flat.norm().item()) and vector.cosine(2 * vector) == pytest.approx(1)
+    assert not dict(TaskVector(before, before))["z"].any()
+
+
+def test_a_vector_says_what_it_is(tmp_path):
+    save_file({"w": torch.ones(2, 3), "b": torch.ones(3)}, tmp_path / "base.safetensors")
+    save_file({"module.w": torch.ones(2, 3), "module.b": torch.ones(3)}, tmp_path / "cars.safetensors")
+    vector = TaskVector(tmp_path / "base.safetensors", tmp_path / "cars.safetensors")
+    assert repr(vector) == (
+        f"<TaskVector, {tmp_path}/cars.safetensors minus {tmp_path}/base.safetensors: 2 entries, 9 numbers (b (3,), w (2, 3))>"
+    )
+    assert repr(0.5 * vector) == "<TaskVector: 2 entries, 9 numbers (b (3,), w (2, 3))>"
+
+
+def test_integers_that_fine_tuning_changed_are_warned_of():
+    before = {"w": torch.ones(2), "seen": torch.tensor(1)}
+    with pytest.warns(UserWarning, match="in no task vector, though fine-tuning changed them: seen"):
+        vector = TaskVector(before, {"w": torch.ones(2), "seen": torch.tensor(7)})
+    assert list(vector) == ["w"]
+    TaskVector(before, before)
+
+
+def test_an_adapter_is_read_as_the_model_it_makes(tmp_path):
+    base = {"q.weight": torch.randn(4, 4), "norm.weight": torch.ones(4)}
+    save_file(base, tmp_path / "base.safetensors")
+    folder = tmp_path / "cars"
+    folder.mkdir()
+    up, down = torch.randn(4, 2), torch.randn(2, 4)
+    save_file(
+        {"base_model.model.q.lora_A.weight": down, "base_model.model.q.lora_B.weight": up}, folder / "adapter_model.safetensors"
+    )
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q"], "fan_in_fan_out": False}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    for source in (folder, folder / "adapter_model.safetensors"):
+        vector = TaskVector(tmp_path / "base.safetensors", source)
+        assert torch.allclose(vector["q.weight"], up @ down, atol=1e-6) and not vector["norm.weight"].any()
+    save_file(base, folder / "model.safetensors")
+    with pytest.raises(UserError, match="holds an adapter and a whole model; give"):
+        TaskVector(tmp_path / "base.safetensors", folder)
+    assert not any(leaf.any() for leaf in TaskVector(tmp_path / "base.safetensors", folder / "model.safetensors").values())
+    with pytest.raises(UserError, match="holds the factors of an adapter"):
+        TaskVector(folder / "adapter_model.safetensors", base)

@@ -8,7 +8,7 @@ from pathlib import Path
 from src.checkpoints.reading import Checkpoint, metadata_of, open_files
 from src.checkpoints.writing import save_file
 from src.compact import MASK, Compact, parts_of
-from src.elementwise import add_vector
+from src.elementwise import add_vector, as_complex, as_real
 from src.errors import UserError
 from src.runtime.files import folder_beside, require_space
 from src.state_dict import StateDict, byte_size, outline, vector_outline
@@ -49,7 +49,7 @@ def open_bundle(folder: str | os.PathLike) -> tuple[Compact, dict]:
     if missing:
         raise UserError(f"the bundle {folder} lacks {' and '.join(missing)}; copy the whole folder again")
     shared = open_files(folder / SHARED) if is_masked else {}
-    return Compact(vector_outline(open_files(folder / PRETRAINED)), parts, shared), facts
+    return Compact(vector_outline(as_real(open_files(folder / PRETRAINED))), parts, shared), facts
 
 
 def facts_of_file(file: Path) -> dict:
@@ -74,6 +74,7 @@ def open_bundled_task(path: Path) -> Checkpoint:
     compact, _ = open_bundle(folder)
     if task not in compact.parts:
         raise UserError(f"{folder} is a bundle of {', '.join(compact.parts)}, and has no {task}")
-    model = add_vector(open_files(folder / PRETRAINED), compact.vector(task))
+    pretrained = open_files(folder / PRETRAINED)
+    model = add_vector(pretrained, as_complex(compact.vector(task), pretrained))
     others = {folder / name: {} for name in (PRETRAINED, SHARED) if (folder / name).exists()}
     return Checkpoint(path, {folder / TASKS: model, **others})

@@ -2,32 +2,56 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from src.checkpoints.bundles import is_bundled_task, open_bundled_task
+from src.checkpoints.naming import Spelling, spelled_like
 from src.checkpoints.peft.dense import adapter_folder, open_adapter
+from src.checkpoints.plain import check_plain
 from src.checkpoints.reading import Checkpoint, open_files
 from src.errors import UserError, raise_any
 from src.state_dict import StateDict
 
 
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """Return the checkpoint at a path: a `.safetensors` or `.pt` file, an index json, a folder that holds either, or
-    `BUNDLE/TASK`, the model of one task, rebuilt from a bundle an entry at a time.
+    """Return the checkpoint at a path: a `.safetensors` or `.pt` file, an index json, a folder that holds either,
+    `PATH@PART`, one of several models in a file, or `BUNDLE/TASK`, the model of one task, rebuilt an entry at a time.
 
-    Raise UserError as `open_files` does.
+    Raise UserError as `open_files` does, and if the weights are quantised, or an adapter.
     """
     path = Path(path)
-    return open_bundled_task(path) if is_bundled_task(path) else open_files(path)
+    if is_bundled_task(path):
+        return open_bundled_task(path)
+    checkpoint = open_files(path)
+    check_plain(path, checkpoint, path if path.is_dir() else None)
+    return checkpoint
 
 
-def open_finetuned(path: str | os.PathLike, pretrained: StateDict, base_digest: str = "") -> Checkpoint:
-    """As `open_checkpoint`; of a peft adapter, a folder or the weight file in it, the model it makes of `pretrained`.
+def open_finetuned(
+    path: str | os.PathLike,
+    pretrained: StateDict,
+    base_digest: str = "",
+    spell: Callable[[StateDict], Spelling] | None = None,
+) -> Checkpoint:
+    """As `open_checkpoint`, under the names of `pretrained`; of a peft adapter, a folder or the weight file in it, the
+    model it makes of `pretrained`.
 
-    base_digest: of `pretrained`; it becomes part of the adapter's cache key, since another base makes another model of it.
+    base_digest: of `pretrained`; it becomes part of the cache key of weights that take entries from there.
+    spell: returns weights under the names of `pretrained`; by default `spelled_like`.
     """
     folder = adapter_folder(Path(path))
-    return open_checkpoint(path) if folder is None else open_adapter(folder, pretrained, base_digest)
+    if folder is not None:
+        return open_adapter(folder, pretrained, base_digest)
+    checkpoint = open_checkpoint(path)
+    try:
+        spelling = (spell or partial(spelled_like, model=pretrained))(checkpoint)
+    except UserError as error:
+        raise UserError(f"{path}: {problem}" for problem in error.problems) from error
+    if spelling.entries is checkpoint:
+        return checkpoint
+    notes = [f"{path}: {note}" for note in spelling.notes]
+    return checkpoint.view(spelling.entries, base_digest if spelling.is_filled else "", notes)
 
 
 def open_all(

@@ -1,16 +1,18 @@
 """State dicts on disk, read lazily through memory maps: opening twenty costs no memory until an entry is read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import safetensors
 from torch import Tensor
 
-from src.checkpoints.shards import ADAPTER, INDEX, PICKLED, index_of, model_file, require_keys
-from src.errors import UserError
-from src.pickles.state_dicts import read_state_dict, read_tangent_pair
-from src.state_dict import StateDict, outline
+from src.checkpoints.companions import weights_in_subfolders
+from src.checkpoints.formats import Format, format_of
+from src.checkpoints.shards import ADAPTER, INDEX, index_of, model_file, require_keys, split_part
+from src.errors import UserError, shorten
+from src.pickles.state_dicts import Contents, read_contents
+from src.state_dict import Lazy, StateDict, outline
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -20,14 +22,17 @@ class Checkpoint(Mapping[str, Tensor]):
     files: the weight files.
     shard_of: the name of the file that holds each key.
     base_digest: of the model that entries which the files lack are taken from (see `view`); else empty.
+    notes: sentences on how the files were read where they leave a choice.
     """
 
-    def __init__(self, path: Path, shards: Mapping[Path, StateDict], index: Mapping[str, Path] | None = None):
+    def __init__(
+        self, path: Path, shards: Mapping[Path, StateDict], index: Mapping[str, Path] | None = None, notes: Sequence[str] = ()
+    ):
         """shards: the entries of each file; index: the file that each key is read from, by default all of all files."""
         index = {key: file for file, entries in shards.items() for key in entries} if index is None else index
         self.path, self.files = path, list(shards)
         self.shard_of = {key: file.name for key, file in index.items()}
-        self.base_digest = ""
+        self.base_digest, self.notes = "", list(notes)
         self._entries = {key: shards[file] for key, file in index.items()}
 
     def __getitem__(self, key: str) -> Tensor:
@@ -47,13 +52,14 @@ class Checkpoint(Mapping[str, Tensor]):
         """Shapes and dtypes, without rebuilding what a bundle holds in compact form."""
         return {key: outline(entries)[key].detach() for key, entries in self._entries.items()}
 
-    def view(self, entries: StateDict, base_digest: str) -> "Checkpoint":
+    def view(self, entries: StateDict, base_digest: str, notes: Sequence[str] = ()) -> "Checkpoint":
         """Return a checkpoint of the same files whose contents are seen as `entries`.
 
         base_digest: of the model that entries which the files lack are taken from.
+        notes: further ones.
         """
         first, *others = self.files
-        checkpoint = Checkpoint(self.path, {first: entries, **{file: {} for file in others}})
+        checkpoint = Checkpoint(self.path, {first: entries, **{file: {} for file in others}}, notes=[*self.notes, *notes])
         checkpoint.base_digest = base_digest
         return checkpoint
 
@@ -85,28 +91,46 @@ def open_files(path: Path) -> Checkpoint:
     """Return the checkpoint in a weight file, in the shards of an index json, or in a folder that holds either.
 
     Modules that were saved whole are read as their state dicts, linearized checkpoints as what was fine-tuned (see
-    `open_tangent_pair`). Nothing in a file is executed.
+    `open_tangent_pair`). `PATH@PART` is one of several models in a file. Nothing in a file is executed.
 
     Raise UserError if a file is missing, truncated, or asks for anything but tensors and modules.
     """
-    if not path.exists():
+    named, part = split_part(path)
+    if not named.exists():
         raise UserError(f"there is no checkpoint at {path}; check the path (relative paths start at {Path.cwd()})")
-    file = model_file(path) if path.is_dir() else path
+    file = model_file(named) if named.is_dir() else named
     if not file.name.endswith(INDEX):
-        return Checkpoint(path, {file: _open_file(file)})
+        contents = contents_of(file, part)
+        entries = contents.entries if contents.part or not part else _below(path, contents.entries, f"{part}.")
+        return Checkpoint(path, {file: entries}, notes=[*([] if part else _notes(file, contents)), *_notes_on_folder(named)])
     index = index_of(file)
-    shards = {shard: _open_file(shard) for shard in dict.fromkeys(index.values())}
+    shards = {shard: contents_of(shard).entries for shard in dict.fromkeys(index.values())}
     require_keys(file, shards, index)
-    return Checkpoint(path, shards, index)
+    checkpoint = Checkpoint(path, shards, index, _notes_on_folder(named))
+    return checkpoint.view(_below(path, checkpoint, f"{part}."), "") if part else checkpoint
+
+
+def contents_of(path: Path, part: str = "") -> Contents:
+    """Return the contents of one weight file, of the format that its first bytes show, and of a part of it if one is named.
+
+    Raise UserError as `open_files` does.
+    """
+    if format_of(path) is Format.TORCH:
+        return read_contents(path, part)
+    try:
+        return Contents(SafetensorsFile(path))
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}): it is truncated; copy or download it again") from error
 
 
 def open_tangent_pair(path: Path) -> tuple[Checkpoint, Checkpoint | None]:
-    """Return a pickled checkpoint, and the model it is linear around, which a linearized one holds beside the fine-tuned one.
+    """Return a checkpoint, and the model it is linear around, which a linearized one holds beside the fine-tuned one.
 
     Read the file's names once for both. Raise UserError as `open_files` does.
     """
-    finetuned, reference = read_tangent_pair(path)
-    return Checkpoint(path, {path: finetuned}), None if reference is None else Checkpoint(path, {path: reference})
+    contents = contents_of(path)
+    reference = None if contents.reference is None else Checkpoint(path, {path: contents.reference})
+    return Checkpoint(path, {path: contents.entries}), reference
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -122,14 +146,24 @@ def metadata_of(path: Path) -> dict[str, str]:
         return {}
 
 
-def _open_file(path: Path) -> StateDict:
-    if path.suffix == ".safetensors":
-        try:
-            return SafetensorsFile(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(
-                f"{path} cannot be read as safetensors ({error}): it is truncated or no such file; copy or download it again"
-            ) from error
-    if path.suffix not in PICKLED:
-        raise UserError(f"{path} is neither .safetensors nor one of {', '.join(PICKLED)}")
-    return read_state_dict(path)
+def _below(path: Path, entries: StateDict, prefix: str) -> StateDict:
+    """Return the entries whose names begin with `prefix`, without it. Raise UserError if there are none."""
+    names = {key.removeprefix(prefix): key for key in entries if key.startswith(prefix)}
+    if not names:
+        raise UserError(f"{path}: no names begin with {prefix} there; they are {shorten(list(entries))}")
+    shapes = outline(entries)
+    return Lazy({name: shapes[key] for name, key in names.items()}, lambda name: entries[names[name]])
+
+
+def _notes(file: Path, contents: Contents) -> list[str]:
+    """Return a sentence where a file holds other models beside the one that was read."""
+    if not contents.others:
+        return []
+    others = shorten([f"{file}@{name}" for name in contents.others], 6)
+    return [f"{file} holds several models: {contents.part} is read; to read another, give {others}"]
+
+
+def _notes_on_folder(path: Path) -> list[str]:
+    """Return a sentence where a folder has more weights in sub-folders."""
+    names = weights_in_subfolders(path) if path.is_dir() else []
+    return [f"{path}: not merged are the weights in its sub-folders, {shorten(names)}"] if names else []

@@ -12,6 +12,13 @@ ADAPTER = "adapter_model.safetensors"  # of a LoRA adapter, in a folder of its o
 FORMATS = (((".safetensors",), "model.safetensors"), (PICKLED, "pytorch_model.bin"))  # endings, and the Hub's name
 
 
+def split_part(path: Path) -> tuple[Path, str]:
+    """Return the path and the part of `PATH@PART`, one of several models in a file; "" for the part of any other path."""
+    name, at, part = path.name.rpartition("@")
+    is_part = bool(at and name) and not path.exists() and path.with_name(name).exists()
+    return (path.with_name(name), part) if is_part else (path, "")
+
+
 def model_file(folder: Path) -> Path:
     """Return the file or index that is a folder's model: the one with the usual name, else the only one.
 

@@ -1,12 +1,12 @@
 """Write state dicts of any size as safetensors, one entry in memory at a time."""
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 
+from src.checkpoints.companions import companions_of, is_copy
 from src.checkpoints.reading import Checkpoint, metadata_of
 from src.checkpoints.shards import INDEX, PICKLED
 from src.errors import UserError, raise_any, shorten
@@ -20,11 +20,6 @@ _NAMES = {
     torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 MARK = {"format": "pt", "made_by": "merging"}
-# What lies beside weights comes along (configuration, tokenizers, code, licence), but weights of any program do not.
-WEIGHTS = {".safetensors", *PICKLED} | {
-    *(".ckpt", ".gguf", ".ggml", ".h5", ".keras", ".msgpack", ".npz", ".onnx", ".ot", ".pb", ".tflite")
-}
-LARGEST_COMPANION = 2**26  # bytes: vocabularies are smaller, and weights under another name are not
 
 
 def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -57,20 +52,20 @@ def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None
 def save_folder(entries: StateDict, folder: Path, like: StateDict, metadata: Mapping[str, str] | None = None) -> None:
     """Write `entries` as a folder; if `like` is a sharded checkpoint, with its shards and an index.
 
-    Small files beside the original weights (configuration, tokenizer) come along, so that a model stays loadable.
+    What lies beside the original weights (configuration, tokenizer) comes along, so that a model stays loadable.
     """
     is_sharded = isinstance(like, Checkpoint) and len(set(like.shard_of.values())) > 1
     shards: dict[str, dict] = {}
     for key, leaf in outline(entries).items():
         name = f"{Path(like.shard_of[key]).stem}.safetensors" if is_sharded else "model.safetensors"
         shards.setdefault(name, {})[key] = leaf
-    companions = _companions(like.path) if isinstance(like, Checkpoint) and like.path.is_dir() else []
-    require_space(folder.parent, byte_size(entries) + sum(file.stat().st_size for file in companions))
+    companions = companions_of(like.path) if isinstance(like, Checkpoint) and like.path.is_dir() else None
+    require_space(folder.parent, byte_size(entries) + (companions.size if companions else 0))
     with folder_beside(folder) as draft:
         for name, shard in shards.items():
             save_file(Lazy(shard, entries.__getitem__), draft / name, metadata)
-        for file in companions:
-            shutil.copyfile(file, draft / file.name)
+        if companions:
+            companions.copy_to(draft)
         if is_sharded:
             weight_map = {key: name for name, shard in shards.items() for key in shard}
             index = {"metadata": {"total_size": byte_size(entries)}, "weight_map": weight_map}
@@ -99,7 +94,8 @@ def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int)
     elif target.is_dir() and not as_folder:
         problems.append(f"output={path} is a folder, and its name asks for one file; choose another name")
     elif target.is_dir():
-        others = [file.name for file in sorted(target.iterdir()) if not _is_replaceable(file, inputs)]
+        files = sorted(file for file in target.rglob("*") if not file.is_dir())
+        others = [str(file.relative_to(target)) for file in files if not _is_replaceable(file, target, inputs)]
         if others or (any(target.iterdir()) and not any(file.suffix == ".safetensors" for file in target.iterdir())):
             examples = ", ".join(others[:3]) or "no earlier result"
             problems.append(f"output={path} holds other files ({examples}); choose an output folder of its own")
@@ -111,23 +107,16 @@ def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int)
     require_space(target.parent, size)
 
 
-def _is_replaceable(file: Path, inputs: list[Path]) -> bool:
-    """Whether a file in an output folder is one of ours: written by us, or the copy of a small file of an input."""
-    if file.suffix == ".safetensors":
+def _is_replaceable(file: Path, folder: Path, inputs: list[Path]) -> bool:
+    """Whether a file in an output folder is one of ours: written by us, or the copy of a file beside an input's weights."""
+    if not file.is_file():
+        return False
+    if file.suffix == ".safetensors" and file.parent == folder:
         return _is_result(file)
-    originals = (source / file.name for source in inputs if source.is_dir())
-    is_copy = any(original.is_file() and original.read_bytes() == file.read_bytes() for original in originals)
-    return file.is_file() and (is_copy or file.name == f"model.safetensors{INDEX}")
+    return file == folder / f"model.safetensors{INDEX}" or is_copy(file, folder, inputs)
 
 
 def _is_result(file: Path) -> bool:
     """Whether a file is an output of this program, and no fine-tuned, converted or foreign weights."""
     metadata = metadata_of(file)
     return metadata.get("made_by") == MARK["made_by"] and not metadata.keys() & {"made_from", "converted_from"}
-
-
-def _companions(folder: Path) -> list[Path]:
-    """Return the files beside weights in a folder that are none, by name."""
-    files = (file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith("."))
-    return [file for file in files if file.suffix not in WEIGHTS and not file.name.endswith(".index.json")
-            and file.stat().st_size <= LARGEST_COMPANION]  # fmt: skip

@@ -9,7 +9,7 @@ import xxhash
 
 from src.checkpoints.reading import Checkpoint
 from src.runtime.files import write_json
-from src.state_dict import StateDict, digest, floating, is_finite
+from src.state_dict import StateDict, digest, is_finite, weight_names
 
 VERSION = 2  # of cached values: raise it when the same key comes to give other values, or another form
 
@@ -74,5 +74,5 @@ class ContentSummary:
     @classmethod
     def of(cls, entries: StateDict) -> "ContentSummary":
         """Return the summary of a state dict, reading all of it."""
-        non_finite = [key for key in floating(entries) if not is_finite(entries[key])]
+        non_finite = [key for key in weight_names(entries) if not is_finite(entries[key])]
         return cls(digest(entries.items()), non_finite)

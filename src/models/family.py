@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from src.checkpoints.naming import Spelling
 from src.models.loader import ExampleId
 from src.models.modes import Mode
 from src.state_dict import StateDict
@@ -108,7 +109,7 @@ class ModelFamily(Protocol):
     pretrained_digests: Mapping[str, str]
     pretrained_digest: str
 
-    def canonical(self, weights: StateDict) -> StateDict:
+    def canonical(self, weights: StateDict) -> Spelling:
         """Return weights of this architecture under the names that `pretrained` has, where their file has others."""
 
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:

@@ -63,7 +63,13 @@ class _Conversion(NamedTuple):
 
 def is_hf(state: StateDict) -> bool:
     """Whether a checkpoint has transformers' names of a CLIP, with or without its text part and projections."""
-    return TOWER + SIGNATURE in state or SIGNATURE in state
+    return hf_prefix(state) is not None
+
+
+def hf_prefix(state: StateDict) -> str | None:
+    """Return the prefix before transformers' names of a CLIP, as modules around it add; None if it has no such names."""
+    signed = next((key for key in state if key == SIGNATURE or key.endswith(f".{SIGNATURE}")), None)
+    return None if signed is None else signed.removesuffix(SIGNATURE).removesuffix(TOWER)
 
 
 def from_hf(state: StateDict, like: StateDict) -> Lazy:

@@ -1,4 +1,4 @@
-"""The zip archives that torch.save writes: uncompressed entries, one after another, each with a checksum."""
+"""The zip archives that torch.save and torch.jit.save write: uncompressed entries, one after another, each with a checksum."""
 
 import zipfile
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from src.errors import UserError
 
 SIGNATURE = b"PK\x03\x04"
+CODE = "/code/"  # folder of TorchScript's programs, compressed and never read here
 
 
 def is_archive(path: Path) -> bool:
@@ -14,13 +15,19 @@ def is_archive(path: Path) -> bool:
         return file.read(len(SIGNATURE)) == SIGNATURE
 
 
+def is_torchscript(path: Path) -> bool:
+    """Whether a zip archive is a scripted module, which torch.jit.save wrote."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
+
+
 def check_archive(path: Path) -> None:
     """Raise BadZipFile if the entries may take more memory than the file does on disk; read only the table of contents.
 
-    torch.save never compresses, and a compressed entry of a kilobyte can inflate without end.
+    Pickles and storages are never compressed, and a compressed entry of a kilobyte can inflate without end.
     """
     with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
+        entries = [entry for entry in archive.infolist() if CODE not in entry.filename]
     compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if compressed:
         raise zipfile.BadZipFile(f"{compressed[0]} is compressed, which torch.save never does")

@@ -11,12 +11,13 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from src.pickles.stand_ins import STAND_INS, InertObject, PendingTensor
+from src.pickles.stand_ins import STAND_INS, InertObject, PendingTensor, ScriptModule
 from src.pickles.torch_format import PickledStorage, read_torch_file
 from src.pickles.unpickler import InertUnpickler
 
 # Where the classes of published modules, and of the preprocessing saved with them, are defined. None of it is imported.
 PACKAGES = ("torch.nn.", "torchvision.transforms.", "open_clip.", "clip.", "src.")
+SCRIPTED = "__torch__."  # of classes in a TorchScript archive
 # A few bytes can nest dicts without end, name one child without end, and repeat a name in all names below it.
 MAX_DEPTH = 2  # of dicts in dicts: {"model": {"weight": ...}} has 1
 MAX_ENTRIES = 100_000  # modules and tensors in one file
@@ -59,6 +60,8 @@ class _ModuleUnpickler(InertUnpickler):
 
 
 def _stand_in(module: str, name: str) -> object:
+    if f"{module}.".startswith(SCRIPTED):
+        return ScriptModule
     return STAND_INS.get((module, name)) or (InertObject if f"{module}.".startswith(PACKAGES) else None)
 
 
@@ -83,12 +86,15 @@ class _Converter:
         if isinstance(value, PendingTensor):
             return value.to_tensor()
         if isinstance(value, InertObject):
-            return _without_text_transformer(dict(self._entries(value, "")))
+            return dict(self._entries(value, ""))
         return {key: self.convert(child, depth + 1) for key, child in value.items()} if depth <= MAX_DEPTH else value
 
     def _entries(self, module: InertObject, prefix: str) -> Iterator[tuple[str, Tensor]]:
         """Yield the entries of a module's state dict, with the names and in the order of its own state_dict()."""
         self._count(prefix)
+        if isinstance(module, ScriptModule):
+            yield from self._script_entries(module, prefix)
+            return
         non_persistent = module.state.get("_non_persistent_buffers_set")
         non_persistent = non_persistent if isinstance(non_persistent, set | frozenset) else ()
         for attribute in ("_parameters", "_buffers"):
@@ -98,6 +104,16 @@ class _Converter:
                     yield f"{prefix}{name}", leaf.to_tensor()
         for name, child in _dict_of(module, "_modules").items():
             if isinstance(child, InertObject):
+                yield from self._entries(child, f"{prefix}{name}.")
+
+    def _script_entries(self, module: ScriptModule, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        """Yield the entries of a scripted module, whose parameters, buffers and modules are plain attributes."""
+        for name, leaf in module.state.items():
+            if isinstance(leaf, PendingTensor):
+                self._count(name)
+                yield f"{prefix}{name}", leaf.to_tensor()
+        for name, child in module.state.items():
+            if isinstance(child, ScriptModule):
                 yield from self._entries(child, f"{prefix}{name}.")
 
     def _count(self, name: str) -> None:
@@ -112,9 +128,3 @@ class _Converter:
 def _dict_of(module: InertObject, attribute: str) -> Mapping:
     value = module.state.get(attribute, {})
     return value if isinstance(value, dict) else {}
-
-
-def _without_text_transformer(entries: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the entries as published encoders have them: of a whole CLIP, without the text transformer."""
-    is_clip = any(key.startswith("model.visual.") for key in entries)
-    return {key: leaf for key, leaf in entries.items() if not (is_clip and key.startswith("model.transformer."))}

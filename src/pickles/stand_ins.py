@@ -26,6 +26,12 @@ class InertObject:
         self.state = state if isinstance(state, dict) else {}
 
 
+class ScriptModule(InertObject):
+    """Stands for a module of TorchScript."""
+
+    __slots__ = ()
+
+
 class PendingTensor:
     """Stands for a tensor until its storage is mapped."""
 
@@ -52,6 +58,7 @@ def _rebuild_v3(storage: object, offset: object, shape: object, stride: object, 
 
 
 _rebuild = FunctionStandIn(lambda storage, offset, shape, stride, *_: PendingTensor(storage, offset, shape, stride))
+_list = FunctionStandIn(lambda items=(), *_: list(items))
 _rebuild_parameter = FunctionStandIn(lambda tensor, *_: tensor)
 STAND_INS: dict[tuple[str, str], object] = {
     **{("collections", name): DictStandIn for name in ("OrderedDict", "defaultdict")},
@@ -60,6 +67,8 @@ STAND_INS: dict[tuple[str, str], object] = {
     ("copyreg", "_reconstructor"): FunctionStandIn(lambda *_: InertObject()),
     **{("torch._utils", name): _rebuild for name in ("_rebuild_tensor", "_rebuild_tensor_v2")},
     ("torch._utils", "_rebuild_tensor_v3"): FunctionStandIn(_rebuild_v3),
+    **{("torch.jit._pickle", f"build_{kind}list"): _list for kind in ("int", "tensor", "double", "bool")},
+    ("torch.jit._pickle", "restore_type_tag"): FunctionStandIn(lambda value, *_: value),
     **{("torch._utils", name): _rebuild_parameter for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")},
     **{(module, name): StorageKind(dtype) for name, dtype in DTYPES.items() for module in ("torch", "torch.storage")},
     **{

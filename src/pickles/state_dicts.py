@@ -1,50 +1,126 @@
-"""State dicts out of whatever torch.save wrote: plain and wrapped state dicts, modules, linearized checkpoints."""
+"""State dicts out of whatever torch.save wrote: plain and wrapped ones, modules, TorchScript, linearized checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from src.errors import UserError
-from src.pickles.archives import check_archive, is_archive
+from src.errors import UserError, shorten
+from src.pickles.archives import check_archive, is_archive, is_torchscript
 from src.pickles.linearized import FINETUNED, MODEL_NAME, REFERENCE, is_linearized, named_parameters
 from src.pickles.modules import read_modules
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # the one that is read where a file holds several dicts
+PLAIN = (str, int, float, bool, type(None))
 
 
-def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """Return the tensors in a file by name, mapped and not copied; of a linearized checkpoint the fine-tuned ones.
+@dataclass(frozen=True)
+class Contents:
+    """The contents of one file.
 
-    Raise UserError if the file holds anything but tensors and modules, or cannot be read; nothing in it is executed.
+    entries: tensors by name; of a linearized checkpoint the fine-tuned ones.
+    reference: of a linearized checkpoint, the entries it is linear around; None of any other.
+    part: which of the file's dicts `entries` is, the keys on the way with dots between them; "" where it is the whole.
+    others: the file's other state dicts, named like `part`.
+    leftovers: what else the file holds beside `entries`, named like `part`: all of it but numbers and texts.
+    facts: the numbers and texts beside `entries`, such as the epoch.
     """
-    entries = _read_entries(path)
-    return _named_parameters(path, entries, FINETUNED) if is_linearized(entries) else entries
+
+    entries: Mapping[str, Tensor]
+    reference: Mapping[str, Tensor] | None = None
+    part: str = ""
+    others: Sequence[str] = ()
+    leftovers: Sequence[str] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
-def read_tangent_pair(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]:
-    """Return the fine-tuned state dict, as `read_state_dict`, and the one a linearized checkpoint is linearized around.
+def read_contents(path: Path, part: str = "") -> Contents:
+    """Return the state dict in a file, mapped and not copied, and what else the file holds; nothing in it is executed.
 
-    The second is None for any other file. Raise UserError as `read_state_dict` does.
+    part: which one to read, by its keys with dots between them, or by a word in them (`ema`); "" for the usual one.
+
+    Raise UserError if the file cannot be read, holds other things than tensors and modules where a state dict is
+    looked for, or no such part, or several and no usual one.
     """
-    entries = _read_entries(path)
-    if not is_linearized(entries):
-        return entries, None
-    return _named_parameters(path, entries, FINETUNED), _named_parameters(path, entries, REFERENCE)
+    content = _load(path)
+    where = _find(path, content, part)
+    entries, siblings = content, {}
+    for depth, key in enumerate(where):
+        siblings |= {".".join([*where[:depth], name]): value for name, value in entries.items() if name != key}
+        entries = entries[key]
+    _check_entries(path, entries)
+    reference = None
+    if is_linearized(entries):
+        try:
+            entries, reference = named_parameters(entries, FINETUNED), named_parameters(entries, REFERENCE)
+        except ValueError as error:
+            raise UserError(f"{path} is a linearized checkpoint of no model that is known here: {error}") from error
+    own = ".".join(where)
+    return Contents(
+        entries,
+        reference,
+        own,
+        [name for name in _state_dicts(content) if name != own and not own.startswith(f"{name}.")] if own else [],
+        [name for name, value in siblings.items() if not isinstance(value, PLAIN)],
+        {name: value for name, value in siblings.items() if isinstance(value, PLAIN)},
+    )
 
 
-def _named_parameters(path: Path, entries: Mapping[str, object], model: str) -> Mapping[str, Tensor]:
+def _find(path: Path, content: object, part: str) -> list[str]:
+    """Return the keys that lead to the state dict to read."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    is_wrapped = any(isinstance(content.get(name), Mapping) for name in WRAPPERS)
+    if not is_wrapped and any(isinstance(leaf, Tensor) for leaf in content.values()):
+        return []
+    where = part.split(".") if part else []
+    if part and not isinstance(_at(content, where), Mapping):
+        fitting = [name for name in _state_dicts(content) if part in name.replace(".", "_").split("_")]
+        if len(fitting) != 1:
+            there = shorten([f"{path}@{name}" for name in fitting or _state_dicts(content)], 6) or "the whole file"
+            raise UserError(f"{path} holds {'several parts' if fitting else 'no part'} called {part}; there is {there}")
+        where = fitting[0].split(".")
+    while inner := next((name for name in WRAPPERS if isinstance(_at(content, [*where, name]), Mapping)), None):
+        where.append(inner)
+    if not where:
+        parts = list(_state_dicts(content))
+        if len(parts) > 1:
+            raise UserError(f"{path} holds several models; name one of {shorten([f'{path}@{name}' for name in parts], 6)}")
+        where = parts[0].split(".") if parts else []
+    return where
+
+
+def _at(content: object, keys: Sequence[str]) -> object:
+    """Return what lies in nested dicts under these keys; None if there is nothing."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def _state_dicts(content: Mapping[object, object], before: str = "", depth: int = 2) -> Iterator[str]:
+    """Yield the names of the dicts of nothing but tensors in nested dicts, keys with dots between them."""
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, Mapping) and value:
+            if all(isinstance(leaf, Tensor) for leaf in value.values()):
+                yield before + key
+            elif depth:
+                yield from _state_dicts(value, f"{before}{key}.", depth - 1)
+
+
+def _load(path: Path) -> object:
+    """Return the content of a file, read by torch if it holds nothing but tensors, else by `read_modules`."""
     try:
-        return named_parameters(entries, model)
-    except ValueError as error:
-        raise UserError(f"{path} is a linearized checkpoint of no model that is known here: {error}") from error
-
-
-def _read_entries(path: Path) -> Mapping[str, object]:
-    """Return the tensors in a file by name; of a linearized checkpoint also the model's name."""
-    try:
-        content = _load(path)
+        is_zip = is_archive(path)
+        if is_zip:
+            check_archive(path)  # before torch, which inflates whatever it gets
+        if not (is_zip and is_torchscript(path)):
+            try:  # the legacy format of torch cannot be mapped
+                return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
+            except Exception:  # torch's words for "this asks for more than tensors" change; ours say what it asks for
+                pass
+        return read_modules(path)
     except UserError:
         raise
     except Exception as error:  # torch and pickle raise a dozen kinds here, all of which mean an unreadable file
@@ -53,31 +129,18 @@ def _read_entries(path: Path) -> Mapping[str, object]:
             f"{path} cannot be read as a file of torch.save ({type(error).__name__}: {summary}): "
             "it is truncated or no such file; copy or download it again"
         ) from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
-    size, has_model_name = path.stat().st_size, is_linearized(content)
-    checks = (_problem(key, leaf, size) for key, leaf in content.items() if not (has_model_name and key == MODEL_NAME))
+
+
+def _check_entries(path: Path, entries: Mapping[str, object]) -> None:
+    """Raise UserError unless a dict holds tensors only; of a linearized checkpoint also the model's name."""
+    size, has_model_name = path.stat().st_size, is_linearized(entries)
+    checks = (_problem(key, leaf, size) for key, leaf in entries.items() if not (has_model_name and key == MODEL_NAME))
     problems = [problem for problem in checks if problem]
     if problems:
         raise UserError(
             f"{path} is not a dict of tensors only: {', '.join(problems[:3])}; save a plain state dict: "
             "torch.save(model.state_dict(), ...)"
         )
-    return content
-
-
-def _load(path: Path) -> object:
-    """Return the content of a file, read by torch if it holds nothing but tensors, else by `read_modules`."""
-    is_zip = is_archive(path)
-    if is_zip:
-        check_archive(path)  # before torch, which inflates whatever it gets
-    try:  # the legacy format of torch cannot be mapped
-        return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
-    except Exception:  # torch's words for "this asks for more than tensors" change; ours say what it asks for
-        return read_modules(path)
 
 
 def _problem(key: object, leaf: object, size: int) -> str | None:

@@ -24,7 +24,7 @@ from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.published import PublishedFiles, finetuned_path
 from src.downloads.drive import fetch_folder
 from src.errors import UserError
-from src.pickles.state_dicts import read_tangent_pair
+from src.pickles.state_dicts import read_contents
 from tests.conftest import run_fresh
 from tests.helpers.foreign_pickles import ImageEncoder, linearized_entries, save_encoder, save_head, tiny_clip
 from tests.helpers.hub_server import Hub, serving
@@ -223,7 +223,7 @@ def test_a_second_conversion_reads_nothing_of_its_source(tmp_path, monkeypatch):
     torch.save(linearized_entries(finetuned, reference), source)
     zeroshot = tmp_path / "linear_zeroshot.safetensors"
     parsed = []
-    monkeypatch.setattr("src.checkpoints.reading.read_tangent_pair", lambda path: parsed.append(path) or read_tangent_pair(path))
+    monkeypatch.setattr("src.checkpoints.reading.read_contents", lambda *args: parsed.append(args) or read_contents(*args))
     assert convert(source, target) == [zeroshot, target] and len(parsed) == 1
     monkeypatch.setattr(Path, "open", None)
     assert convert(source, target) == [] and len(parsed) == 1

@@ -243,3 +243,56 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="free"):
         stream_file(TREE, tmp_path / "out.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+SEVERAL = {
+    "last.pt": {
+        "state_dict": {"a": torch.ones(2)},
+        "state_dict_ema": {"a": torch.zeros(2)},
+        "optimizer": {"state": {0: torch.ones(1)}},
+    },
+    "yolo.pt": {"model": {"state_dict": {"a": torch.ones(2)}, "ema": {"a": torch.zeros(2)}}},
+    "step.pt": {"step": torch.tensor(3), "model": {"a": torch.ones(2)}, "model_ema": {"a": torch.zeros(2)}},
+    "deit.pth": {"module": {"a": torch.ones(2)}, "ema": {"module": {"a": torch.zeros(2)}}},
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_of_several_models_in_a_file_the_usual_one_is_read_and_said(tmp_path, name):
+    path = tmp_path / name
+    torch.save(SEVERAL[name], path)
+    usual = open_checkpoint(path)
+    assert usual["a"].tolist() == [1, 1] and usual.files == [path]
+    (note,) = usual.notes
+    assert "holds several models" in note and "ema" in note
+    chosen = note.split("give ")[1].split(", ")[0]  # as the note spells it
+    for spelling in (chosen, f"{path}@ema"):
+        assert open_checkpoint(spelling)["a"].tolist() == [0, 0] and not open_checkpoint(spelling).notes, spelling
+
+
+def test_where_no_model_is_the_usual_one_the_parts_are_named(tmp_path):
+    torch.save({"student": {"a": torch.ones(2)}, "teacher": {"a": torch.zeros(2)}, "epoch": 3}, tmp_path / "dino.pth")
+    with pytest.raises(UserError, match=r"several models; name one of .*dino\.pth@student, .*dino\.pth@teacher"):
+        open_checkpoint(tmp_path / "dino.pth")
+    assert open_checkpoint(tmp_path / "dino.pth@teacher")["a"].tolist() == [0, 0]
+    with pytest.raises(UserError, match=r"no part called tutor; there is .*@student"):
+        open_checkpoint(tmp_path / "dino.pth@tutor")
+    torch.save({"net": {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "one.pth")
+    assert open_checkpoint(tmp_path / "one.pth")["a"].tolist() == [1, 1]
+
+
+def test_a_part_of_flat_names_is_their_prefix(tmp_path):
+    tree = {"model.w": torch.ones(1), "ema_model.w": torch.zeros(1)}
+    save_file(tree, tmp_path / "a.safetensors")
+    torch.save(tree, tmp_path / "a.pt")
+    sharded(tmp_path / "a", tree)
+    for name in ("a.safetensors", "a.pt", "a"):
+        part = open_checkpoint(tmp_path / f"{name}@ema_model")
+        assert list(part) == ["w"] and part["w"].tolist() == [0], name
+        with pytest.raises(UserError, match=r"no (names begin with|part called) best"):
+            open_checkpoint(tmp_path / f"{name}@best")
+
+
+def test_a_file_whose_name_has_an_at_is_that_file(tmp_path):
+    save_file({"w": torch.ones(1)}, tmp_path / "me@home")
+    assert open_checkpoint(tmp_path / "me@home")["w"] == 1

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from src.checkpoints.opening import open_checkpoint
+from src.task_vectors import TaskVector
 from tests.conftest import tiny_models
 from tests.helpers.processes import run_script
 
@@ -141,3 +144,59 @@ def test_eight_bit_weights_that_hold_nan_are_named(tmp_path):
     done = run_script("main.py", "model=files", "pretrained=base.safetensors", "finetuned=[a.safetensors]", "specify_lambda=1",
                       "output=m.safetensors", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 1 and "w holds NaN or infinite values in a" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("method", ["sum", "ties", "TSVM", "iso_c"])
+def test_complex_entries_are_merged_as_real_and_imaginary_parts(tmp_path, method):
+    base = {
+        "w": torch.randn(4, 4),
+        "spectral": torch.randn(4, 3, dtype=torch.complex64),
+        "same": torch.randn(2, dtype=torch.complex64),
+    }
+    for name in ("base", "a", "b"):
+        torch.save({key: leaf if key == "same" or name == "base" else leaf + torch.randn_like(leaf) for key, leaf in base.items()},
+                   tmp_path / f"{name}.pt")  # fmt: skip
+    for kind in ("model", "task_vector"):
+        done = run_script("main.py", "model=files", "pretrained=base.pt", "finetuned=[a.pt,b.pt]", "specify_lambda=0.3",
+                          f"method={method}", f"output={kind}.safetensors", f"output_kind={kind}", cwd=tmp_path)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    merged, vector = (load_file(tmp_path / f"{kind}.safetensors") for kind in ("model", "task_vector"))
+    assert merged["spectral"].dtype == vector["spectral"].dtype == torch.complex64 and torch.equal(merged["same"], base["same"])
+    assert torch.allclose(merged["spectral"], base["spectral"] + vector["spectral"]) and vector["spectral"].abs().sum() > 0
+    if method == "sum":
+        changes = sum(torch.load(tmp_path / f"{name}.pt")["spectral"] - base["spectral"] for name in "ab")
+        assert torch.allclose(vector["spectral"], 0.3 * changes, atol=1e-6)
+
+
+def test_a_bundle_of_complex_entries_is_rebuilt_as_they_were(tmp_path):
+    base = {"w": torch.randn(4, 4), "spectral": torch.randn(4, 3, dtype=torch.complex64)}
+    for name in ("base", "a", "b"):
+        torch.save(
+            {key: leaf if name == "base" else leaf + torch.randn_like(leaf) for key, leaf in base.items()},
+            tmp_path / f"{name}.pt",
+        )
+    done = run_script("main.py", "model=files", "pretrained=base.pt", "finetuned=[a.pt,b.pt]", "specify_lambda=0.4",
+                      "method=tall_mask", "output=bundle", "output_kind=bundle", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rebuilt, vector = open_checkpoint(tmp_path / "bundle" / "a"), TaskVector.from_bundle(tmp_path / "bundle", "a")
+    assert rebuilt["spectral"].dtype == vector["spectral"].dtype == torch.complex64 and rebuilt["spectral"].shape == (4, 3)
+    assert (
+        torch.allclose(rebuilt["spectral"] - base["spectral"], vector["spectral"], atol=1e-6) and vector["spectral"].abs().any()
+    )
+
+
+def test_checkpoints_of_a_trainer_are_merged_and_what_was_read_is_said(tmp_path):
+    base = {"l.0.w": torch.randn(3, 3), "l.0.b": torch.randn(3)}
+    tuned = {key: leaf + 1 for key, leaf in base.items()}
+    save_file(base, tmp_path / "base.safetensors")
+    wrapped = {f"module.{key}": leaf for key, leaf in tuned.items()}
+    torch.save({"epoch": 3, "state_dict": wrapped, "state_dict_ema": {f"module.{key}": leaf for key, leaf in base.items()}},
+               tmp_path / "last.pt")  # fmt: skip
+    done = run_script("main.py", "model=files", "pretrained=base.safetensors", "finetuned=[last.pt,last.pt@ema]", "specify_lambda=1",
+                      "output=m.safetensors", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    merged = load_file(tmp_path / "m.safetensors")
+    assert all(torch.allclose(merged[key], tuned[key]) for key in base)
+    lines = done.stdout.splitlines()
+    assert "last.pt holds several models: state_dict is read; to read another, give last.pt@state_dict_ema" in lines
+    assert "last.pt: read without regard to module in names, which wrappers add" in lines

@@ -9,14 +9,24 @@ from src.checkpoints.peft.config import CONFIG
 from src.checkpoints.peft.matching import match_adapter
 from src.checkpoints.peft.reading import WEIGHTS, read_adapter
 from src.checkpoints.reading import Checkpoint
+from src.checkpoints.shards import FORMATS, INDEX
 from src.errors import UserError
 from src.state_dict import Lazy, StateDict, outline
 
 
 def adapter_folder(path: Path) -> Path | None:
-    """Return the folder of a peft adapter, of which `path` is that folder or the weight file in it; None if it is none."""
+    """Return the folder of a peft adapter, of which `path` is that folder or the weight file in it; None if it is none.
+
+    Raise UserError if the folder holds a whole model, too.
+    """
     folder = path.parent if path.name in WEIGHTS else path
-    return folder if (folder / CONFIG).is_file() else None
+    if not (folder / CONFIG).is_file():
+        return None
+    models = [name for _, usual in FORMATS for name in (usual, f"{usual}{INDEX}") if (folder / name).exists()]
+    if models and folder == path:
+        adapter = next((name for name in WEIGHTS if (folder / name).exists()), WEIGHTS[0])
+        raise UserError(f"{path} holds an adapter and a whole model; give {path / adapter} or {path / models[0]}")
+    return folder
 
 
 def open_adapter(path: Path, pretrained: StateDict, base_digest: str = "") -> Checkpoint:

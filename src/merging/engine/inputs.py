@@ -18,7 +18,7 @@ from torch import Tensor
 from src.elementwise import zeros_view
 from src.errors import UserError
 from src.merging.engine.threads import Prefetched, parallel_map
-from src.state_dict import Lazy, Memoized, StateDict, floating, is_finite, model_differences, same_values, vector_outline
+from src.state_dict import Lazy, Memoized, StateDict, is_finite, model_differences, same_values, vector_outline, weight_names
 from src.task_vectors import TaskVector
 
 SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
@@ -29,6 +29,7 @@ T = TypeVar("T")
 class MergeInputs:
     """One pre-trained model, its fine-tuned copies by task, and where to compute.
 
+    pretrained, finetuned: real entries (see `elementwise.as_real`); what is not floating-point is not merged.
     depth: returns the depth of a parameter, 0 (first block) to 1 (last block), None outside the blocks.
     is_layer: whether a two-dimensional parameter is a layer's matrix, which decompositions see whole.
     keep: whether vectors made here keep the entries they computed (a search reads them again) or not (a file is written).
@@ -54,7 +55,7 @@ class MergeInputs:
                         for problem in model_differences("the pre-trained model", self.pretrained, task, model)]  # fmt: skip
             if not self.finetuned:
                 problems.append("there are no fine-tuned models to merge")
-            if not floating(self.pretrained):
+            if not weight_names(self.pretrained):
                 problems.append("the pre-trained model has no floating-point entries, so there is nothing to merge")
             if problems:
                 raise UserError(problems)

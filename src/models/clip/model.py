@@ -20,6 +20,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose, Normalize
 
+from src.checkpoints.naming import Spelling, spelled_like, without_prefix, without_wrappers
 from src.checkpoints.writing import save_file
 from src.errors import UserError
 from src.models.adapters import add_lora
@@ -28,7 +29,7 @@ from src.models.clip.heads import Heads, zero_shot_head
 from src.models.clip.loading import check_quick_gelu, create_model, find_pretrained_config, resolve_quick_gelu
 from src.models.clip.pixel_cache import PixelStore, Split
 from src.models.family import PRECISIONS, Batch, Predictor, TaskLike, Trainable
-from src.models.hf_clip import from_hf, is_hf
+from src.models.hf_clip import from_hf, hf_prefix, is_hf
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.models.linearize import tangent
 from src.models.loader import ExampleId, load_batches
@@ -95,7 +96,7 @@ class Clip:
         self._create_model = partial(create_model, architecture, pretrained, pretrained_config or {}, quick_gelu, device)
         self._tokenizer_options = {"bpe_path": merges} if merges else {}
         # a reference brings no text tower; one of transformers' lacks more, which comes from the weights of open_clip
-        self._is_loaded = reference is None or is_hf(reference)
+        self._is_loaded = reference is None or is_hf(without_wrappers(reference))
         self._clip, train_transform, eval_transform = self._create_model(load=self._is_loaded)
         check_quick_gelu(self._clip, architecture, quick_gelu)
         self._train_transform, self._eval_transform = _up_to_pixels(train_transform), _up_to_pixels(eval_transform)
@@ -104,10 +105,12 @@ class Clip:
         self._splits: dict[tuple[str, str], Split] = {}
         self._model_outline = {PREFIX + key: leaf for key, leaf in self._clip.state_dict().items() if not key.startswith(TEXT)}
         self.pretrained: StateDict = {key: leaf.detach().cpu().clone() for key, leaf in self._model_outline.items()}
+        self._reference_notes: list[str] = []
         if reference is not None:
-            reference = self.canonical(reference)
-            self._check_fits(reference)
-            self.pretrained = reference
+            spelling = self.canonical(reference)
+            self._check_fits(spelling.entries)
+            self.pretrained = spelling.entries
+            self._reference_notes = [f"the pre-trained model: {note}" for note in spelling.notes]
         settings = [open_clip.get_model_config(architecture), quick_gelu, self._normalise.mean, self._normalise.std]
         vocabulary = Path(merges).read_bytes() if merges else b""
         self.identity = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode() + vocabulary)
@@ -123,8 +126,12 @@ class Clip:
         """The digest of the pre-trained weights."""
         return combined_digest(self.pretrained_digests.values())
 
-    def canonical(self, weights: StateDict) -> StateDict:
-        return from_hf(weights, self.pretrained) if is_hf(weights) else weights
+    def canonical(self, weights: StateDict) -> Spelling:
+        plain = without_wrappers(weights)
+        prefix = hf_prefix(plain)
+        if prefix is None:
+            return spelled_like(weights, self.pretrained)
+        return Spelling(from_hf(without_prefix(plain, prefix), self.pretrained), is_filled=True)
 
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
         self._check_fits(weights)
@@ -220,11 +227,11 @@ class Clip:
         return is_layer_by_name(key)
 
     def notes(self, tasks: Iterable[TaskLike]) -> list[str]:
-        """Return a note where some heads are published ones, whose prompts are not known."""
+        """Return notes on the names of pre-trained weights, and where some heads are published ones, of unknown prompts."""
         sources = self.head_sources(tasks)
         published, built = ([task for task, source in sources.items() if source == kind] for kind in ("published", "prompts"))
         mixed = f"; built from prompts for {', '.join(built)}" if built else ""
-        return [f"heads: published for {', '.join(published)}{mixed}"] if published else []
+        return [*self._reference_notes, *([f"heads: published for {', '.join(published)}{mixed}"] if published else [])]
 
     def head_sources(self, tasks: Iterable[TaskLike]) -> dict[str, str]:
         """Return whether each task's head is `published` or built from `prompts`."""

@@ -1,0 +1,127 @@
+"""One model under other names: with prefixes that wrappers add, one prefix more or less, with or without a text tower.
+
+Weights are compared with the pre-trained model by name. The same architecture goes by several spellings: DistributedDataParallel,
+FSDP, torch.compile and activation checkpointing put a component into every name, Lightning and heads around a model a
+prefix before it, published encoders of CLIP lack parts of the text tower, and libraries add and drop buffers.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from src.errors import shorten
+from src.state_dict import Lazy, StateDict, outline
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "_module")
+# Of a CLIP: what is no image tower, which fine-tuned encoders have, lack, or have beside a head.
+IMAGE_TOWER = re.compile(r"(.*\.)?(visual|vision_model)\..+")
+TEXT_TOWER = re.compile(
+    r"(model\.)?((transformer|text|text_model|token_embedding|ln_final)\..+|"
+    r"positional_embedding|text_projection(\.weight)?|logit_scale|logit_bias|input_resolution|context_length|vocab_size)"
+)
+HEAD = re.compile(r"classification_head\..+")
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """Weights under the names of another model.
+
+    entries: by these names where it has them, by their own where it does not.
+    notes: sentences on what was done about the names, without a subject.
+    is_filled: whether entries that the weights lack come from the other model.
+    """
+
+    entries: StateDict
+    notes: list[str] = field(default_factory=list)
+    is_filled: bool = False
+
+
+def spelled_like(weights: StateDict, model: StateDict) -> Spelling:
+    """Return weights under the names that `model` has.
+
+    Names that fit as they are stay, all of them; else wrappers' components are ignored, and one prefix may be more, less or
+    another, the one with which most names and shapes fit. Entries that either side may lack (a CLIP's text tower,
+    buffers without floating values) are taken from `model`, or left out; a note says so. Any others that differ are
+    left for the caller to refuse.
+    """
+    shapes, own = outline(model), outline(weights)
+    if shapes.keys() == own.keys():
+        return Spelling(weights)
+    theirs, ours = _unwrapped(shapes), _unwrapped(own)
+    drop, add = _best_prefix(ours, own, theirs, shapes)
+    if not any(name in theirs for name in _renamed(ours, drop, add)):
+        return Spelling(weights)
+    table = {theirs.get(name, name): key for name, key in _renamed(ours, drop, add).items()}
+    notes = []
+    if wrappers := sorted({part for name, key in [*ours.items(), *theirs.items()] if name != key
+                           for part in key.split(".") if part in WRAPPERS}):  # fmt: skip
+        notes.append(f"read without regard to {' and '.join(wrappers)} in names, which wrappers add")
+    if drop or add:
+        notes.append(f"read {_change(drop, add)} its names, as the pre-trained model's are")
+    is_clip = any(map(IMAGE_TOWER.fullmatch, shapes)) and any(map(IMAGE_TOWER.fullmatch, table))
+    extra = [name for name in table if name not in shapes and _is_optional(name, own[table[name]].is_floating_point(), is_clip)]
+    missing = [key for key in shapes if key not in table and _is_optional(key, shapes[key].is_floating_point(), is_clip)]
+    if extra:
+        notes.append(f"read without its {shorten(extra)}, which the pre-trained model has not")
+    if missing:
+        notes.append(f"has no {shorten(missing)}, taken from the pre-trained model")
+    kept = {name: key for name, key in table.items() if name not in extra}
+    order = {name: own[kept[name]] if name in kept else shapes[name] for name in shapes if name in kept or name in missing}
+    order |= {name: own[key] for name, key in kept.items() if name not in order}
+    return Spelling(Lazy(order, lambda name: weights[kept[name]] if name in kept else model[name]), notes, bool(missing))
+
+
+def without_wrappers(weights: StateDict) -> StateDict:
+    """Return weights under their names without the components that wrappers add."""
+    names = _unwrapped(weights)
+    if all(name == key for name, key in names.items()):
+        return weights
+    shapes = outline(weights)
+    return Lazy({name: shapes[key] for name, key in names.items()}, lambda name: weights[names[name]])
+
+
+def without_prefix(weights: StateDict, prefix: str) -> StateDict:
+    """Return weights under their names without a prefix; those that have it not keep theirs."""
+    if not prefix:
+        return weights
+    shapes, names = outline(weights), {key.removeprefix(prefix): key for key in weights}
+    return Lazy({name: shapes[key] for name, key in names.items()}, lambda name: weights[names[name]])
+
+
+def _unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Return names by what is left of them without wrappers' components; as they are where that makes two of them one."""
+    plain = {key: ".".join(part for part in key.split(".") if part not in WRAPPERS) for key in names}
+    return {name: key for key, name in plain.items()} if len(set(plain.values())) == len(plain) else dict(zip(plain, plain))
+
+
+def _best_prefix(ours: Mapping[str, str], own: StateDict, theirs: Mapping[str, str], shapes: StateDict) -> tuple[str, str]:
+    """Return the prefix to drop from our names and the one to add, with which most names and shapes fit; ("", "") for none."""
+
+    def fit(change: tuple[str, str]) -> int:
+        renamed = _renamed(ours, *change)
+        return sum(name in theirs and shapes[theirs[name]].shape == own[key].shape for name, key in renamed.items())
+
+    changes = [(drop, add) for drop in ("", *_prefixes(ours)) for add in ("", *_prefixes(theirs)) if not drop or drop != add]
+    return max(changes, key=fit)
+
+
+def _renamed(names: Mapping[str, str], drop: str, add: str) -> dict[str, str]:
+    return {(add + name.removeprefix(drop) if name.startswith(drop) else name): key for name, key in names.items()}
+
+
+def _change(drop: str, add: str) -> str:
+    if drop and add:
+        return f"with {add} in the place of {drop} in"
+    return f"without the prefix {drop} of" if drop else f"with the prefix {add} before"
+
+
+def _prefixes(names: Iterable[str]) -> Iterator[str]:
+    """Yield the prefixes, each ending in a dot, that at least half of the names have, the shortest first."""
+    names = list(names)
+    counts = Counter(name[: dot.end()] for name in names for dot in re.finditer(r"\.", name))
+    yield from sorted((prefix for prefix, count in counts.items() if 2 * count >= len(names)), key=len)
+
+
+def _is_optional(name: str, is_floating: bool, is_clip: bool) -> bool:
+    return not is_floating or (is_clip and bool(TEXT_TOWER.fullmatch(name) or HEAD.fullmatch(name)))
