@@ -33,7 +33,7 @@ CHOICES = {
     "output_kind": ("model", "task_vector", "bundle"),
     "train_precision": ("fp32", "bf16", None),
     "wandb.mode": ("disabled", "online", "offline"),
-    **dict.fromkeys(("analysis", "compile", "download", "tensorboard"), (True, False)),
+    **dict.fromkeys(("analysis", "compile", "download", "overwrite", "tensorboard"), (True, False)),
 }
 # Options without a list of choices: whether a value is valid, and which values are, in words.
 VALUES: dict[str, tuple[Callable[[object], bool], str]] = {

@@ -36,19 +36,23 @@ def finetune_missing(config: DictConfig, paths: Paths, family: ModelFamily, task
 
 
 def without_weights(config: DictConfig, paths: Paths, family: ModelFamily, tasks: Sequence[Task]) -> list[Task]:
-    """Return the tasks without fine-tuned weights.
+    """Return the tasks without fine-tuned weights, under overwrite=true also those whose weights are to be replaced.
 
     Raise UserError for all whose weights, or unfinished states, have another provenance than this configuration's.
     """
     files, mode = {task.name: paths.finetuned(task.name) for task in tasks}, build_mode(config)
-    missing = [task for task in tasks if task.name not in paths.user_finetuned and not files[task.name].exists()]
-    states = {task.name: state_path(files[task.name]) for task in missing}
-    problems = []
+    missing, problems = [], []
     for task in tasks:
-        file = states.get(task.name, files[task.name])
+        weights, is_own = files[task.name], task.name in paths.user_finetuned
+        file = weights if weights.exists() else state_path(weights)
+        different = None
         if file.exists() and is_finetuned_here(file):
-            problems.append(mismatch(file, family, build_recipe(config, task.name), mode, task))
-    raise_any(filter(None, problems))
+            different = mismatch(file, family, build_recipe(config, task.name), mode, task)
+        if different and (is_own or not config.overwrite):
+            problems.append(different)
+        elif not is_own and (different or not weights.exists()):
+            missing.append(task)
+    raise_any(problems)
     return missing
 
 
@@ -77,11 +81,15 @@ def finetune_all(config: DictConfig, paths: Paths, family: ModelFamily, tasks: S
                 progress=progress,
                 log_callbacks=log_callbacks,
             )
-            by_another_run = group.all_gather(path.exists())[0]
+            different = partial(mismatch, family=family, recipe=recipes[task.name], mode=mode, task=task)
+            if config.overwrite and group.is_main and different(state_path(path)):
+                state_path(path).unlink()
+            problem = different(path)
+            if problem and not config.overwrite:
+                raise UserError(problem)
+            by_another_run = group.all_gather(path.exists() and not problem)[0]
             if not by_another_run:
                 finetune(family, task, recipes[task.name], mode, path, settings)
-            elif different := mismatch(path, family, recipes[task.name], mode, task):
-                raise UserError(different)
         if group.is_main and not by_another_run:
             print(f"fine-tuned {config.model.name} on {task.name}: {path}", flush=True)
 

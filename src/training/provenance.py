@@ -1,6 +1,7 @@
 """Provenance of fine-tuned weights: the model, recipe, mode and task recorded in the metadata of their file."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import xxhash
@@ -19,16 +20,13 @@ def training_provenance(family: ModelFamily, recipe: Recipe, mode: Mode, task: T
 
 def is_finetuned_here(path: Path) -> bool:
     """Whether weights say that they were fine-tuned by this program."""
-    return "made_from" in metadata_of(path)
+    return bool(_facts(metadata_of(path)))
 
 
 def recipe_digest_of(path: Path) -> str | None:
     """Return the digest of the recipe and mode that weights were fine-tuned by here; None if they were not."""
-    provenance = metadata_of(path).get("made_from")
-    if not provenance:
-        return None
-    facts = json.loads(provenance)
-    return recipe_digest(facts["recipe"], facts.get("mode"))
+    facts = _facts(metadata_of(path))
+    return recipe_digest(facts["recipe"], facts.get("mode")) if facts else None
 
 
 def recipe_digest(recipe: dict, mode: dict | None) -> str:
@@ -39,10 +37,9 @@ def recipe_digest(recipe: dict, mode: dict | None) -> str:
 def mismatch(path: Path, family: ModelFamily, recipe: Recipe, mode: Mode, task: TaskLike) -> str | None:
     """Return a sentence if weights or a state fine-tuned here have another provenance than this fine-tuning; else None."""
     metadata = metadata_of(path)
-    provenance, expected = metadata.get("made_from"), training_provenance(family, recipe, mode, task)
-    if provenance is None or provenance == expected:
+    before, now = _facts(metadata), json.loads(training_provenance(family, recipe, mode, task))
+    if not before or before == now:
         return None
-    before, now = json.loads(provenance), json.loads(expected)
     if metadata.get("task", task.name) != task.name:
         what = f"on {metadata['task']}, not on {task.name}"
     elif before["pretrained"] != now["pretrained"]:
@@ -55,7 +52,16 @@ def mismatch(path: Path, family: ModelFamily, recipe: Recipe, mode: Mode, task: 
         what = f"on {task.name} with other classes or prompts"
     else:
         return None
-    return f"{path} was fine-tuned {what}; remove it, or choose another model_location"
+    return f"{path} was fine-tuned {what}; give overwrite=true to fine-tune anew, remove it, or choose another model_location"
+
+
+def _facts(metadata: Mapping[str, str]) -> dict:
+    """Return the provenance in the metadata of a file; {} if it has none that this program wrote."""
+    try:
+        facts = json.loads(metadata.get("made_from", "{}"))
+        return facts if {"pretrained", "recipe"} <= facts.keys() and isinstance(facts["recipe"], dict) else {}
+    except (ValueError, RecursionError, AttributeError):
+        return {}
 
 
 def _changes(before: dict, now: dict) -> str:

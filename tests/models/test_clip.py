@@ -13,7 +13,7 @@ from command_line.paths import paths_of
 from src.checkpoints.opening import open_checkpoint
 from src.data.registry import find_tasks
 from src.errors import UserError
-from src.models.clip.loading import find_pretrained_config, resolve_quick_gelu
+from src.models.clip.loading import find_pretrained_config, has_hub_tokenizer, resolve_quick_gelu
 from src.models.family import Batch
 from src.state_dict import digest
 from tests.training.test_loop import STANDARD
@@ -41,6 +41,24 @@ def test_names_are_those_of_published_checkpoints(family):
                  "model.visual.transformer.resblocks.0.attn.in_proj_weight"}  # fmt: skip
     assert published <= family.pretrained.keys()
     assert not any(key.startswith("model.transformer.") for key in family.pretrained)
+
+
+def test_a_tokenizer_that_cannot_be_downloaded_is_said_before_weights_are_loaded(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("We couldn't connect to the Hub\n\nand a page of advice")
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", fail)
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", None)
+    options = ["model=open_clip", "model.name=ViT-B-16-SigLIP", "model.pretrained=webli", f"model_location={tmp_path}"]
+    config = compose_config(options)
+    with pytest.raises(
+        UserError, match=r"the tokenizer of ViT-B-16-SigLIP has to come from the Hub .*couldn't connect to the Hub\)"
+    ):
+        build_family(config, paths_of(config), torch.device("cpu"))
+    config = compose_config([*options, "heads.source=published"])
+    with pytest.raises(UserError, match="weights webli"):
+        build_family(config, paths_of(config), torch.device("cpu"))  # which needs none
+    assert not has_hub_tokenizer("ViT-B-32")
 
 
 def test_depth_is_that_of_the_image_towers_blocks(family):

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from src.checkpoints.reading import metadata_of
+from src.checkpoints.writing import save_file as stream_file
 from tests.helpers.processes import ROOT, run_script
 
 
@@ -115,3 +117,31 @@ def test_two_runs_of_one_task_fine_tune_it_once(tmp_path):
     folder = tmp_path / "checkpoints/ViT-demo/DigitsVal"
     steps = [json.loads(line)["step"] for line in (folder / "nonlinear_training.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and (folder / "nonlinear_finetuned.safetensors").exists()
+
+
+def test_weights_made_with_other_options_are_replaced_only_when_asked(tmp_path):
+    command = ("finetune.py", "--train-dataset=Digits", "epochs=1")
+    path = tmp_path / "checkpoints/ViT-demo/DigitsVal/nonlinear_finetuned.safetensors"
+    assert run_script(*command, cwd=tmp_path).returncode == 0
+    before = path.read_bytes()
+    done = run_script(*command, "lr=1e-5", cwd=tmp_path)
+    assert done.returncode == 1 and "lr=0.0008, not 1e-05; give overwrite=true to fine-tune anew" in done.stderr, done.stderr
+    assert path.read_bytes() == before
+    done = run_script(*command, "lr=1e-5", "overwrite=true", cwd=tmp_path)
+    assert done.returncode == 0 and path.read_bytes() != before, done.stderr
+    assert json.loads(metadata_of(path)["made_from"])["recipe"]["lr"] == 1e-5
+    done = run_script(*command, "lr=1e-5", "overwrite=true", cwd=tmp_path)
+    assert "Digits is fine-tuned already" in done.stdout, done.stderr
+
+
+def test_an_unfinished_state_of_other_options_is_replaced_only_when_asked(tmp_path):
+    state = tmp_path / "checkpoints/ViT-demo/DigitsVal/nonlinear_unfinished.safetensors"
+    facts = {"pretrained": "another", "recipe": {"lr": 1.0}, "task": ""}
+    stream_file({"weight.w": torch.ones(1)}, state, {"made_from": json.dumps(facts), "task": "Digits", "step": "3"})
+    command = ("finetune.py", "--train-dataset=Digits", "epochs=1")
+    done = run_script(*command, cwd=tmp_path)
+    assert done.returncode == 1 and "give overwrite=true" in done.stderr and state.exists()
+    done = run_script(*command, "overwrite=true", cwd=tmp_path)
+    assert done.returncode == 0 and not state.exists() and state.with_name("nonlinear_finetuned.safetensors").exists(), (
+        done.stderr
+    )

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import open_clip
 import torch
@@ -90,6 +90,24 @@ def create_model(
             f"(tags there are: {', '.join(tags) or 'none'})"
         ) from error
     return model.eval(), *transforms
+
+
+def has_hub_tokenizer(architecture: str) -> bool:
+    """Whether the tokenizer of an architecture does not come with open_clip, and lies on the Hub."""
+    text = (open_clip.get_model_config(architecture) or {}).get("text_cfg", {})
+    return bool(text.get("hf_tokenizer_name")) or "siglip" in architecture.lower()
+
+
+def load_tokenizer(architecture: str, **options: object) -> Callable:
+    """Return the tokenizer of an architecture. Raise UserError if it cannot be loaded, or downloaded."""
+    try:
+        return open_clip.get_tokenizer(architecture, **options)
+    except Exception as error:  # transformers and the Hub's client raise what they like, in paragraphs
+        raise UserError(
+            f"the tokenizer of {architecture} has to come from the Hub and cannot be loaded ({str(error).splitlines()[0][:160]}); "
+            f"run `python -c \"import open_clip; open_clip.get_tokenizer('{architecture}')\"` where there is a network and copy the "
+            "Hub's cache (HF_HOME), or give heads.source=published if there are published heads"
+        ) from error
 
 
 def check_quick_gelu(model: nn.Module, architecture: str, quick_gelu: bool) -> None:

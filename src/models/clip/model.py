@@ -26,7 +26,14 @@ from src.errors import UserError
 from src.models.adapters import add_lora
 from src.models.clip.augmentation import AugmentedImages
 from src.models.clip.heads import Heads, zero_shot_head
-from src.models.clip.loading import check_quick_gelu, create_model, find_pretrained_config, resolve_quick_gelu
+from src.models.clip.loading import (
+    check_quick_gelu,
+    create_model,
+    find_pretrained_config,
+    has_hub_tokenizer,
+    load_tokenizer,
+    resolve_quick_gelu,
+)
 from src.models.clip.pixel_cache import PixelStore, Split
 from src.models.family import PRECISIONS, Batch, Predictor, TaskLike, Trainable
 from src.models.hf_clip import from_hf, hf_prefix, is_hf
@@ -94,7 +101,9 @@ class Clip:
             f"{architecture}/{pretrained}", architecture, pretrained_config, quick_gelu, pretrained is not None
         )
         self._create_model = partial(create_model, architecture, pretrained, pretrained_config or {}, quick_gelu, device)
-        self._tokenizer_options = {"bpe_path": merges} if merges else {}
+        self._load_tokenizer = cache(partial(load_tokenizer, architecture, **({"bpe_path": merges} if merges else {})))
+        if has_hub_tokenizer(architecture) and heads.source != "published":
+            self._load_tokenizer()  # what cannot be downloaded is said before weights are
         # a reference brings no text tower; one of transformers' lacks more, which comes from the weights of open_clip
         self._is_loaded = reference is None or is_hf(without_wrappers(reference))
         self._clip, train_transform, eval_transform = self._create_model(load=self._is_loaded)
@@ -293,8 +302,7 @@ class Clip:
         return Trainable(factors.parameters, loss, factors.save, total)
 
     def _build_head(self, prompts: Sequence[Sequence[str]]) -> Tensor:
-        tokenize = open_clip.get_tokenizer(self._architecture, **self._tokenizer_options)
-        return zero_shot_head(self._text_model, tokenize, prompts, self.device)
+        return zero_shot_head(self._text_model, self._load_tokenizer(), prompts, self.device)
 
     @cached_property
     def _text_model(self) -> nn.Module:
