@@ -7,18 +7,12 @@ from pathlib import Path
 import torch
 
 from src.checkpoints.companions import companions_of, is_copy
-from src.checkpoints.reading import Checkpoint, metadata_of
+from src.checkpoints.reading import NAMES, Checkpoint, metadata_of
 from src.checkpoints.shards import INDEX, PICKLED
 from src.errors import UserError, raise_any, shorten
 from src.runtime.files import folder_beside, require_space, written_beside
 from src.state_dict import Lazy, StateDict, byte_size, outline
 
-_NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
-    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
 MARK = {"format": "pt", "made_by": "merging"}
 
 
@@ -30,14 +24,14 @@ def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None
     Raise UserError for a dtype that the format lacks, and if the disk has not enough space.
     """
     shapes = outline(entries)
-    unknown = [f"{key} is {leaf.dtype}" for key, leaf in shapes.items() if leaf.dtype not in _NAMES]
+    unknown = [f"{key} is {leaf.dtype}" for key, leaf in shapes.items() if leaf.dtype not in NAMES]
     if unknown:
         raise UserError(f"{path} cannot be written: these dtypes are none of weights ({shorten(unknown)})")
     header: dict[str, object] = {"__metadata__": {**MARK, **(metadata or {})}}
     offset = 0
     for key, leaf in shapes.items():
         end = offset + leaf.numel() * leaf.element_size()
-        header[key] = {"dtype": _NAMES[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [offset, end]}
+        header[key] = {"dtype": NAMES[leaf.dtype], "shape": list(leaf.shape), "data_offsets": [offset, end]}
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)

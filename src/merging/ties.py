@@ -33,7 +33,7 @@ class Ties(Searched):
 
         # The sign that most columns of the whole vector elect decides the columns whose entries cancel exactly;
         # if that vote is a tie, their negative entries are kept, as in the released code.
-        votes = trimmed_inputs.scan(lambda stack: stack.sum(0).sign_().sum(dtype=torch.float64))
+        votes = trimmed_inputs.scan_together(lambda stack: stack.sum(0).sign_().sum(dtype=torch.float64))
         majority = float(torch.sign(sum(votes, start=torch.zeros(())))) or -1.0
 
         def merge(stack: Tensor) -> Tensor:

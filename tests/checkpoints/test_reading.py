@@ -296,3 +296,33 @@ def test_a_part_of_flat_names_is_their_prefix(tmp_path):
 def test_a_file_whose_name_has_an_at_is_that_file(tmp_path):
     save_file({"w": torch.ones(1)}, tmp_path / "me@home")
     assert open_checkpoint(tmp_path / "me@home")["w"] == 1
+
+
+def test_views_are_what_the_library_reads(tmp_path):
+    tree = {
+        str(dtype): torch.randint(0, 100, (3, 2)).to(dtype)
+        for dtype in (
+            torch.float64,
+            torch.float16,
+            torch.bfloat16,
+            torch.complex64,
+            torch.int64,
+            torch.int8,
+            torch.uint16,
+            torch.bool,
+        )
+    }
+    tree |= {"8 bits": torch.ones(5).to(torch.float8_e5m2), "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 4)}
+    save_file(tree, tmp_path / "a.safetensors")
+    assert same(dict(open_checkpoint(tmp_path / "a.safetensors")), load_file(tmp_path / "a.safetensors"))
+    header, values = json.dumps({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode(), torch.arange(3.0)
+    while (8 + len(header)) % 4 == 0:
+        header += b" "
+    (tmp_path / "b.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + values.numpy().tobytes())
+    assert torch.equal(open_checkpoint(tmp_path / "b.safetensors")["w"], values)  # which is not aligned
+
+
+def test_what_is_written_to_a_view_does_not_reach_the_file(tmp_path):
+    save_file({"w": torch.zeros(3)}, tmp_path / "a.safetensors")
+    open_checkpoint(tmp_path / "a.safetensors")["w"].fill_(7)
+    assert load_file(tmp_path / "a.safetensors")["w"].tolist() == [0, 0, 0]

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from src.errors import UserError
 from src.merging.engine.trimming import check_percentage, magnitude_thresholds, trimmed
 from tests.conftest import merge_inputs, tiny_models
 
@@ -64,3 +65,22 @@ def test_thresholds_between_dtypes_keep_what_is_as_large():
         inputs = replace(inputs, thresholds=torch.tensor([value], dtype=torch.float64))
         (vector,) = inputs.slicewise(lambda stack: stack[0])["b"][None]
         assert vector[:2].tolist() == kept and vector[2:].tolist() == [0.0, 0.0]
+
+
+def test_small_parameters_are_counted_together_and_named_apart():
+    models = {task: {f"h.{number}.w": torch.randn(7) for number in range(40)} | {"large": torch.randn(70_000)} for task in "ab"}
+    models["b"]["h.7.w"] = models["b"]["h.7.w"].double()
+    base = {key: torch.zeros_like(leaf) for key, leaf in models["a"].items()}
+    base["h.11.w"], models["a"]["h.11.w"], models["b"]["h.11.w"] = (torch.zeros(3, dtype=torch.float64) for _ in range(3))
+    models["a"]["h.11.w"][1] = 1.0
+    inputs = merge_inputs((base, models))
+    stacks = list(inputs.scan_together(lambda stack: (stack.dtype, stack.shape[1])))
+    assert sum(count for _, count in stacks) == 40 * 7 - 7 + 3 + 70_000 and len(stacks) < 10
+    thresholds = magnitude_thresholds(inputs, 20)
+    for row, task in enumerate("ab"):
+        magnitudes = torch.cat([(models[task][key].double() - base[key].double()).abs() for key in base]).sort().values
+        size = len(magnitudes)
+        assert thresholds[row] == magnitudes[size - int(size * 0.2) - 1]
+    models["b"]["h.20.w"][3] = torch.nan
+    with pytest.raises(UserError, match=r"h\.20\.w holds NaN or infinite values in b"):
+        magnitude_thresholds(merge_inputs((base, models)), 20)

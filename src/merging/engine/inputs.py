@@ -6,7 +6,7 @@ warm memory. Decompositions see a whole matrix of all tasks, in a buffer that is
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -117,22 +117,14 @@ class MergeInputs:
         """
         pretrained, models = self.weights(key)
         dtype = self.outline[key].dtype
-        size = max(SLICE_BYTES[self.device.type] // dtype.itemsize // 8 * 8, 8)
+        size = self._slice_size(dtype)
 
         def at(start: int) -> T:
             part = slice(start, min(start + size, len(pretrained)))
             with self._buffer(dtype, len(models) * size) as buffer:
                 stack = buffer.view(len(models), size)[:, : part.stop - part.start]
-                base = pretrained[part].to(device=self.device, dtype=dtype)
-                for row, model in zip(stack, models):
-                    if model.dtype == dtype and self.device.type == "cpu":
-                        torch.sub(model[part], base, out=row)
-                    else:
-                        row.copy_(model[part]).sub_(base)
-                if not math.isfinite(stack.sum().item()):
-                    self._refuse_non_finite(key)
-                if self.thresholds is not None:
-                    _trim(stack, self.thresholds)
+                self._subtract(pretrained[part], [model[part] for model in models], stack)
+                self._finish(stack, [key])
                 return visit(part, stack)
 
         starts = range(0, len(pretrained), size)
@@ -143,6 +135,42 @@ class MergeInputs:
         for key in self.outline:
             if self.changed(key):
                 yield from self.each(key, lambda _, stack: visit(stack))
+
+    def scan_together(self, visit: Callable[[Tensor], T]) -> Iterator[T]:
+        """As `scan`, but small parameters share a stack: for what does not depend on how entries are grouped, as counts.
+
+        Thousands of small parameters (of experts, say) cost hardly more than their bytes then.
+        """
+
+        def at(keys: Sequence[str]) -> list[T]:
+            dtype = self.outline[keys[0]].dtype
+            size, end = self._slice_size(dtype), 0
+            if len(keys) == 1:
+                return list(self.each(keys[0], lambda _, stack: visit(stack)))
+            with self._buffer(dtype, len(self.finetuned) * size) as buffer:
+                rows = buffer.view(len(self.finetuned), size)
+                for key in keys:
+                    start, end = end, end + self.outline[key].numel()
+                    self._subtract(*self.weights(key), rows[:, start:end])
+                stack = rows[:, :end]
+                self._finish(stack, keys)
+                return [visit(stack)]
+
+        for results in parallel_map(at, self._groups(), self.device):
+            yield from results
+
+    def _groups(self) -> list[list[str]]:
+        """Return the changed parameters in order, small ones of one dtype together, as many as fit a slice."""
+        groups: list[list[str]] = []
+        room, last = 0, None
+        for key, leaf in self.outline.items():
+            if self.changed(key):
+                if leaf.dtype != last or leaf.numel() > room:
+                    groups.append([])
+                    room, last = self._slice_size(leaf.dtype), leaf.dtype
+                groups[-1].append(key)
+                room -= leaf.numel()
+        return groups
 
     def slicewise(self, merge: Callable[[Tensor], Tensor]) -> TaskVector:
         """Return the vector whose every slice is `merge(stack)`, (tasks, n) -> (n); zero where no task changed a parameter."""
@@ -220,20 +248,51 @@ class MergeInputs:
         finally:
             idle.append(buffer)
 
-    def _refuse_non_finite(self, key: str) -> None:
+    def _slice_size(self, dtype: torch.dtype) -> int:
+        """Return how many entries of one task are worked on at a time; a multiple of 8."""
+        return max(SLICE_BYTES[self.device.type] // dtype.itemsize // 8 * 8, 8)
+
+    def _subtract(self, pretrained: Tensor, models: Sequence[Tensor], stack: Tensor) -> None:
+        """Write the differences of the models to `pretrained`, (n,) each, into the rows of `stack`, (tasks, n)."""
+        base = pretrained.to(device=self.device, dtype=stack.dtype)
+        for row, model in zip(stack, models):
+            if model.dtype == stack.dtype and self.device.type == "cpu":
+                torch.sub(model, base, out=row)
+            else:
+                row.copy_(model).sub_(base)
+
+    def _finish(self, stack: Tensor, keys: Sequence[str]) -> None:
+        """Trim a stack in place. Raise UserError naming task and parameter if an entry is NaN or infinite."""
+        if not math.isfinite(stack.sum().item()):
+            for key in keys:
+                self._refuse_non_finite(key, is_last=key == keys[-1])
+        if self.thresholds is not None:
+            for row, limit in zip(stack, self._limits[stack.dtype]):
+                if limit is not None:
+                    torch.hardshrink(row, limit, out=row)
+
+    @cached_property
+    def _limits(self) -> dict[torch.dtype, list[float | None]]:
+        """The largest magnitude that is trimmed, by dtype and task; None where nothing is."""
+        return {dtype: [_largest_trimmed(threshold, dtype) for threshold in self.thresholds]
+                for dtype in {leaf.dtype for leaf in self.outline.values()}}  # fmt: skip
+
+    def _refuse_non_finite(self, key: str, is_last: bool) -> None:
         models = {"the pre-trained model": self.pretrained, **self.finetuned}
         names = [name for name, model in models.items() if not is_finite(model[key])]
         if names:
             raise UserError(f"{key} holds NaN or infinite values in {', '.join(names)}; train or fetch it again")
-        raise UserError(f"the task vectors' entries of {key} are too large to add up in {self.outline[key].dtype}")
+        if is_last:
+            raise UserError(f"the task vectors' entries of {key} are too large to add up in {self.outline[key].dtype}")
 
 
-def _trim(stack: Tensor, thresholds: Tensor) -> None:
-    """Set the entries below each row's threshold to zero, in place."""
-    for row, threshold in zip(stack, thresholds):
-        kept = smallest_kept(threshold, row.dtype)
-        if kept > 0:  # hardshrink keeps what is above its limit, in one pass and without a temporary
-            torch.hardshrink(row, torch.nextafter(kept, torch.zeros_like(kept)).item(), out=row)
+def _largest_trimmed(threshold: Tensor, dtype: torch.dtype) -> float | None:
+    """Return the largest magnitude of `dtype` that is below `threshold`, and zeroed; None if there is none.
+
+    hardshrink keeps what is above it, in one pass and without a temporary.
+    """
+    kept = smallest_kept(threshold, dtype)
+    return torch.nextafter(kept, torch.zeros_like(kept)).item() if kept > 0 else None
 
 
 def smallest_kept(threshold: Tensor, dtype: torch.dtype) -> Tensor:

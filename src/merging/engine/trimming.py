@@ -71,6 +71,6 @@ def _count(inputs: MergeInputs, floats: torch.dtype, integers: torch.dtype, lead
         digits.sub_(first).clamp_(-1, size).add_(1)
         return torch.stack([torch.bincount(row, minlength=size + 2)[1:-1] for row in digits])
 
-    for counts in inputs.scan(visit):
+    for counts in inputs.scan_together(visit):
         total += counts.cpu()
     return total

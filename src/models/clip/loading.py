@@ -105,7 +105,7 @@ def load_tokenizer(architecture: str, **options: object) -> Callable:
     except Exception as error:  # transformers and the Hub's client raise what they like, in paragraphs
         raise UserError(
             f"the tokenizer of {architecture} has to come from the Hub and cannot be loaded "
-            f"({str(error).splitlines()[0][:160]}); where there is a network, run `python -c \"import open_clip; "
+            f'({str(error).splitlines()[0][:160]}); where there is a network, run `python -c "import open_clip; '
             f"open_clip.get_tokenizer('{architecture}')\"` and copy the Hub's cache (HF_HOME), or give heads.source=published if "
             "there are published heads"
         ) from error
