@@ -7,13 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from PIL import Image
-from torch.utils.data import Dataset
-
 from src.data.class_names import difference
-from src.data.readers.errors import UNREADABLE, bad_image
+from src.data.images import ImageFiles
 from src.data.task import Examples
 from src.errors import UserError, shorten
+from src.runtime.untrusted import read_text
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class ListedImages:
 
     def load(self, subset: str) -> Examples:
         lists = [self.root / name for name in self.lists[subset]]
-        expected = {os.path.basename(line) for path in lists for line in path.read_text().split()}
+        expected = {os.path.basename(line) for path in lists for line in read_text(path).split()}
         present: set[str] = set()
 
         def is_listed(path: str) -> bool:
@@ -97,27 +95,6 @@ class ListedImages:
                 f"{self.root / self.folder} ({shorten(absent, 2)}); unpack its archive again"
             )
         return examples
-
-
-class ImageFiles(Dataset):
-    """Image files with labels, opened one by one.
-
-    samples: the path and label of each.
-    """
-
-    def __init__(self, samples: Sequence[tuple[str, int]]):
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path, label = self._samples[index]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), label
-        except UNREADABLE as error:
-            raise bad_image(path, error) from error
 
 
 def own_folders(root: Path) -> list[ImageFolders]:

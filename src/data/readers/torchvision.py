@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from src.data.images import ImageFiles
 from src.data.readers.errors import NamedErrors
 from src.data.readers.process_local import ProcessLocal
 from src.data.readers.protocol import require_listed
@@ -29,7 +30,8 @@ class Torchvision:
     arguments: by subset, the arguments that select it.
     has_class_names: whether its class names are those of the data on disk.
     can_download: whether it can fetch the data.
-    paths_attribute: its attribute that lists the image files, where it reads such a list and opens the images later.
+    samples_attribute: its attribute that lists the image files, with their labels or in the order of `_labels`, where it
+        reads such a list: these images are opened as all others are.
     """
 
     kind: ClassVar[str] = "Torchvision"
@@ -40,7 +42,7 @@ class Torchvision:
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: BY_SPLIT)
     has_class_names: bool = False
     can_download: bool = True
-    paths_attribute: str | None = None
+    samples_attribute: str | None = None
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -58,10 +60,13 @@ class Torchvision:
 
     def load(self, subset: str) -> Examples:
         examples = self._read(subset)
-        samples = getattr(examples, self.paths_attribute, ()) if self.paths_attribute else ()
-        paths = [str(sample[0] if isinstance(sample, tuple) else sample) for sample in samples]
-        require_listed(f"the {subset} subset at {self.root}", paths)
-        return NamedErrors(examples, self.root, paths)
+        if not self.samples_attribute:
+            return NamedErrors(examples, self.root)
+        samples = getattr(examples, self.samples_attribute)
+        pairs = samples if samples and isinstance(samples[0], tuple) else zip(samples, examples._labels)
+        samples = [(str(path), int(label)) for path, label in pairs]
+        require_listed(f"the {subset} subset at {self.root}", [path for path, _ in samples])
+        return ImageFiles(samples)
 
     def download(self) -> None:
         """Download all subsets, and unpack them."""
