@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from src.data.class_names import difference
+from src.data.class_names import difference, require_text
 from src.data.images import ImageFiles
 from src.data.task import Examples
 from src.errors import UserError, shorten
@@ -109,9 +109,14 @@ def own_folders(root: Path) -> list[ImageFolders]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in a folder, sorted as ImageFolder sorts them; hidden folders are none."""
+    """Return the names of the class folders in a folder, sorted as ImageFolder sorts them; hidden folders are none.
+
+    Raise UserError if a name is no text.
+    """
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    require_text(names, folder)
+    return names
 
 
 def image_files(folder: Path, class_names: Sequence[str], is_wanted: Callable[[str], bool] | None = None) -> ImageFiles:
