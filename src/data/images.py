@@ -17,7 +17,6 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -50,7 +49,7 @@ class ImageFiles(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         path, label = self._samples[index]
-        with image_errors(path), open_regular(Path(path)) as file:
+        with image_errors(path), open_regular(path) as file:
             return read_rgb(file, path), label
 
 

@@ -1,6 +1,7 @@
 """Files of others that lie: each is an image or a sentence, in bounded memory."""
 
 import os
+import re
 import resource
 import warnings
 from pathlib import Path
@@ -42,7 +43,9 @@ def bounded(read):
 
 
 def is_sentence(answer: str) -> bool:
-    return answer.startswith("sentence: ") and "\n" not in answer and len(answer) < 700
+    """Whether an answer is one sentence, and not that the room was too small: what lies is refused before it takes any."""
+    ran_out = re.search("MemoryError|[Aa]llocate|malloc|realloc", answer)
+    return answer.startswith("sentence: ") and "\n" not in answer and len(answer) < 900 and not ran_out
 
 
 HARMLESS = {

@@ -25,14 +25,16 @@ def parquet(columns: Callable[[], dict], features: object = None, **options: obj
     """Return what writes columns as a parquet file.
 
     features: what the description of the columns says, or its text.
+    options: of pyarrow.
     """
+    options = {"compression": "zstd", "store_schema": features is not None} | options
 
     def write(path: Path) -> None:
         table = pa.table(columns())
         if features is not None:
             description = features if isinstance(features, str) else json.dumps({"info": {"features": features}})
             table = table.replace_schema_metadata({"huggingface": description})
-        pyarrow.parquet.write_table(table, path, compression="zstd", store_schema=features is not None, **options)
+        pyarrow.parquet.write_table(table, path, **options)
 
     return write
 
@@ -40,6 +42,12 @@ def parquet(columns: Callable[[], dict], features: object = None, **options: obj
 def shared(value: object, rows: int) -> pa.Array:
     """Return a column of one value, which a file holds once."""
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([value]))
+
+
+def zeros(rows: int, size: int) -> pa.Array:
+    """Return a column of rows of `size` bytes that are zero."""
+    offsets = np.arange(0, (rows + 1) * size, size, dtype=np.int32)
+    return pa.Array.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(np.zeros(rows * size, np.uint8))])
 
 
 def good() -> dict:
@@ -117,9 +125,13 @@ FILES: dict[str, Write] = {
         lambda: {"image": shared(b"x", MANY), "label": pa.array(np.zeros(MANY, np.int8))}, row_group_size=MANY
     ),
     "parquet_of_three_hundred_megabytes_of_nothing": parquet(
-        lambda: {"image": [bytes(2**20)] * 300, "label": [0] * 300}, use_dictionary=False, write_statistics=False
+        lambda: {"image": zeros(300, 2**20), "label": pa.array(np.zeros(300, np.int8))},
+        compression="lz4",
+        use_dictionary=False,
+        write_statistics=False,
+        data_page_size=2**26,
     ),
-    "parquet_nested_two_hundred_deep": parquet(lambda: {"image": nested(90), "label": [0, 1]}),
+    "parquet_nested_ninety_deep": parquet(lambda: {"image": nested(90), "label": [0, 1]}),
     "parquet_cut_short": cut_parquet,
     "parquet_whose_footer_claims_four_gigabytes": lying_footer,
     "parquet_without_contents": content(lambda: b"PAR1PAR1"),
