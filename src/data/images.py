@@ -68,7 +68,7 @@ def read_rgb(file: BinaryIO, name: str) -> Image.Image:
 
 
 def read_rgb_or_grey(file: BinaryIO, name: str) -> Image.Image:
-    """Return the image in a file, as `read_rgb` does; one in 8-bit grey stays so, and is resized in a third of the time."""
+    """Return the image in a file, as `read_rgb` does; one in 8-bit grey stays so: there is less to resize."""
     with _eight_bits(file, name) as image:
         return image.convert("L" if image.mode == "L" else "RGB")
 

@@ -35,7 +35,8 @@ class RowGroupCache:
                     return self._groups[key]
             group = read()
             with self._lock:
-                self._groups[key], self._size = group, self._size + group.nbytes
+                if key not in self._groups:  # a thread that waited for an older lock of the same key may have been faster
+                    self._groups[key], self._size = group, self._size + group.nbytes
                 self._read_locks.pop(key, None)
                 while self._size > CACHE_BYTES and len(self._groups) > 1:
                     self._size -= self._groups.popitem(last=False)[1].nbytes
