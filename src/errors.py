@@ -32,6 +32,7 @@ def collect(problems: list[str]) -> Iterator[None]:
 
 
 def shorten(things: Collection[object], most: int = 3) -> str:
-    """Return the first `most` of many things for a sentence: `a, b, c and 7 more`."""
+    """Return the first `most` of many things for a sentence, each cut to 200 characters: `a, b, c and 7 more`."""
     more = f" and {len(things) - most} more" if len(things) > most else ""
-    return ", ".join(str(thing) for thing, _ in zip(things, range(most))) + more
+    texts = (str(thing) for thing, _ in zip(things, range(most)))
+    return ", ".join(text if len(text) <= 200 else f"{text[:200]}..." for text in texts) + more

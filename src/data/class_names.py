@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from src.data.task import ClassName
-from src.errors import shorten
+from src.errors import UserError, shorten
 
 
 def synonyms(name: ClassName) -> tuple[str, ...]:
@@ -44,6 +44,17 @@ def difference(names: Sequence[str], classes: Sequence[tuple[str, ...]]) -> str:
     phrases = [f"{shorten(unknown)} unknown"] if unknown else []
     phrases += [f"{shorten(absent)} not there"] if absent else []
     return "; ".join(phrases) or "some name stands twice"
+
+
+def require_text(names: Sequence[object], where: object) -> None:
+    """Raise UserError if a name of a class is no text, or no text that can be written (half a character, as in a folder's
+    name in another encoding).
+
+    where: the data, for the sentence.
+    """
+    for name in names:
+        if not isinstance(name, str) or name != name.encode(errors="replace").decode():
+            raise UserError(f"{where} has a class called {ascii(name)[:100]}, which is no text in UTF-8; rename it")
 
 
 def words(name: str) -> str:

@@ -11,7 +11,7 @@ from src.errors import UserError
 LARGEST_TEXT = 2**26  # bytes: the index of a model of a hundred thousand entries takes a tenth of it
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path | str) -> BinaryIO:
     """Return a file opened for reading.
 
     Raise UserError if it is no regular file: a pipe would be waited for, a device may never end. Raise OSError if it

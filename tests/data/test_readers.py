@@ -144,6 +144,14 @@ def test_own_folders_have_the_labels_of_published_heads(tmp_path, monkeypatch):
         assert "may not be the papers'" in task.notes[0]
 
 
+def test_a_class_that_is_no_text_is_named_so_that_it_can_be_printed(tmp_path):
+    folders(tmp_path / "mine", ["a", "caf\udce9"], {"train": "train", "test": "test"})
+    task = find_tasks(["Mine"], tmp_path, {"Mine": {"source": str(tmp_path / "mine"), "templates": ["a {}."]}})[0]
+    with pytest.raises(UserError, match=r"'caf\\udce9', which is no text in UTF-8; rename it") as caught:
+        _ = task.classes
+    str(caught.value).encode()
+
+
 def test_imagenet_folders_are_codes_numbers_or_names(tmp_path, monkeypatch):
     for count, names in enumerate((["n01440764", "n01443537"], ["0", "1"], ["goldfish", "tench"])):
         expected = folders(tmp_path / str(count) / "imagenet", names, {"train": "train", "test": "val"}, "JPEG")

@@ -1,25 +1,13 @@
 """The errors of readers and downloads, raised as UserErrors that name the file or the example."""
 
 import contextlib
-import pickle
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from http.client import HTTPException
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from src.data.task import Examples
 from src.errors import UserError
-
-UNREADABLE = (
-    *(OSError, RuntimeError, ValueError, KeyError, IndexError, EOFError, TypeError, ImportError),
-    AssertionError,  # what torchvision says of the head of a file that is not in MNIST's format
-    SyntaxError,  # what PIL says of a broken png
-    *(HTTPException, tarfile.TarError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
-)
 
 
 @contextlib.contextmanager
@@ -32,26 +20,24 @@ def dataset_errors(what: str, remedy: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except UNREADABLE as error:
-        raise _user_error(what, remedy, error) from error
+    except Exception as error:  # libraries have errors of their own, and a damaged file can raise any
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{what} ({message}); {remedy}") from error
 
 
-def bad_image(what: object, error: Exception) -> UserError:
-    """Return the UserError to raise for an image that cannot be read.
+def image_errors(name: object) -> contextlib.AbstractContextManager[None]:
+    """Raise errors of reading an image in this block as UserErrors.
 
-    what: its file, or where it is.
+    name: of the image: its file, or where it is.
     """
-    return _user_error(f"the image {what} cannot be read", "get it anew, or remove the dataset and fetch it again", error)
+    return dataset_errors(f"the image {name} cannot be read", "get it anew, or remove the dataset and fetch it again")
 
 
 class NamedErrors(Dataset):
-    """A dataset whose own errors do not name the image; here they are raised as UserErrors that do.
+    """A dataset whose own errors do not name the image; here they are raised as UserErrors with its number below `root`."""
 
-    paths: the file of each image; without these, images are named by their number below `root`.
-    """
-
-    def __init__(self, examples: Examples, root: Path, paths: Sequence[str] = ()):
-        self._examples, self._root, self._paths = examples, root, paths
+    def __init__(self, examples: Examples, root: Path):
+        self._examples, self._root = examples, root
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -59,12 +45,5 @@ class NamedErrors(Dataset):
     def __getitem__(self, index: int):
         if not 0 <= index < len(self):
             raise IndexError(index)
-        try:
+        with image_errors(f"{index} below {self._root}"):
             return self._examples[index]
-        except UNREADABLE as error:
-            raise bad_image(self._paths[index] if self._paths else f"{index} below {self._root}", error) from error
-
-
-def _user_error(what: str, remedy: str, error: Exception) -> UserError:
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(f"{what} ({message}); {remedy}")

@@ -7,13 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from PIL import Image
-from torch.utils.data import Dataset
-
-from src.data.class_names import difference
-from src.data.readers.errors import UNREADABLE, bad_image
+from src.data.class_names import difference, require_text
+from src.data.images import ImageFiles
 from src.data.task import Examples
 from src.errors import UserError, shorten
+from src.runtime.untrusted import read_text
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class ListedImages:
 
     def load(self, subset: str) -> Examples:
         lists = [self.root / name for name in self.lists[subset]]
-        expected = {os.path.basename(line) for path in lists for line in path.read_text().split()}
+        expected = {os.path.basename(line) for path in lists for line in read_text(path).split()}
         present: set[str] = set()
 
         def is_listed(path: str) -> bool:
@@ -99,27 +97,6 @@ class ListedImages:
         return examples
 
 
-class ImageFiles(Dataset):
-    """Image files with labels, opened one by one.
-
-    samples: the path and label of each.
-    """
-
-    def __init__(self, samples: Sequence[tuple[str, int]]):
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path, label = self._samples[index]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), label
-        except UNREADABLE as error:
-            raise bad_image(path, error) from error
-
-
 def own_folders(root: Path) -> list[ImageFolders]:
     """Return the reader of a user's own folders as a list of one; [] if `root` holds none.
 
@@ -132,9 +109,14 @@ def own_folders(root: Path) -> list[ImageFolders]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in a folder, sorted as ImageFolder sorts them; hidden folders are none."""
+    """Return the names of the class folders in a folder, sorted as ImageFolder sorts them; hidden folders are none.
+
+    Raise UserError if a name is no text.
+    """
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    require_text(names, folder)
+    return names
 
 
 def image_files(folder: Path, class_names: Sequence[str], is_wanted: Callable[[str], bool] | None = None) -> ImageFiles:

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from src.data.readers.errors import UNREADABLE, bad_image
+from src.data.images import read_rgb_or_grey
+from src.data.readers.errors import image_errors
 from src.data.readers.parquet_columns import Columns, find_columns, read_class_names, read_values
 from src.data.readers.row_groups import Column
 from src.errors import UserError, shorten
@@ -117,12 +118,11 @@ class ParquetExamples(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         row = self._order[index]
-        try:
+        name = f"in {self._images.describe(row)}"
+        with image_errors(name):
             value = self._images[row]
-            with Image.open(BytesIO(value["bytes"] if isinstance(value, dict) else value)) as image:
-                return image.convert("L" if image.mode == "L" else "RGB"), int(self.labels[row])
-        except UNREADABLE as error:
-            raise bad_image(f"in {self._images.describe(row)}", error) from error
+            content = BytesIO(value["bytes"] if isinstance(value, dict) else value)
+            return read_rgb_or_grey(content, name), int(self.labels[row])
 
     def sorted_by(self, labels: Sequence[int] | None, names: Sequence[str]) -> "ParquetExamples":
         """Return the examples by label, then by name, as ImageFolder has them.

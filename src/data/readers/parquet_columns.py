@@ -1,11 +1,16 @@
 """Which columns of a parquet file hold the images and the labels, and what the classes are called."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from src.data.readers.parquet_files import checked_metadata, open_parquet
 from src.errors import UserError, shorten
+from src.runtime.untrusted import parse_json
+
+if TYPE_CHECKING:  # imported where it is used: it takes long, and few runs need it
+    from pyarrow import ChunkedArray
 
 IMAGES, LABELS = ("image", "img", "img_bytes"), ("label", "labels", "fine_label")
 
@@ -36,10 +41,9 @@ def find_columns(path: Path, names: Mapping[str, str], task: str) -> Columns:
     Raise UserError where it is not clear which column is which.
     """
     import pyarrow
-    import pyarrow.parquet
 
-    schema = pyarrow.parquet.read_schema(path)
-    descriptions = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    schema = checked_metadata(path).schema.to_arrow_schema()
+    descriptions = _descriptions((schema.metadata or {}).get(b"huggingface", b"{}"), path)
     features = {name: descriptions.get(name) or {} for name in schema.names}
     images = [
         name
@@ -55,8 +59,15 @@ def find_columns(path: Path, names: Mapping[str, str], task: str) -> Columns:
     label = _choose("label", LABELS, labels, names, path, schema.names, task)
     label_type, image_type = schema.field(label).type, schema.field(image).type
     has_spelled_labels = pyarrow.types.is_string(label_type) or pyarrow.types.is_large_string(label_type)
+    types = pyarrow.types
+    is_number = types.is_integer(label_type) or types.is_floating(label_type) or types.is_boolean(label_type)
+    if not (has_spelled_labels or is_number or types.is_null(label_type)):
+        raise UserError(
+            f"the labels of {path}, in its column {label}, are neither numbers nor words ({shorten([label_type])}); "
+            f"name another with 'tasks.{task}.columns={{label: NAME}}'"
+        )
     has_paths = pyarrow.types.is_struct(image_type) and image_type.get_field_index("path") >= 0
-    return Columns(image, label, features[label].get("names"), has_spelled_labels, has_paths)
+    return Columns(image, label, _names(features[label].get("names"), path), has_spelled_labels, has_paths)
 
 
 def read_class_names(files: Sequence[Path], columns: Columns) -> list[str] | None:
@@ -68,13 +79,42 @@ def read_class_names(files: Sequence[Path], columns: Columns) -> list[str] | Non
 
 def read_values(files: Sequence[Path], column: str) -> list:
     """Return all values of a column of small things; `image.path` is the field of a column, read without its images."""
-    import pyarrow.parquet
-
     values = []
     for path in files:
-        table = pyarrow.parquet.read_table(path, columns=[column], partitioning=None).flatten()
-        values += table.column(0).to_pylist()
+        checked_metadata(path)
+        with open_parquet(path) as file:
+            for number in range(file.num_row_groups):  # of several at once pyarrow cannot make a field of dictionaries
+                values += _spelled_out(file.read_row_group(number, columns=[column]).flatten().column(0))
     return values
+
+
+def _spelled_out(column: "ChunkedArray") -> list:
+    """Return the values of a column, whose words may be in dictionaries: each is made once."""
+    import pyarrow
+
+    values = []
+    for chunk in column.chunks:
+        if pyarrow.types.is_dictionary(chunk.type):
+            words = chunk.dictionary.to_pylist()
+            values += [None if index is None else words[index] for index in chunk.indices.to_pylist()]
+        else:
+            values += chunk.to_pylist()
+    return values
+
+
+def _descriptions(text: bytes, path: Path) -> dict[str, dict]:
+    """Return what the Hub's datasets library wrote into a file about each of its columns; {} where it is nothing it writes."""
+    value = parse_json(text.decode(), f"the description of the columns in {path}")
+    for key in ("info", "features"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return {name: features for name, features in value.items() if isinstance(features, dict)} if isinstance(value, dict) else {}
+
+
+def _names(names: object, path: Path) -> list[str] | None:
+    """Return the names of classes in a description. Raise UserError if they are none."""
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"the names of the classes in {path} are no list of words; get it again")
+    return names
 
 
 def _choose(

@@ -10,6 +10,7 @@ import xxhash
 
 from src.data.task import Examples
 from src.errors import UserError, shorten
+from src.runtime.untrusted import open_regular
 
 
 class ExampleReader(Protocol):
@@ -60,6 +61,13 @@ def require_listed(what: str, paths: Iterable[str]) -> None:
             f"{len(absent):,} of the {total:,} images that {what} lists are not there ({shorten(absent, 2)}); "
             f"unpack its archive again"
         )
+
+
+def require_regular(reader: ExampleReader) -> None:
+    """Raise UserError if a file that a reader reads is neither regular nor a folder: a pipe would be waited for."""
+    for path in {path for subset in reader.subsets for path in reader.files(subset)}:
+        if not path.is_dir():
+            open_regular(path).close()
 
 
 def listing_digest(root: Path, files: Iterable[Path]) -> str:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
+from src.data.readers.parquet_files import checked_metadata, open_parquet
 from src.data.readers.process_local import ProcessLocal
 
 CACHE_BYTES = 2**30  # of encoded images that a process keeps in memory
@@ -34,7 +35,8 @@ class RowGroupCache:
                     return self._groups[key]
             group = read()
             with self._lock:
-                self._groups[key], self._size = group, self._size + group.nbytes
+                if key not in self._groups:  # a thread that waited for an older lock of the same key may have been faster
+                    self._groups[key], self._size = group, self._size + group.nbytes
                 self._read_locks.pop(key, None)
                 while self._size > CACHE_BYTES and len(self._groups) > 1:
                     self._size -= self._groups.popitem(last=False)[1].nbytes
@@ -48,13 +50,11 @@ class Column:
     """The values of a column in all files, as `column[row]`; rows count on from file to file."""
 
     def __init__(self, files: Sequence[Path], name: str):
-        import pyarrow.parquet
-
         self._name, self._length = name, 0
         self._groups: list[tuple[str, int, int]] = []  # of each row group: file, its time of change, number in it
         self._starts: list[int] = []  # the first row of each
         for path in files:
-            status, metadata = path.stat(), pyarrow.parquet.read_metadata(path)
+            status, metadata = path.stat(), checked_metadata(path)
             for number in range(metadata.num_row_groups):
                 self._groups.append((str(path), status.st_mtime_ns, number))
                 self._starts.append(self._length)
@@ -78,7 +78,5 @@ class Column:
         return bisect_right(self._starts, row) - 1
 
     def _read(self, path: str, _: int, number: int):
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with open_parquet(Path(path)) as file:
             return file.read_row_group(number, columns=[self._name], use_threads=False).column(0)

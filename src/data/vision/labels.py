@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
-from src.data.class_names import difference, labels_of, match_key, synonyms, words
+from src.data.class_names import difference, labels_of, match_key, require_text, synonyms, words
 from src.data.task import ClassName, Examples
 from src.data.vision.spec import DatasetSpec
 from src.errors import UserError
@@ -56,6 +56,7 @@ def map_classes(
 
     Raise UserError if the names do not tell which class is which.
     """
+    require_text(data_names or (), where)
     names = published_names(spec, own_names)
     if names is not None:
         return names, None if data_names is None else _labels_by_spec(spec, data_names, where)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from src.data.readers.image_folders import own_folders
 from src.data.readers.parquet import Parquet
-from src.data.readers.protocol import ExampleReader
+from src.data.readers.protocol import ExampleReader, require_regular
 from src.data.readers.torchvision import Torchvision
 from src.data.vision.hub_copy import HubCopy
 from src.data.vision.spec import DatasetSpec
@@ -38,10 +38,11 @@ class DatasetLocation:
 
     @cached_property
     def reader(self) -> ExampleReader:
-        """The first reader that lacks no file. Raise UserError if there is none."""
+        """The first reader that lacks no file. Raise UserError if there is none, or if it would read what is no regular file."""
         complete = next((reader for reader in self._candidates() if not reader.missing_files()), None)
         if complete is None:
             raise UserError(self.problems())
+        require_regular(complete)
         return complete
 
     def problems(self, was_fetched: bool = False) -> list[str]:

@@ -58,7 +58,7 @@ _SPECS = (
                 "test": [f"{CARS}/cars_test_annos_withlabels.mat", f"{CARS}/devkit/cars_meta.mat", f"{CARS}/cars_test"],
             },
             f"{CARS}/ with devkit/, cars_train/, cars_test/ and cars_test_annos_withlabels.mat",
-            has_class_names=True, can_download=False, paths_attribute="_samples",
+            has_class_names=True, can_download=False, samples_attribute="_samples",
         ),
     ),
     _spec(
@@ -92,7 +92,7 @@ _SPECS = (
         **read_by_torchvision(
             "GTSRB",
             {"train": ["gtsrb/GTSRB/Training"], "test": ["gtsrb/GTSRB/Final_Test/Images", "gtsrb/GT-final_test.csv"]},
-            "gtsrb/ with GTSRB/Training/, GTSRB/Final_Test/Images/ and GT-final_test.csv", paths_attribute="_samples",
+            "gtsrb/ with GTSRB/Training/, GTSRB/Final_Test/Images/ and GT-final_test.csv", samples_attribute="_samples",
         ),
     ),
     _spec(
@@ -137,7 +137,7 @@ _SPECS = (
             subset_paths("oxford-iiit-pet/annotations/{}.txt", "oxford-iiit-pet/images", train="trainval"),
             "OxfordIIITPet/oxford-iiit-pet/ with annotations/ and images/",
             "OxfordIIITPet", arguments={"train": {"split": "trainval"}, "test": {"split": "test"}},
-            has_class_names=True, paths_attribute="_images",
+            has_class_names=True, samples_attribute="_images",
         ),
     ),
     _spec(
@@ -145,7 +145,7 @@ _SPECS = (
         hub_copy=HubCopy("dpdl-benchmark/oxford_flowers102", revision="544b55c9af69a05742ead7571cd7ae23cfcd758b"),
         **read_by_torchvision(
             "Flowers102", shared_paths("flowers-102", "jpg", "imagelabels.mat", "setid.mat"),
-            "flowers102/flowers-102/ with jpg/, imagelabels.mat and setid.mat", "flowers102", paths_attribute="_image_files",
+            "flowers102/flowers-102/ with jpg/, imagelabels.mat and setid.mat", "flowers102", samples_attribute="_image_files",
         ),
     ),
     _spec(
@@ -186,7 +186,7 @@ _SPECS = (
         ),
         **read_by_torchvision(
             "Food101", subset_paths("food-101/meta/{}.json", "food-101/images"), "food101/food-101/ with meta/ and images/",
-            "food101", has_class_names=True, paths_attribute="_image_files",
+            "food101", has_class_names=True, samples_attribute="_image_files",
         ),
     ),
     _spec(
@@ -199,7 +199,7 @@ _SPECS = (
         hub_copy=HubCopy("nateraw/rendered-sst2"),
         **read_by_torchvision(
             "RenderedSST2", subset_paths("rendered-sst2/{}"), "RenderedSST2/rendered-sst2/ with train/<class>/ and test/<class>/",
-            "RenderedSST2",
+            "RenderedSST2", samples_attribute="_samples",
         ),
     ),
     _spec(

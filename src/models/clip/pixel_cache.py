@@ -24,7 +24,7 @@ from src.state_dict import byte_size, digest
 
 SPAN = 1024  # images a file: what a killed run loses at most
 HEADER = 1024  # bytes of a file that are neither pixels nor labels, at most
-VERSION = 1  # of what is kept: raise it when the same examples come to be read or decoded otherwise
+VERSION = 2  # of what is kept: raise it when the same examples come to be read or decoded otherwise
 
 
 class Span(NamedTuple):
