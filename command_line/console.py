@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from command_line.plugins import own_error
 from src.errors import UserError
 from src.runtime.environment import is_distributed, is_main_process
 from src.runtime.files import write_json
@@ -43,9 +44,9 @@ def user_errors(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], 
                 raise
             if HydraConfig.get().mode != RunMode.MULTIRUN or is_distributed():  # a group has no next job without one of it
                 sys.exit(status)
-            job = HydraConfig.get()
-            path = _failures(job.sweep.dir) / f"{job.job.num}.json"
-            write_json(path, {"process": os.getpid(), "sentences": user_message(error)})
+            hydra = HydraConfig.get()
+            path = _failures(hydra.sweep.dir) / f"{hydra.job.num}.json"
+            write_json(path, {"process": os.getpid(), "lines": _error_lines(error)})
 
     return run
 
@@ -68,24 +69,29 @@ def _print_error(error: BaseException) -> int | None:
         if is_main_process():
             print(INTERRUPTED if isinstance(error, KeyboardInterrupt) else error, file=sys.stderr, flush=True)
         return 130 if isinstance(error, KeyboardInterrupt) else 128 + error.number
-    sentences = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else user_message(error)
-    if sentences is None:
+    lines = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else _error_lines(error)
+    if lines is None:
         return None
     if not is_main_process():
         time.sleep(MAIN_FIRST)  # the main process has the same error, and ends the others when it has said so
-    for sentence in sentences:
-        print(f"error: {sentence}", file=sys.stderr)
+    print(*lines, sep="\n", file=sys.stderr)
     return 1
 
 
-def user_message(error: BaseException | None) -> list[str] | None:
+def _error_lines(error: BaseException) -> list[str] | None:
+    """Return the lines that say what the user can fix, of a sweep's job with its overrides; None for a bug of ours."""
+    sentences = user_message(error)
+    is_job = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    job = f"{' '.join(HydraConfig.get().overrides.task)}: " if is_job else ""
+    return None if sentences is None else [f"{job}error: {sentence}" for sentence in sentences]
+
+
+def user_message(error: BaseException) -> list[str] | None:
     """Return the sentences of an exception that the user can fix; None for a bug of ours."""
-    while isinstance(error, InstantiationException):
-        if isinstance(error.__cause__, TypeError):
-            return [str(error.__cause__)]
-        error = error.__cause__
     if isinstance(error, UserError):
         return error.problems
+    if described := own_error(error):
+        return [described]
     if isinstance(error, OSError | HydraException | OmegaConfBaseException):
         return [str(error)]
     if isinstance(error, MemoryError):
@@ -108,9 +114,9 @@ class AfterSweep(Callback):
         jobs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
         for job in jobs:
             if job["process"] != os.getpid():
-                print(*(f"error: {sentence}" for sentence in job["sentences"]), sep="\n", file=sys.stderr)
+                print(*job["lines"], sep="\n", file=sys.stderr)
         if jobs:
-            AfterSweep.failed = sum(len(job["sentences"]) for job in jobs)
+            AfterSweep.failed = sum(len(job["lines"]) for job in jobs)
             problems = "1 problem" if AfterSweep.failed == 1 else f"{AfterSweep.failed} problems"
             print(f"error: {problems} in this sweep, named above", file=sys.stderr)
 
