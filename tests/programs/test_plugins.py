@@ -1,9 +1,11 @@
 """A method, a model and a task of one's own, in a folder outside the clone, run from elsewhere."""
 
+import json
 import re
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.processes import ROOT, run_fresh, run_script
@@ -78,3 +80,25 @@ def test_a_sweep_in_other_processes_imports_plugins_and_says_which_job_failed(fo
     assert torch.equal(load_file(run / "median.safetensors")["w"], torch.full((4, 3), 2.0))
     (line,) = [line for line in done.stderr.splitlines() if "method.grid is missing" in line]
     assert re.match(r".*method=broken .*: error: ", line), line
+
+
+def test_a_model_and_a_task_of_ones_own_are_scored_from_anywhere(folders):
+    mine, run = folders
+    for path, text in {
+        "model/own.yaml": "defaults: [ViT-demo]\nname: own\nfamily: {_target_: family.Own}\n",
+        "family.py": "from src.models.clip import Clip\n\n\nclass Own(Clip):\n    pass\n",
+        "tasks/colours.yaml": "names: [Two]\nTwo: {source: photographs, templates: ['something {}.']}\n",
+    }.items():
+        (mine / path).parent.mkdir(exist_ok=True)
+        (mine / path).write_text(text)
+    for number, (split, name) in enumerate((split, name) for split in ("train", "test") for name in ("red", "blue")):
+        for image in range(12):
+            path = run / "photographs" / split / name / f"{image}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (200 * (name == "red"), number, 240 * (name == "blue") - image)).save(path)
+    options = ("hydra.searchpath=[../mine]", "plugins=[../mine/family.py]", "tasks=colours")
+    done = run_script("eval_single_task.py", "--model=own", "--finetuning-mode=none", *options, cwd=run)
+    assert done.returncode == 0, done.stderr
+    (path,) = (run / "results").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["config"]["model"]["name"] == "own" and record["scores"]["Two"]["test"]["count"] == 24
