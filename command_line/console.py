@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,9 +21,8 @@ from command_line.plugins import own_error
 from src.errors import UserError
 from src.runtime.environment import is_distributed, is_main_process
 from src.runtime.files import write_json
-from src.runtime.signals import StopRequested
+from src.runtime.signals import INTERRUPTED, StopRequested, end_by_signal
 
-INTERRUPTED = "stopped; what was finished is kept, and a rerun goes on from there"
 MAIN_FIRST = 15  # seconds that a process which found an error leaves to the main one, to say it once
 LINE_SECONDS = 30  # between two lines of progress where stderr is no terminal
 
@@ -34,10 +34,10 @@ def user_errors(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], 
     def run(config: DictConfig) -> None:
         try:
             script(config)
-        except (KeyboardInterrupt, StopRequested) as error:
-            status = _print_error(error)
-            sys.stdout.flush()
-            os._exit(status)  # Hydra would print a traceback
+        except KeyboardInterrupt:
+            end_by_signal(INTERRUPTED, signal.SIGINT)
+        except StopRequested as error:
+            end_by_signal(error, error.number)
         except Exception as error:
             status = _print_error(error)
             if status is None:
@@ -55,7 +55,11 @@ def run_script(script: Callable[[], None]) -> int:
     """Run a script that has no Hydra of its own, its errors printed as sentences; return its exit status."""
     try:
         script()
-    except (KeyboardInterrupt, Exception) as error:
+    except KeyboardInterrupt:
+        end_by_signal(INTERRUPTED, signal.SIGINT)
+    except StopRequested as error:
+        end_by_signal(error, error.number)
+    except Exception as error:
         status = _print_error(error)
         if status is None:
             raise
@@ -63,27 +67,25 @@ def run_script(script: Callable[[], None]) -> int:
     return 0
 
 
-def _print_error(error: BaseException) -> int | None:
+def _print_error(error: Exception) -> int | None:
     """Print an error as sentences; return the exit status, None (and print nothing) for a bug of ours."""
-    if isinstance(error, KeyboardInterrupt | StopRequested):
-        if is_main_process():
-            print(INTERRUPTED if isinstance(error, KeyboardInterrupt) else error, file=sys.stderr, flush=True)
-        return 130 if isinstance(error, KeyboardInterrupt) else 128 + error.number
     lines = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else _error_lines(error)
     if lines is None:
         return None
     if not is_main_process():
         time.sleep(MAIN_FIRST)  # the main process has the same error, and ends the others when it has said so
-    print(*lines, sep="\n", file=sys.stderr)
+    for line in lines:
+        print(line, file=sys.stderr)
     return 1
 
 
 def _error_lines(error: BaseException) -> list[str] | None:
     """Return the lines that say what the user can fix, of a sweep's job with its overrides; None for a bug of ours."""
     sentences = user_message(error)
-    is_job = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    job = f"{' '.join(HydraConfig.get().overrides.task)}: " if is_job else ""
-    return None if sentences is None else [f"{job}error: {sentence}" for sentence in sentences]
+    if sentences is None or not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return sentences and [f"error: {sentence}" for sentence in sentences]
+    job = " ".join(HydraConfig.get().overrides.task)
+    return [f"{job}: error: {sentence}" for sentence in sentences or ["its processes have said why"]]
 
 
 def user_message(error: BaseException) -> list[str] | None:
