@@ -7,6 +7,9 @@
 `python main.py --help` explains the options.
 """
 
+import command_line  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
+
+# isort: split
 import sys
 
 import hydra

@@ -1,5 +1,8 @@
 """The command line: builds objects from the configuration and prints errors as sentences; it alone imports Hydra."""
 
 from src.runtime.openmp import limit_spinning
+from src.runtime.signals import catch_interrupts
 
-limit_spinning()  # here, because every program imports something of this package before it imports torch
+# Here, because every program imports something of this package before it imports torch.
+limit_spinning()
+catch_interrupts()

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from command_line.instantiate import Kind, instantiate
 from command_line.paths import Paths
+from command_line.plugins import load_plugins
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.checkpoints.published import FILE_PREFIXES
 from src.checkpoints.reading import Checkpoint, open_tangent_pair
@@ -20,7 +21,7 @@ from src.errors import UserError, raise_any
 from src.merging.lines import with_lines
 from src.merging.method import Method
 from src.models.family import ModelFamily
-from src.models.modes import Mode
+from src.models.modes import LowRank, Mode
 from src.runtime.distributed import ProcessGroup
 from src.runtime.environment import available_cores, is_distributed, local_world_size
 from src.runtime.progress import SILENT, Progress
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 # Options of method= that are no fields of its class: read by the code here, or by other modules.
 OPTIONS = ("apply_lines", "depth_pattern", "use_ties", "own_base", "ties_base", "load_mask")
 MOST_PER_PASS = 8  # models scored in one pass: more gain nothing, and a killed run loses a span of all of them
+METHOD = Kind("method", "merging method", "src.merging", Method)
+MODE = Kind("finetuning_mode", "fine-tuning mode", "src.models.modes", Mode, parts=(LowRank,))
+RECIPE = Kind("model.recipe", "recipe", "src.training.recipe", Recipe)
+FAMILY = Kind("model.family", "model family", "src.models", ModelFamily)
 LAST_LAYERS = ("visual.proj", "visual_projection.weight")
 
 
@@ -64,7 +69,7 @@ def build_method(config: DictConfig) -> Method:
     fields = _fields(OmegaConf.to_container(config.method, resolve=True))
     if config.specify_lambda is not None and "grid" in fields:
         fields["grid"] = [config.specify_lambda]
-    method = instantiate(fields, _convert_="all")
+    method = instantiate(fields, METHOD, load_plugins(config))
     for flag in ("apply_lines", "use_ties"):
         if config.method.get(flag, False) not in (True, False):
             raise UserError(f"method.{flag} is true or false; got {config.method[flag]}")
@@ -97,7 +102,7 @@ def specified_coefficient(config: DictConfig, method: Method, tasks: int) -> flo
 
 def build_mode(config: DictConfig) -> Mode:
     """Return the fine-tuning mode."""
-    return instantiate(config.finetuning_mode)
+    return instantiate(OmegaConf.to_container(config.finetuning_mode, resolve=True), MODE, load_plugins(config))
 
 
 def build_recipe(config: DictConfig, task: str) -> Recipe:
@@ -107,7 +112,8 @@ def build_recipe(config: DictConfig, task: str) -> Recipe:
         epochs = config.tasks[task].get("epochs") if task in config.tasks else None
     if epochs is None:
         raise UserError(f"nothing says how long to fine-tune on {task}: give tasks.{task}.epochs=N or model.recipe.epochs=N")
-    return instantiate(config.model.recipe, epochs=epochs)
+    recipe = OmegaConf.to_container(config.model.recipe, resolve=True)
+    return instantiate({**recipe, "epochs": epochs}, RECIPE, load_plugins(config))
 
 
 def build_family(config: DictConfig, paths: Paths, device: torch.device, progress: Progress = SILENT) -> ModelFamily:
@@ -119,8 +125,10 @@ def build_family(config: DictConfig, paths: Paths, device: torch.device, progres
 
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32: convolutions would round by default
-    make = instantiate(config.model.family, _partial_=True)  # arguments given to Hydra would be turned into configuration nodes
-    family = make(
+    family = instantiate(
+        OmegaConf.to_container(config.model.family, resolve=True),
+        FAMILY,
+        load_plugins(config),
         name=config.model.name,
         device=device,
         heads=build_heads(config, paths),

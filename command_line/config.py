@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from command_line.config_files import check_config_files
 from command_line.overrides import repetitions
 from src.errors import raise_any
 from src.runtime.environment import is_distributed
@@ -20,6 +21,8 @@ from src.validation import is_number, is_whole
 ROOT = Path(__file__).parent.parent
 OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
 OmegaConf.register_new_resolver("tenths", lambda top: [n / 10 for n in range(1, round(10 * top) + 1)], replace=True)
+
+check_config_files()
 
 # Tasks are the user's to add to: tasks.Birds.source=... and tasks.MNIST.columns=... need no `+` before them.
 ConfigStore.instance().store("any_task", OmegaConf.create({}, flags={"struct": False}))

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -10,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from command_line.plugins import own_error
 from src.errors import UserError
 from src.runtime.environment import is_distributed, is_main_process
 from src.runtime.files import write_json
-from src.runtime.signals import StopRequested
+from src.runtime.signals import INTERRUPTED, StopRequested, end_by_signal
 
-INTERRUPTED = "stopped; what was finished is kept, and a rerun goes on from there"
 MAIN_FIRST = 15  # seconds that a process which found an error leaves to the main one, to say it once
 LINE_SECONDS = 30  # between two lines of progress where stderr is no terminal
 
@@ -33,19 +34,19 @@ def user_errors(script: Callable[[DictConfig], None]) -> Callable[[DictConfig], 
     def run(config: DictConfig) -> None:
         try:
             script(config)
-        except (KeyboardInterrupt, StopRequested) as error:
-            status = _print_error(error)
-            sys.stdout.flush()
-            os._exit(status)  # Hydra would print a traceback
+        except KeyboardInterrupt:
+            end_by_signal(INTERRUPTED, signal.SIGINT)
+        except StopRequested as error:
+            end_by_signal(error, error.number)
         except Exception as error:
             status = _print_error(error)
             if status is None:
                 raise
             if HydraConfig.get().mode != RunMode.MULTIRUN or is_distributed():  # a group has no next job without one of it
                 sys.exit(status)
-            job = HydraConfig.get()
-            path = _failures(job.sweep.dir) / f"{job.job.num}.json"
-            write_json(path, {"process": os.getpid(), "sentences": user_message(error)})
+            hydra = HydraConfig.get()
+            path = _failures(hydra.sweep.dir) / f"{hydra.job.num}.json"
+            write_json(path, {"process": os.getpid(), "lines": _error_lines(error)})
 
     return run
 
@@ -54,7 +55,11 @@ def run_script(script: Callable[[], None]) -> int:
     """Run a script that has no Hydra of its own, its errors printed as sentences; return its exit status."""
     try:
         script()
-    except (KeyboardInterrupt, Exception) as error:
+    except KeyboardInterrupt:
+        end_by_signal(INTERRUPTED, signal.SIGINT)
+    except StopRequested as error:
+        end_by_signal(error, error.number)
+    except Exception as error:
         status = _print_error(error)
         if status is None:
             raise
@@ -62,30 +67,33 @@ def run_script(script: Callable[[], None]) -> int:
     return 0
 
 
-def _print_error(error: BaseException) -> int | None:
+def _print_error(error: Exception) -> int | None:
     """Print an error as sentences; return the exit status, None (and print nothing) for a bug of ours."""
-    if isinstance(error, KeyboardInterrupt | StopRequested):
-        if is_main_process():
-            print(INTERRUPTED if isinstance(error, KeyboardInterrupt) else error, file=sys.stderr, flush=True)
-        return 130 if isinstance(error, KeyboardInterrupt) else 128 + error.number
-    sentences = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else user_message(error)
-    if sentences is None:
+    lines = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else _error_lines(error)
+    if lines is None:
         return None
     if not is_main_process():
         time.sleep(MAIN_FIRST)  # the main process has the same error, and ends the others when it has said so
-    for sentence in sentences:
-        print(f"error: {sentence}", file=sys.stderr)
+    for line in lines:
+        print(line, file=sys.stderr)
     return 1
 
 
-def user_message(error: BaseException | None) -> list[str] | None:
+def _error_lines(error: BaseException) -> list[str] | None:
+    """Return the lines that say what the user can fix, of a sweep's job with its overrides; None for a bug of ours."""
+    sentences = user_message(error)
+    if sentences is None or not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return sentences and [f"error: {sentence}" for sentence in sentences]
+    job = " ".join(HydraConfig.get().overrides.task)
+    return [f"{job}: error: {sentence}" for sentence in sentences or ["its processes have said why"]]
+
+
+def user_message(error: BaseException) -> list[str] | None:
     """Return the sentences of an exception that the user can fix; None for a bug of ours."""
-    while isinstance(error, InstantiationException):
-        if isinstance(error.__cause__, TypeError):
-            return [str(error.__cause__)]
-        error = error.__cause__
     if isinstance(error, UserError):
         return error.problems
+    if described := own_error(error):
+        return [described]
     if isinstance(error, OSError | HydraException | OmegaConfBaseException):
         return [str(error)]
     if isinstance(error, MemoryError):
@@ -108,9 +116,9 @@ class AfterSweep(Callback):
         jobs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
         for job in jobs:
             if job["process"] != os.getpid():
-                print(*(f"error: {sentence}" for sentence in job["sentences"]), sep="\n", file=sys.stderr)
+                print(*job["lines"], sep="\n", file=sys.stderr)
         if jobs:
-            AfterSweep.failed = sum(len(job["sentences"]) for job in jobs)
+            AfterSweep.failed = sum(len(job["lines"]) for job in jobs)
             problems = "1 problem" if AfterSweep.failed == 1 else f"{AfterSweep.failed} problems"
             print(f"error: {problems} in this sweep, named above", file=sys.stderr)
 

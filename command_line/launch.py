@@ -34,4 +34,4 @@ def run_processes(script: str, arguments: Sequence[str], size: int) -> None:
     if status - 128 in SIGNALS:
         raise StopRequested("all processes have stopped", status - 128)
     if status:
-        raise UserError(f"a process of world_size={size} ended with status {status}; its error is above")
+        raise UserError([])  # the process has said why

@@ -8,10 +8,9 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import yaml
-
-from src.errors import raise_any
+from src.errors import UserError, raise_any
 from src.evaluation.scorer import Score
+from src.runtime.untrusted import read_yaml
 
 UNKNOWN = "unknown"
 FINETUNED = ("finetuned", "recipes")
@@ -30,14 +29,16 @@ def read_manifests(paths: Iterable[Path]) -> list[tuple[str, dict]]:
     entries, problems = [], []
     for path in paths:
         try:
-            manifest = yaml.safe_load(path.read_text()) or {}
+            manifest = read_yaml(path) or {}
             for name, models in manifest.items():
                 for model, sections in (models or {}).items():
                     unknown = [section for section in sections if section not in SECTIONS]
                     if unknown:
                         problems.append(f"{path}: {name}, {model} has {', '.join(unknown)}; sections are {', '.join(SECTIONS)}")
                 entries.append((str(name), models or {}))
-        except (OSError, yaml.YAMLError, AttributeError, TypeError) as error:
+        except UserError as error:
+            problems += error.problems
+        except (OSError, AttributeError, TypeError) as error:
             problems.append(f"{path} is no manifest of benchmarks ({error}); see config/lineage.yaml")
     raise_any(problems)
     return entries

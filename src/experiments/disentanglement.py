@@ -12,13 +12,13 @@ from typing import ClassVar
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from src.data.task import Task
 from src.elementwise import add_vector
 from src.evaluation.evaluator import Evaluator
 from src.experiments.record import Result
+from src.experiments.tables import show_table
 from src.models.family import Batch
 from src.state_dict import StateDict
 
@@ -129,11 +129,7 @@ class DisentanglementResult(Result):
         return {"grid": self.grid, "shares": self.shares, "error": self.error, "means": self.means()}
 
     def show(self, console: Console) -> None:
+        rows = [(name, f"{100 * error['mean']:.1f}") for name, error in self.means().items()]
         title = f"{self.title}, mean disentanglement error in %"
-        table = Table(title=title, min_width=len(title))
-        table.add_column("both coefficients")
-        table.add_column("error", justify="right")
-        for name, error in self.means().items():
-            table.add_row(name, f"{100 * error['mean']:.1f}")
-        console.print(table)
+        show_table(console, title, ("both coefficients", "error"), rows)
         self.show_notes(console)

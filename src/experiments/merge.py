@@ -6,13 +6,13 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from rich.console import Console
-from rich.table import Table
 
 from src.evaluation.scorer import Score
 from src.evaluation.search import SearchPoint
 from src.evaluation.selection import Selection
 from src.experiments.record import Result, format_coefficient, format_means, half_width
 from src.experiments.storage import Storage, storage_of
+from src.experiments.tables import show_table
 from src.merging.engine.inputs import MergeInputs
 from src.state_dict import byte_size
 
@@ -134,21 +134,15 @@ class MergeResult(Result):
 
     def show(self, console: Console) -> None:
         """Print the table: tasks by zero-shot, fine-tuned, merged and normalised accuracy, in percent."""
-        title = f"{self.heading}, test accuracy in %"
-        table = Table(title=title, min_width=len(title))
-        table.add_column("task")
         differs_by_task = len(set(self.coefficients.values())) > 1
-        if differs_by_task:
-            table.add_column("coefficient", justify="right")
-        for heading in ("zero-shot", "fine-tuned", "merged", "normalised"):
-            table.add_column(heading, justify="right")
+        rows = []
         for task, scores in self.scores.items():
             figures = (scores.zeroshot.accuracy, scores.finetuned.accuracy, scores.merged.accuracy, scores.normalised)
             own = [format_coefficient(self.coefficients[task], "-")] if differs_by_task else []
-            table.add_row(task, *own, *(f"{100 * figure:.1f}" for figure in figures))
-        table.add_section()
-        table.add_row("mean", *[""] * differs_by_task, *format_means(self.means()))
-        console.print(table)
+            rows.append([task, *own, *(f"{100 * figure:.1f}" for figure in figures)])
+        headings = ("task", *["coefficient"] * differs_by_task, "zero-shot", "fine-tuned", "merged", "normalised")
+        mean = ("mean", *[""] * differs_by_task, *format_means(self.means()))
+        show_table(console, f"{self.heading}, test accuracy in %", headings, rows, mean)
         for name, figure in self.summary.items():
             console.print(f"{name}: {figure:.4f}", highlight=False)
         if len(self.curve) < self.grid_size:

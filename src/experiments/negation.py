@@ -9,13 +9,13 @@ from statistics import fmean
 from typing import ClassVar
 
 from rich.console import Console
-from rich.table import Table
 
 from src.data.task import Task
 from src.evaluation.evaluator import Evaluator, accuracies
 from src.evaluation.scorer import Score
 from src.evaluation.search import SearchPoint
 from src.experiments.record import Result, format_means, half_width
+from src.experiments.tables import show_table
 from src.task_vectors import TaskVector
 
 
@@ -133,16 +133,11 @@ class NegationResult(Result):
         return {"control": self.control, "tasks": rows, "means": self.means()}
 
     def show(self, console: Console) -> None:
-        title = f"{self.title}, test accuracy in %"
-        table = Table(title=title, min_width=len(title))
-        table.add_column("task")
-        headings = ("coefficient", "before", "after", f"{self.control} before", f"{self.control} after")
-        for heading in headings:
-            table.add_column(heading, justify="right")
-        for task, each in self.tasks.items():
-            accuracy = (f"{100 * score.accuracy:.1f}" for score in (*each.target, *each.control))
-            table.add_row(task, f"{each.coefficient:.4g}", *accuracy)
-        table.add_section()
-        table.add_row("mean", "", *format_means(self.means()))
-        console.print(table)
+        headings = ("task", "coefficient", "before", "after", f"{self.control} before", f"{self.control} after")
+        rows = [
+            [task, f"{each.coefficient:.4g}", *(f"{100 * score.accuracy:.1f}" for score in (*each.target, *each.control))]
+            for task, each in self.tasks.items()
+        ]
+        mean = ("mean", "", *format_means(self.means()))
+        show_table(console, f"{self.title}, test accuracy in %", headings, rows, mean)
         self.show_notes(console)

@@ -6,10 +6,10 @@ from statistics import fmean
 from typing import ClassVar
 
 from rich.console import Console
-from rich.table import Table
 
 from src.evaluation.scorer import Score
-from src.experiments.record import Result, half_width
+from src.experiments.record import Result, format_means, half_width
+from src.experiments.tables import show_table
 
 SPLITS = {"val": "validation", "test": "test"}  # with their headings
 
@@ -41,16 +41,13 @@ class SingleTaskResult(Result):
         return {"scores": rows, "means": self.means()}
 
     def show(self, console: Console) -> None:
-        title = f"{self.title}, accuracy in %"
-        table = Table(title=title, min_width=len(title))
-        table.add_column("task")
-        for name in SPLITS.values():
-            table.add_column(name, justify="right")
-        for task, scores in self.scores.items():
-            cells = (f"{100 * scores[split].accuracy:.1f} ± {100 * half_width([scores[split].variance]):.1f}" for split in SPLITS)
-            table.add_row(task, *cells)
-        table.add_section()
-        cells = (f"{100 * mean['mean']:.1f} ± {100 * mean['half_width_95']:.1f}" for mean in self.means().values())
-        table.add_row("mean", *cells)
-        console.print(table)
+        rows = [
+            [
+                task,
+                *(f"{100 * scores[split].accuracy:.1f} ± {100 * half_width([scores[split].variance]):.1f}" for split in SPLITS),
+            ]
+            for task, scores in self.scores.items()
+        ]
+        mean = ("mean", *format_means(self.means()))
+        show_table(console, f"{self.title}, accuracy in %", ("task", *SPLITS.values()), rows, mean)
         self.show_notes(console)

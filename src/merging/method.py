@@ -256,6 +256,8 @@ class Unscaled(Fixed):
 
 def require_shared(base: Method) -> None:
     """Raise UserError unless a base method makes one vector that all tasks share."""
+    if not isinstance(base, Method):
+        raise UserError(f"method.base is a method, as in method@method.base=sum; got {base}")
     if base.per_task:
         raise UserError("method.base gives each task its own vector, and masks select from one that all share; choose another")
 

@@ -25,7 +25,7 @@ class Ties(Searched):
     def __post_init__(self):
         super().__post_init__()
         check_percentage(self.k, "ties")
-        if self.agg not in COMBINE:
+        if self.agg not in list(COMBINE):
             raise UserError(f"ties.agg is one of {', '.join(COMBINE)}; got {self.agg}")
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:

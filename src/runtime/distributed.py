@@ -124,6 +124,8 @@ def launch(command: Sequence[str], size: int) -> int:
 
     def forward(number: int, _: object) -> None:
         received.append(number)
+        if received.count(signal.SIGINT) > 1:
+            raise KeyboardInterrupt  # a second Ctrl-C waits for nobody
         for process in processes:
             # a terminal's Ctrl-C reaches them, too, and a second one would end them at once
             process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)

@@ -3,12 +3,17 @@
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from src.errors import UserError
 
 LARGEST_TEXT = 2**26  # bytes: the index of a model of a hundred thousand entries takes a tenth of it
+# Of YAML, whose readers take a hundred microseconds a node and recurse: ten thousand class names are settings still.
+LARGEST_YAML = 2**20  # bytes, and characters of what aliases stand for
+NODE = 64  # characters that a node counts for, beside its own
+DEEPEST = 32
 
 
 def open_regular(path: Path | str) -> BinaryIO:
@@ -57,3 +62,50 @@ def parse_json(text: str, source: object) -> object:
 def read_json(path: Path, largest: int = LARGEST_TEXT) -> object:
     """Return the JSON value in a file. Raise UserError as `read_text` and `parse_json` do, OSError if it cannot be opened."""
     return parse_json(read_text(path, largest), path)
+
+
+def read_yaml(path: Path) -> object:
+    """Return the value of a YAML file, plain containers and scalars.
+
+    Raise UserError if it is none, is nested too deep or, its aliases written out, too large; or as `read_text` does.
+    """
+    import yaml  # which few commands need this early
+
+    text = read_text(path, LARGEST_YAML)
+    try:
+        _check_size(yaml.parse(text, Loader=yaml.SafeLoader), path)
+        return yaml.safe_load(text)
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as yaml ({reason[:200]}); correct it, or get it again") from error
+
+
+def _check_size(events: Iterable, path: Path) -> None:
+    """Raise UserError if a document is nested too deep or grows too large where its aliases are written out.
+
+    events: of the document, from `yaml.parse`.
+    """
+    sizes, open_nodes = {}, []  # of anchored nodes, by anchor; (anchor, size before) of the nodes around
+    size = 0
+    for event in events:
+        kind = type(event).__name__
+        if kind.endswith("StartEvent") and hasattr(event, "anchor"):
+            open_nodes.append((event.anchor, size))
+            size += NODE
+        elif kind in ("SequenceEndEvent", "MappingEndEvent"):
+            anchor, before = open_nodes.pop()
+            sizes[anchor] = size - before
+        elif kind == "ScalarEvent":
+            sizes[event.anchor] = NODE + len(event.value.encode())  # which refuses halves of characters
+            size += sizes[event.anchor]
+        elif kind == "AliasEvent":
+            if event.anchor in [anchor for anchor, _ in open_nodes]:
+                raise UserError(f"{path} has an alias *{event.anchor} within what it stands for; write it out")
+            size += sizes.get(event.anchor, 0)
+        if len(open_nodes) > DEEPEST:
+            raise UserError(f"{path} is nested more than {DEEPEST} levels deep, and no settings are; get it again")
+        if size > LARGEST_YAML:
+            raise UserError(f"{path} is larger than settings are, aliases (*{event.anchor}) written out; get it again"
+                            if kind == "AliasEvent" else f"{path} has more entries than settings have; get it again")  # fmt: skip

@@ -291,14 +291,14 @@ def test_under_lines_a_method_answers_as_it_does_itself(name):
 def test_the_readmes_own_method_passes_where_it_is_put(tmp_path):
     """The example of README, median, in a copy of the program: the properties of every method hold for it, too."""
     text = (ROOT / "README.md").read_text()
-    code = re.search(r"# src/merging/median\.py\n(.*?)```", text, re.S)[1]
-    yaml = re.search(r"# config/method/median\.yaml\n(.*?)```", text, re.S)[1]
+    code = re.search(r"# mine/median\.py\n(.*?)```", text, re.S)[1]
+    yaml = re.search(r"# mine/method/median\.yaml\n(.*?)```", text, re.S)[1]
     for folder in ("src", "command_line", "config", "tests", "demo"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "files"))
     for file in ("main.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / file, tmp_path / file)
-    (tmp_path / "src" / "merging" / "median.py").write_text(f'"""The median."""\n\n{code}')
-    (tmp_path / "config" / "method" / "median.yaml").write_text(yaml)
+    (tmp_path / "src" / "merging" / "median.py").write_text(code)
+    (tmp_path / "config" / "method" / "median.yaml").write_text(yaml.replace("median.Median", "src.merging.median.Median"))
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-o", "addopts=", "-q", "-k", "median or every_method", "tests"]
     paths = ["tests/merging/test_methods.py", "tests/test_configs.py", "tests/test_imports.py"]
     run = subprocess.run([*command[:-1], *paths], cwd=tmp_path, capture_output=True, text=True)

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 import time
@@ -74,3 +75,24 @@ def running(process: int) -> bool:
             return status.read().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+GROUP_OF_SLEEPERS = """
+import sys
+sys.path.insert(0, {root!r})
+from src.runtime.distributed import launch
+script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+sys.exit(launch([sys.executable, "-c", script], 1))
+"""
+
+
+def test_a_second_interrupt_waits_for_no_process():
+    starter = subprocess.Popen([sys.executable, "-c", GROUP_OF_SLEEPERS.format(root=str(ROOT))],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+    starter.stdout.readline()
+    started = time.monotonic()
+    while starter.poll() is None:
+        assert time.monotonic() - started < 20
+        starter.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    starter.stdout.close()

@@ -1,0 +1,121 @@
+"""Objects that a configuration names by `_target_`: classes of this program of the kind asked for, and those of plugins."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from command_line.plugins import import_module, is_within
+from src.errors import UserError, raise_any
+
+ROOT = Path(__file__).parent.parent
+TARGET = "_target_"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an option of the configuration describes.
+
+    option: its name.
+    what: in words.
+    package: the part of this program that has the classes of this kind.
+    base: the class or protocol that they have.
+    parts: the classes that may stand in their options.
+    """
+
+    option: str
+    what: str
+    package: str
+    base: type
+    parts: tuple[type, ...] = ()
+
+    def lacks(self, class_: type) -> list[str]:
+        """Return the members of the base that a class does not have or leaves abstract."""
+        if not getattr(self.base, "_is_protocol", False) and not issubclass(class_, self.base):
+            return [f"the base class {self.base.__module__}.{self.base.__name__}"]
+        required = [name for name, member in vars(self.base).items() if inspect.isfunction(member) and name[0] != "_"]
+        abstract = getattr(class_, "__abstractmethods__", ())
+        return [*(name for name in required if not callable(getattr(class_, name, None))), *sorted(abstract)]
+
+
+def instantiate(node: Mapping, kind: Kind, plugins: Sequence[str] = (), **values: object) -> object:
+    """Return the object that a node describes: its `_target_`, called with the node's other options and `values`.
+
+    node: plain containers; nodes in it with a `_target_` become objects, too.
+    plugins: names of imported modules, whose classes may be named.
+
+    Raise UserError for classes that may not be built here, of which nothing is imported then, and for options that a class
+    does not have. Raise CodeError if a module has an error.
+    """
+    if TARGET not in node:
+        raise UserError(f"{kind.option} names no class; give {kind.option}.{TARGET}, or choose another {kind.option}")
+    raise_any(_refusals(node, kind, plugins, kind.option))
+    return _build(node, kind, plugins, kind.option, values)
+
+
+def _refusals(value: object, kind: Kind, plugins: Sequence[str], option: str) -> Iterator[str]:
+    """Yield a sentence for each class below an option that may not be built, judged by its name alone."""
+    if isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _refusals(each, kind, plugins, f"{option}.{number}")
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            name = f"{option}.{key}"
+            if key == TARGET:
+                if not _is_allowed(each, kind, plugins):
+                    yield (
+                        f"{name}={each} is no {kind.what} of this program ({kind.package}), nor of a module that plugins= names; "
+                        "if it is yours, name its file with plugins=[FILE.py]"
+                    )
+            elif isinstance(key, str) and key.startswith("_") and key.endswith("_"):
+                yield f"{name} is an option of Hydra's that this program does not have; leave it out"
+            else:
+                yield from _refusals(each, kind, plugins, name)
+
+
+def _is_allowed(target: object, kind: Kind, plugins: Sequence[str]) -> bool:
+    """Whether a name is of a class in a module of the kind's package, or in a plugin."""
+    if not isinstance(target, str) or not all(map(str.isidentifier, target.split("."))):
+        return False
+    module = target.rpartition(".")[0]
+    path = ROOT.joinpath(*module.split("."))
+    is_ours = is_within(module, [kind.package]) and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())
+    return is_ours or is_within(module, plugins)
+
+
+def _build(value: object, kind: Kind, plugins: Sequence[str], option: str, values: Mapping[str, object]) -> object:
+    """Return a value of the configuration with objects in the place of all nodes that have a `_target_`."""
+    if isinstance(value, list):
+        return [_build(each, kind, plugins, f"{option}.{number}", {}) for number, each in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    fields = {key: _build(each, kind, plugins, f"{option}.{key}", {}) for key, each in value.items() if key != TARGET}
+    if TARGET not in value:
+        return fields
+    class_ = _find_class(value[TARGET], kind, plugins, option)
+    parameters = inspect.signature(class_).parameters.values()
+    named = {each.name: each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+    takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters)
+    options = [name for name in named if name not in values]
+    raise_any([
+        *(f"{option}.{key} is no option of {class_.__name__}, which has {', '.join(options) or 'none'}; leave it out"
+          for key in fields if key not in options and (key in values or not takes_any)),
+        *(f"{value[TARGET]} takes no {key}, which every {kind.what} gets; add it to the arguments of its __init__"
+          for key in values if key not in named and not takes_any),
+        *(f"{option}.{name} is missing, and {class_.__name__} needs it; give {option}.{name}=VALUE"
+          for name, each in named.items() if each.default is each.empty and name not in {**fields, **values}),
+    ])  # fmt: skip
+    return class_(**fields, **values)
+
+
+def _find_class(target: str, kind: Kind, plugins: Sequence[str], option: str) -> type:
+    """Return the class of an allowed name. Raise UserError if it is none, or of another kind than may stand at the option."""
+    module, _, name = target.rpartition(".")
+    source = f"{option}.{TARGET}={target}"
+    class_ = getattr(import_module(module, source), name, None)
+    if not isinstance(class_, type):
+        raise UserError(f"{source}: there is no class {name} in {module}; check its name")
+    is_part = issubclass(class_, kind.parts) or is_within(class_.__module__, plugins)
+    if not (option != kind.option and is_part) and (missing := kind.lacks(class_)):
+        raise UserError(f"{source} is no {kind.what}: it lacks {', '.join(missing)}")
+    return class_
