@@ -53,7 +53,7 @@ def hub_errors(repository: str, kind: str, patterns: Sequence[str], folder: Path
         raise UserError(_sentence(error, what, page, endpoint, by_hand)) from error
     except OddAnswer as error:
         raise UserError(
-            f"{endpoint} {error}; asked for {what}; run this again, set HF_ENDPOINT to another address of the Hub, {by_hand}"
+            f"{endpoint} {error} (asked for {what}); run this again, set HF_ENDPOINT to another address of the Hub, {by_hand}"
         ) from error
     except HFValidationError as error:
         raise UserError(f"{show(repository)} is no name of a repository, which is owner/name") from error

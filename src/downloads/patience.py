@@ -1,4 +1,4 @@
-"""The time that a server has: every wait for it ends, however it drags a request out."""
+"""The time that a server has: every wait for it ends within a minute, however a request is dragged out."""
 
 import contextlib
 import time

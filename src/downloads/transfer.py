@@ -62,14 +62,19 @@ def draft_size(target: Path, file: ExpectedFile) -> int:
 
 
 def _continue(client: HubClient, url: str, draft: Path, path: str, size: int, patience: Patience, progress: Progress) -> None:
-    """Append to a draft what is missing from it, to `size` bytes in all, and nothing more."""
+    """Append to a draft what is missing from it, to `size` bytes in all.
+
+    Raise OddAnswer if more would come, ConnectionError if less does.
+    """
     start = _size(draft)
     with client.get(url, patience, {"Range": f"bytes={start}-"} if start else {}) as response, draft.open("ab") as output:
-        if start and response.status_code == 200:  # the server sends no ranges: all of the file comes again
-            output.truncate(0)
+        if response.status_code == 200:
+            _check_range(response, path, 0, size)
+            output.truncate(0)  # the server sends no ranges: all of the file comes again
             progress.report(path, -start)
             start = 0
-        _check_range(response, path, start, size)
+        else:
+            _check_range(response, path, start, size)
         for piece in response.iter_raw():
             start += len(piece)
             if start > size:

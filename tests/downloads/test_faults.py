@@ -13,7 +13,23 @@ from src.downloads.errors import OddAnswer
 from src.downloads.hub import LOCK, fetch
 from src.downloads.record import RECORD
 from src.errors import UserError
-from tests.helpers.faulty_hub import BUSY, CONTENT, DRIPPING, FAULTS, PATH, SHA256, SILENT, Fault, FaultyHub, faulty, honest
+from tests.helpers.faulty_hub import (
+    BUSY,
+    COMMIT,
+    CONTENT,
+    DRIPPING,
+    FAULTS,
+    PATH,
+    SHA256,
+    SILENT,
+    Fault,
+    FaultyHub,
+    always,
+    faulty,
+    honest,
+    http,
+    resumed,
+)
 from tests.helpers.progress import RecordedProgress
 
 TOKEN = "hf_ofnobody"
@@ -108,12 +124,20 @@ def test_a_draft_that_is_none_is_begun_anew(kind, tmp_path):
     assert (folder / PATH).read_bytes() == CONTENT and mine.read_text() == "my own"
 
 
+def test_a_page_where_a_range_was_asked_for_costs_no_draft(tmp_path):
+    fault = Fault("file", resumed(always(http(200, b"<html>Please log in</html>"))), "sends 26 bytes of a/big.pt")
+    check(fault, tmp_path / "folder", tmp_path)
+    (draft,) = tmp_path.rglob("*.incomplete")
+    assert draft.read_bytes() == CONTENT[:HALF]
+
+
 @pytest.mark.parametrize(
     "own",
     [
-        {"files": {"../escaped.pt": [len(CONTENT), f"sha256:{SHA256}"]}, "commit": "c" * 40},
-        {"files": {PATH: ["many", "git:../../x"]}, "commit": "c" * 40},
+        {"files": {"../escaped.pt": [len(CONTENT), f"sha256:{SHA256}"]}, "commit": COMMIT},
+        {"files": {PATH: ["many", "git:../../x"]}, "commit": COMMIT},
         {"files": {PATH: [10**30, f"sha256:{SHA256}"]}, "commit": "../main"},
+        {"files": {PATH: [len(CONTENT), f"sha256:{SHA256}"]}, "commit": "../main"},
         {"files": [], "commit": {}},
         [],
     ],
@@ -123,7 +147,7 @@ def test_a_record_of_a_strangers_is_no_more_trusted_than_a_hub(own, tmp_path):
     folder.mkdir()
     (folder / RECORD).write_text(json.dumps({"model someone/weights": own}))
     with faulty(HONEST) as hub, contextlib.suppress(UserError):
-        fetch("someone/weights", "model", ["*"], folder, endpoint=hub.address)
+        assert fetch("someone/weights", "model", ["*"], folder, endpoint=hub.address) == COMMIT
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     assert {path.name for path in folder.rglob("*") if path.is_file()} <= {RECORD, LOCK, "big.pt"}
 
