@@ -16,7 +16,7 @@ FOLDERS = {
     ("tall_masks", "ViT-L-14"): "16GVDMhpScmM3zeyfubjmNRFLiFKkBE7p",
 }
 RETRIES = 3
-TIMEOUT = {"timeout": (30, 120)}  # seconds to connect, and between bytes; gdown itself waits for ever
+TIMEOUT = {"timeout": (30, 60)}  # seconds to connect, and between bytes; gdown itself waits for ever
 
 
 def fetch_folder(identity: str, folder: Path) -> None:

@@ -2,14 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub import hf_hub_url
 
-from src.downloads.errors import hub_errors
+from src.downloads.client import HubClient
+from src.downloads.errors import hub_errors, show
+from src.downloads.listing import list_files
+from src.downloads.paths import check_paths
 from src.downloads.record import DownloadRecord
 from src.downloads.transfer import download, draft_size
 from src.downloads.verification import ExpectedFile, has_contents
@@ -47,36 +48,30 @@ def fetch(
     """
     if kind not in ("dataset", "model"):
         raise ValueError(f"kind is dataset or model; got {kind}")
-    folder.mkdir(parents=True, exist_ok=True)
-    api = HfApi(endpoint=endpoint)
-    with _locked(folder, progress), hub_errors(repository, kind, patterns, folder, api.endpoint):
+    client = HubClient(endpoint)
+    with hub_errors(repository, kind, patterns, folder, client.endpoint), _locked(folder, progress):
         record = DownloadRecord(folder, f"{kind} {repository}")
         if not record.is_of(revision):
-            record.start(*_listing(api, repository, kind, revision))
-        visible = {path: file for path, file in record.files.items() if not any(part[0] == "." for part in path.split("/"))}
-        wanted = {path: file for path, file in visible.items() if any(fnmatchcase(path, pattern) for pattern in patterns)}
-        if not wanted:
-            raise UserError(
-                f"the {kind} {repository} has no file like {' or '.join(patterns)} at {record.commit}; "
-                f"it has {', '.join(list(visible)[:5]) or 'none at all'}"
-            )
+            record.start(*list_files(client, repository, kind, revision))
+        wanted = _wanted(record, f"the {kind} {repository}", patterns, folder)
         with record.saving():
             missing = _missing(folder, wanted, record)
             require_space(folder, sum(file.size - draft_size(folder / path, file) for path, file in missing.items()))
             progress.plan(sum(file.size for file in missing.values()))
             for path, file in missing.items():
-                url = hf_hub_url(repository, path, repo_type=kind, revision=record.commit, endpoint=api.endpoint)
-                download(url, folder / path, path, file, progress)
+                url = hf_hub_url(repository, path, repo_type=kind, revision=record.commit, endpoint=client.endpoint)
+                download(client, url, folder / path, path, file, progress)
                 record.verify(path)
     return record.commit
 
 
 @contextlib.contextmanager
 def _locked(folder: Path, progress: Progress) -> Iterator[None]:
-    """Hold the folder's lock: a second program would write to the same drafts.
+    """Make the folder and hold its lock: a second program would write to the same drafts.
 
     The system lets go of it when its holder ends, however it ends, so that who waits waits for a program that runs.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=LOCK_NOTICE)
@@ -95,18 +90,21 @@ def _locked(folder: Path, progress: Progress) -> Iterator[None]:
         lock.release()
 
 
-def _listing(api: HfApi, repository: str, kind: str, revision: str | None) -> tuple[str, dict[str, ExpectedFile]]:
-    """Return the commit of a revision, and its files. Raise UserError if one would lie outside the folder."""
-    commit = api.repo_info(repository, repo_type=kind, revision=revision).sha
-    tree = api.list_repo_tree(repository, recursive=True, revision=commit, repo_type=kind)
-    files = {
-        entry.path: ExpectedFile(entry.size, f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}")
-        for entry in tree
-        if isinstance(entry, RepoFile)
-    }
-    outside = [path for path in files if ".." in PurePosixPath(path).parts or path.startswith("/") or "\\" in path]
-    raise_any(f"{repository} names a file outside its folder, {path!r}; nothing was fetched" for path in outside)
-    return commit, files
+def _wanted(record: DownloadRecord, what: str, patterns: Sequence[str], folder: Path) -> dict[str, ExpectedFile]:
+    """Return the files that match, with their paths below `folder`.
+
+    what: the repository, for messages.
+
+    Raise UserError if there are none, or if one cannot lie there.
+    """
+    wanted = record.matching(patterns)
+    if not wanted:
+        raise UserError(
+            f"{what} has no file like {' or '.join(patterns)} at {record.commit}; "
+            f"it has {', '.join(map(show, list(record.visible)[:5])) or 'none at all'}"
+        )
+    check_paths(wanted, what, folder)
+    return wanted
 
 
 def _missing(folder: Path, wanted: dict[str, ExpectedFile], record: DownloadRecord) -> dict[str, ExpectedFile]:

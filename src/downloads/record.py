@@ -1,15 +1,18 @@
 """A download folder's record of each repository's commit and verified files, which need no second request or check."""
 
 import contextlib
-import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from src.downloads.verification import ExpectedFile, is_unchanged
+from src.downloads.verification import COMMIT, ExpectedFile, is_unchanged
 from src.runtime.files import write_json
+from src.runtime.untrusted import read_json
 
 RECORD = ".fetched.json"
+HIDDEN = re.compile(r"(^|/)\.(?!\.?(/|$))")  # a name that begins with a dot, and is not `.` or `..`
 PAUSE = 5.0  # seconds between two writings, which take long where a repository has many files
 
 
@@ -24,11 +27,13 @@ class DownloadRecord:
     def __init__(self, folder: Path, name: str):
         self._folder, self._name, self._last_write = folder, name, time.monotonic()
         try:
-            self._all = json.loads((folder / RECORD).read_text())
+            self._all = read_json(folder / RECORD)
             own = self._all.get(name, {})
             self.files = {path: ExpectedFile(*facts) for path, facts in own.get("files", {}).items()}
             self.verified = dict(own.get("verified", {}))
             self.commit = own.get("commit")
+            if self.commit is not None and not COMMIT.fullmatch(self.commit):
+                raise ValueError(self.commit)
         except (OSError, ValueError, TypeError, AttributeError):  # none yet, or spoiled: everything is verified again
             self._all, self.files, self.verified, self.commit = {}, {}, {}, None
 
@@ -39,6 +44,15 @@ class DownloadRecord:
     def start(self, commit: str, files: dict[str, ExpectedFile]) -> None:
         """Begin the record of a commit."""
         self.commit, self.files = commit, files
+
+    @property
+    def visible(self) -> dict[str, ExpectedFile]:
+        """The files that are neither hidden nor in a hidden folder: under such names is what belongs to git and to us."""
+        return {path: file for path, file in self.files.items() if not HIDDEN.search(path)}
+
+    def matching(self, patterns: Sequence[str]) -> dict[str, ExpectedFile]:
+        """Return the visible files whose paths match one of the patterns."""
+        return {path: file for path, file in self.visible.items() if any(fnmatchcase(path, pattern) for pattern in patterns)}
 
     def is_verified(self, path: str) -> bool:
         """Whether a file is as it was when it was verified."""

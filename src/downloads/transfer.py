@@ -5,90 +5,106 @@ here: an L/14 encoder is more than a gigabyte, and a set has twenty.
 """
 
 import glob
+import re
+import stat
 from pathlib import Path
-from typing import BinaryIO
 
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import are_progress_bars_disabled, build_hf_headers, disable_progress_bars, enable_progress_bars
-
-from src.downloads.errors import is_interruption
+from src.downloads.client import HubClient, Response
+from src.downloads.errors import OddAnswer, is_interruption
+from src.downloads.patience import LEAST, Patience
 from src.downloads.verification import ExpectedFile, has_contents
 from src.errors import UserError
 from src.runtime.progress import Progress
 
 DRAFT = ".incomplete"
 SHORT = 12  # letters of a digest in a draft's name
-BAR = "huggingface_hub.http_get"
 
 
-def download(url: str, target: Path, path: str, file: ExpectedFile, progress: Progress) -> None:
+def download(client: HubClient, url: str, target: Path, path: str, file: ExpectedFile, progress: Progress) -> None:
     """Download a file to `target`, which appears when it is complete and verified; an earlier draft is resumed.
 
     path: what it is called in its repository.
     progress: listener, in bytes; those of an earlier draft are reported at once.
 
-    Raise UserError if other contents came than expected.
+    Raise UserError if other contents came than expected, OddAnswer if more or fewer bytes would.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = _draft(target, file)
     for other in target.parent.glob(f".{glob.escape(target.name)}.{'?' * SHORT}{DRAFT}"):
-        if other != draft:
-            other.unlink()  # of another commit, which nothing would go on with
+        if other != draft or not _is_resumable(other, file):
+            other.unlink()  # of another commit, or no draft of ours: nothing would go on with it
+    draft.touch()
     progress.report(path, _size(draft))
-    while not draft.exists() or _size(draft) < file.size:
-        before = _size(draft)
-        try:
-            _continue(url, draft, path, file.size, progress)
-        except Exception as error:
-            if not is_interruption(error) or _size(draft) == before:
-                raise
+    with client.patience() as patience:
+        repetition, furthest = 0, _size(draft)
+        while _size(draft) < file.size:
+            try:
+                _continue(client, url, draft, path, file.size, patience, progress)
+            except Exception as error:
+                if _size(draft) >= furthest + LEAST:
+                    repetition, furthest = 0, _size(draft)
+                if not is_interruption(error) or not patience.pause(repetition):
+                    raise
+                repetition += 1
     if not has_contents(draft, file):
         draft.unlink()
         raise UserError(
             f"{path} came with other contents than its repository says it has, and was removed; run this again, and if it "
-            f"happens again, tell who runs {url.split('/', 3)[2]}"
+            f"happens again, tell who runs {client.endpoint}"
         )
     draft.replace(target)
 
 
 def draft_size(target: Path, file: ExpectedFile) -> int:
     """Return the bytes of a file that an earlier, interrupted download left in its draft."""
-    return _size(_draft(target, file))
+    draft = _draft(target, file)
+    return _size(draft) if _is_resumable(draft, file) else 0
 
 
-def _continue(url: str, draft: Path, path: str, size: int, progress: Progress) -> None:
-    is_quiet = are_progress_bars_disabled(BAR)
-    disable_progress_bars(BAR)  # the caller draws one of all files
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a range of compressed bytes would not fit on
-    try:
-        with draft.open("ab") as file:
-            http_get(url, _ReportingFile(file, path, progress), resume_size=_size(draft), headers=headers, expected_size=size)
-    finally:
-        if not is_quiet:
-            enable_progress_bars(BAR)
+def _continue(client: HubClient, url: str, draft: Path, path: str, size: int, patience: Patience, progress: Progress) -> None:
+    """Append to a draft what is missing from it, to `size` bytes in all.
+
+    Raise OddAnswer if more would come, ConnectionError if less does.
+    """
+    start = _size(draft)
+    with client.get(url, patience, {"Range": f"bytes={start}-"} if start else {}) as response, draft.open("ab") as output:
+        if response.status_code == 200:
+            _check_range(response, path, 0, size)
+            output.truncate(0)  # the server sends no ranges: all of the file comes again
+            progress.report(path, -start)
+            start = 0
+        else:
+            _check_range(response, path, start, size)
+        for piece in response.iter_raw():
+            start += len(piece)
+            if start > size:
+                raise OddAnswer(f"sends more than the {size:,} bytes that it lists of {path}")
+            output.write(piece)
+            output.flush()  # a run that is killed goes on from there
+            patience.count(len(piece))
+            progress.report(path, len(piece))
+        if start < size:
+            raise ConnectionError(f"{path} ended after {start:,} of {size:,} bytes")
 
 
-class _ReportingFile:
-    """A file that reports what is written to it."""
-
-    def __init__(self, file: BinaryIO, path: str, progress: Progress):
-        self._file, self._path, self._progress = file, path, progress
-
-    def write(self, content: bytes) -> int:
-        self._progress.report(self._path, len(content))
-        return self._file.write(content)
-
-    def truncate(self) -> int:
-        self._progress.report(self._path, self._file.tell() - self._file.seek(0, 2))
-        return self._file.truncate(0)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._file, name)
+def _check_range(response: Response, path: str, start: int, size: int) -> None:
+    """Raise OddAnswer unless an answer announces the bytes from `start` to `size`, or nothing."""
+    length = response.headers.get("Content-Length", str(size - start))
+    if length != str(size - start):
+        raise OddAnswer(f"sends {length[:20]} bytes of {path}, where {size - start:,} of {size:,} are missing")
+    described = response.headers.get("Content-Range", "")
+    if response.status_code == 206 and not re.fullmatch(rf"bytes {start}-{size - 1}/({size}|\*)", described):
+        raise OddAnswer(f"sends the range {described[:40]!r} of {path}, where bytes {start}-{size - 1}/{size} are missing")
 
 
 def _draft(target: Path, file: ExpectedFile) -> Path:
     return target.with_name(f".{target.name}.{file.digest[-SHORT:]}{DRAFT}")
 
 
+def _is_resumable(draft: Path, file: ExpectedFile) -> bool:
+    """Whether a draft is a file, not a link to one elsewhere, and not longer than the file will be."""
+    return draft.exists() and stat.S_ISREG(draft.lstat().st_mode) and _size(draft) <= file.size
+
+
 def _size(draft: Path) -> int:
-    return draft.stat().st_size if draft.exists() else 0
+    return draft.stat().st_size

@@ -1,15 +1,20 @@
 """Comparison of files on disk with the sizes and digests that a repository lists."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.runtime.files import hash_file
 
+COMMIT = re.compile("[0-9a-f]{40}")  # the sha1 that git names commits by
+DIGEST = re.compile("sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
+LARGEST_FILE = 2**50  # bytes: what is larger is no size
+
 
 @dataclass(frozen=True)
 class ExpectedFile:
-    """A file as its repository describes it.
+    """A file as its repository describes it. Raise ValueError if no file is like that.
 
     size: bytes.
     digest: `sha256:...` of large files, `git:...` (the sha1 that git names contents by) of others.
@@ -17,6 +22,10 @@ class ExpectedFile:
 
     size: int
     digest: str
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or not 0 <= self.size <= LARGEST_FILE or not DIGEST.fullmatch(self.digest):
+            raise ValueError("no file has such a size or digest")
 
 
 def has_contents(path: Path, expected: ExpectedFile) -> bool:

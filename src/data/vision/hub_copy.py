@@ -3,15 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from os.path import getsize, isfile
 from pathlib import Path
 
 from src.data.readers.parquet import Parquet
 from src.downloads.hub import fetch as fetch_files
 from src.downloads.record import DownloadRecord
+from src.downloads.verification import COMMIT
 from src.runtime.progress import SILENT, Progress
-
-COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,8 @@ class HubCopy:
 
     def _pending_files(self, data: Path) -> list[str]:
         """Return the files that a download of these patterns has still to fetch; none where files were put there by hand."""
-        folder = self.folder(data)
-        sizes = {
-            path: file.size
-            for path, file in self._record(data).files.items()
-            if any(fnmatchcase(path, pattern) for pattern in self.patterns)
-        }
-        return [path for path, size in sizes.items() if not (folder / path).is_file() or (folder / path).stat().st_size != size]
+        folder, files = self.folder(data), self._record(data).matching(self.patterns)
+        return [path for path, file in files.items() if not (isfile(folder / path) and getsize(folder / path) == file.size)]
 
     def _record(self, data: Path) -> DownloadRecord:
         return DownloadRecord(self.folder(data), f"dataset {self.repository}")

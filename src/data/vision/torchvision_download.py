@@ -1,7 +1,10 @@
 """Downloads by torchvision: into a draft folder first, so that a killed one leaves nothing that looks complete."""
 
+import contextlib
 import os
 import shutil
+import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from filelock import FileLock
 
 from src.data.readers.errors import dataset_errors
 from src.data.readers.torchvision import Torchvision
+from src.downloads.patience import SILENCE
 
 ARCHIVES = (".gz", ".tgz", ".zip", ".tar")
 RESUMABLE = (*ARCHIVES, ".mat")  # what comes over the network: torchvision takes a file whose checksum is right as it is
@@ -28,7 +32,7 @@ def download_by_torchvision(name: str, reader: Torchvision, data: Path) -> None:
         try:
             _remove_files_except(RESUMABLE, draft)  # torchvision would take a half-unpacked folder for a whole one
             root.mkdir(parents=True, exist_ok=True)
-            with dataset_errors(f"torchvision could not download {name}", "try again, or by hand"):
+            with dataset_errors(f"torchvision could not download {name}", "try again, or by hand"), _silence_ends():
                 replace(reader, root=root).download()
             for path in [path for path in draft.rglob("*") if path.name.endswith(ARCHIVES) and path.is_file()]:
                 path.unlink()  # what it held lies unpacked beside it
@@ -37,6 +41,17 @@ def download_by_torchvision(name: str, reader: Torchvision, data: Path) -> None:
         finally:
             if not any(path.is_file() for path in draft.rglob("*")):
                 shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _silence_ends() -> Iterator[None]:
+    """Give the connections of this block the timeout that torchvision sets none of."""
+    earlier = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(earlier)
 
 
 def _remove_files_except(endings: tuple[str, ...], folder: Path) -> None:
