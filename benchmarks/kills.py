@@ -162,10 +162,7 @@ class Bench:
         self._complete(kind.earlier, fresh=False)
         self._earlier = kind.state(self._work)
         self._keep("earlier")
-        self._seconds = {}  # of a run that is left alone, by whether it is a new interpreter
-        for fresh in (True, False):
-            self._restore("earlier")
-            self._seconds[fresh] = self._complete(kind.later, fresh)
+        self._seconds = {False: self._complete(kind.later, fresh=False)}  # of a run left alone, by whether it is fresh
         self._later, self._files = kind.state(self._work), list_files(self._work)
         if self._later == self._earlier:
             raise RuntimeError(f"{name}: both results are equal, so that nothing could be told from them")
@@ -173,6 +170,9 @@ class Bench:
     def kill(self, fresh: bool) -> None:
         """Kill a run at a random moment, check what it left, run it again to its end, and check the result."""
         tally, signal_sent = self.kills, self._draw.choice([signal.SIGKILL, signal.SIGTERM])
+        if fresh not in self._seconds:
+            self._restore("earlier")
+            self._seconds[fresh] = self._complete(self._kind.later, fresh)
         for _ in range(TRIES):
             self._restore("earlier")
             started, longest = time.monotonic(), self._seconds[fresh]
@@ -190,7 +190,7 @@ class Bench:
         process, log = self._start(self._kind.later, fresh)
         process.join(LONGEST)
         tally.counts[COMPLETED] += process.exitcode == 0
-        tally.require_none(FAILED, [] if process.exitcode == 0 else [log.read_text()])
+        tally.require_none(FAILED, [] if process.exitcode == 0 else [last_line(log)])
         tally.require_none(DIFFERENT, torn(self._kind.state(self._work), self._later, self._later))
         self._check_files(tally, log)
         self._check_rest(tally)
@@ -203,10 +203,10 @@ class Bench:
         for process, log in runs:
             process.join(LONGEST)
             self._check_files(tally, log)
-        failed = [log.read_text() for process, log in runs if process.exitcode != 0]
+        failed = [log for process, log in runs if process.exitcode != 0]
         tally.counts[RACES] += 1
         tally.counts[BOTH] += not failed
-        tally.require_none(SPEECHLESS, [text for text in failed if "error: " not in text])
+        tally.require_none(SPEECHLESS, [last_line(log) for log in failed if "error: " not in log.read_text()])
         first = self._earlier if self._kind.is_whole else self._later  # else both results are there in the end
         tally.require_none(TORN, torn(self._kind.state(self._work), first, self._later))
         self._check_rest(tally)
@@ -214,8 +214,7 @@ class Bench:
     def _check_files(self, tally: Tally, log: Path) -> None:
         """Check that results can be read, and that a run printed nothing that only a bug prints."""
         tally.require_none(UNREADABLE, unreadable(self._work))
-        text = log.read_text()
-        tally.require_none(BUG, [text] if any(sign in text for sign in BUG_SIGNS) else [])
+        tally.require_none(BUG, [last_line(log)] if any(sign in log.read_text() for sign in BUG_SIGNS) else [])
 
     def _check_rest(self, tally: Tally) -> None:
         """Check that nothing lies there but results and locks, and that the inputs are as they were."""
@@ -250,6 +249,11 @@ class Bench:
         inputs = self._root / "inputs"
         stats = {str(path): (inputs / path).stat() for path in list_files(inputs)}
         return {path: f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}" for path, stat in stats.items()}
+
+
+def last_line(log: Path) -> str:
+    """Return the last line that a run printed."""
+    return (log.read_text().splitlines() or ["nothing was printed"])[-1]
 
 
 def table(title: str, outcomes: Sequence[str], tallies: Mapping[str, Tally]) -> Table:

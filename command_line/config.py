@@ -14,12 +14,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from command_line.overrides import repetitions
 from src.errors import raise_any
 from src.runtime.environment import is_distributed
-from src.runtime.files import expand_path
+from src.runtime.files import expand_path, process_mark
 from src.validation import is_number, is_whole
 
 ROOT = Path(__file__).parent.parent
 OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
 OmegaConf.register_new_resolver("tenths", lambda top: [n / 10 for n in range(1, round(10 * top) + 1)], replace=True)
+OmegaConf.register_new_resolver("process_mark", process_mark, replace=True, use_cache=True)  # one for all jobs of a sweep
 
 # Tasks are the user's to add to: tasks.Birds.source=... and tasks.MNIST.columns=... need no `+` before them.
 ConfigStore.instance().store("any_task", OmegaConf.create({}, flags={"struct": False}))
