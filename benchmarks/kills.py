@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 
 from benchmarks.machine import parser_of
 from benchmarks.wholeness import State, drafts, left_behind, list_files, locks, state_of, torn, unreadable
+from command_line.console import ProgressBar
 from src.runtime.files import write_json
 from tests.helpers.processes import kill_after, start_script
 
@@ -272,12 +273,16 @@ def measure(kinds: Mapping[str, Kind], count: int, races: int, seed: int, folder
     draw = random.Random(seed)
     make_inputs(folder, "sweep" in kinds)
     benches = {name: Bench(name, kind, folder, draw) for name, kind in kinds.items()}
-    for trial in range(count):
-        bench = list(benches.values())[trial % len(benches)]
-        bench.kill(fresh=(trial + trial // len(benches)) % 3 == 0)  # each kind comes to be fresh
-    for bench in benches.values():
-        for _ in range(races):
-            bench.race()
+    with ProgressBar(unit="trial") as progress:
+        progress.plan(count + races * len(benches))
+        for trial in range(count):
+            name = list(benches)[trial % len(benches)]
+            benches[name].kill(fresh=(trial + trial // len(benches)) % 3 == 0)  # each kind comes to be fresh
+            progress.report(f"killing, {name}", 1)
+        for name, bench in benches.items():
+            for _ in range(races):
+                bench.race()
+                progress.report(f"two at once, {name}", 1)
     return benches
 
 
@@ -289,6 +294,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the signals")
     options = parser.parse_args()
     kinds = {options.only: KINDS[options.only]} if options.only else KINDS
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         benches = measure(kinds, options.count, options.races, options.seed, Path(name))
     console = Console()

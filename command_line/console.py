@@ -1,6 +1,5 @@
 """Console output: errors as sentences instead of tracebacks, a progress bar, the end of a sweep."""
 
-import contextlib
 import functools
 import json
 import os
@@ -107,7 +106,7 @@ class AfterSweep(Callback):
     failed = 0
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        for folder in Path(config.hydra.sweep.dir).parent.glob("*"):
+        for folder in Path(config.hydra.sweep.dir).parent.glob(".sweep~*"):
             if is_abandoned(folder.name):
                 _remove_sweep(folder)
 
@@ -128,11 +127,9 @@ class AfterSweep(Callback):
 
 
 def _remove_sweep(folder: Path) -> None:
-    """Remove the folder of a sweep that has ended, and the one of all sweeps if it was the last; keep one with logs."""
+    """Remove the folder of a sweep that has ended, unless there are logs in it."""
     if not (folder / LOGS).exists():
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # others lie there
-            folder.parent.rmdir()
 
 
 def exit_status() -> int:
