@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from benchmarks.machine import parser_of
 from benchmarks.wholeness import State, drafts, left_behind, list_files, locks, state_of, torn, unreadable
 from command_line.console import ProgressBar
+from src.runtime.environment import available_cores
 from src.runtime.files import write_json
 from tests.helpers.processes import kill_after, start_script
 
@@ -37,6 +38,7 @@ RECIPE = ("model.recipe.epochs=1", "model.recipe.lr=1e-3")
 SWEEP = (f"DATASETS=[{TASKS}]", "n_eval_points=3", "model_location=../inputs/checkpoints", *RECIPE)
 MERGE = ("model=files", "finetuned=[../inputs/a.safetensors,../inputs/b.safetensors]")
 BASE, SHARDS = "pretrained=../inputs/base.safetensors", "pretrained=../inputs/base"
+
 # Outcomes, as the tables name them: of both, of kills, of races.
 TORN, UNREADABLE, LEFT, CHANGED = "torn", "unreadable", "left behind", "inputs changed"
 LOCKS, BUG = "lock files, which stay", "traceback or abort"
@@ -46,6 +48,7 @@ RACES, BOTH, SPEECHLESS = "races", "both completed", "failed without a sentence"
 OF_KILLS = ("SIGKILL", "SIGTERM", MISSED, EARLIER, SOME, NEW, TORN, UNREADABLE, DRAFTS)
 OF_KILLS += (COMPLETED, FAILED, DIFFERENT, LEFT, LOCKS, CHANGED, BUG)
 OF_RACES = (RACES, BOTH, SPEECHLESS, TORN, UNREADABLE, LEFT, LOCKS, CHANGED, BUG)
+
 LONGEST = 900  # seconds after which a run is taken to hang
 TRIES = 10  # for a kill to land before the run ends
 BUG_SIGNS = ("Traceback", "terminate called", "Fatal Python error")
@@ -67,11 +70,6 @@ class Kind:
     later: tuple[str, ...]
     is_whole: bool = False
     sources: str | None = None
-
-    @property
-    def commands(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Both runs' arguments."""
-        return self.earlier, self.later
 
     def state(self, work: Path) -> State:
         """Return the state of the results in a folder."""
@@ -200,7 +198,7 @@ class Bench:
         """Start the earlier and the later run at once on nothing, and check that every result is wholly one's."""
         tally = self.races
         self._restore("start")
-        runs = [self._start(arguments, False, number) for number, arguments in enumerate(self._kind.commands)]
+        runs = [self._start(arguments, False, number) for number, arguments in enumerate((self._kind.earlier, self._kind.later))]
         for process, log in runs:
             process.join(LONGEST)
             self._check_files(tally, log)
@@ -301,6 +299,8 @@ def main() -> None:
     kills, races = ({kind: getattr(bench, trials) for kind, bench in benches.items()} for trials in ("kills", "races"))
     console.print(table("runs killed at a random moment", OF_KILLS, kills))
     console.print(table("two runs at once", OF_RACES, races))
+    seconds, cores = time.monotonic() - started, available_cores()
+    console.print(f"{seconds:.0f} s on {cores} cores, torch {torch.__version__}, seed {options.seed}", highlight=False)
     problems = [
         f"{kind}: {problem}" for tallies in (kills, races) for kind, tally in tallies.items() for problem in tally.problems
     ]
