@@ -49,7 +49,7 @@ OF_KILLS = ("SIGKILL", "SIGTERM", MISSED, EARLIER, SOME, NEW, TORN, UNREADABLE, 
 OF_KILLS += (COMPLETED, FAILED, DIFFERENT, LEFT, LOCKS, CHANGED, BUG)
 OF_RACES = (RACES, BOTH, SPEECHLESS, TORN, UNREADABLE, LEFT, LOCKS, CHANGED, BUG)
 
-LONGEST = 900  # seconds after which a run is taken to hang
+LONGEST = 900  # seconds after which a run hangs, and is killed
 TRIES = 10  # for a kill to land before the run ends
 BUG_SIGNS = ("Traceback", "terminate called", "Fatal Python error")
 
@@ -121,7 +121,7 @@ def make_inputs(folder: Path, with_checkpoints: bool) -> None:
 
 def complete(process: BaseProcess, log: Path) -> None:
     """Wait for a run that nothing disturbs. Raise RuntimeError if it fails."""
-    process.join(LONGEST)
+    kill_after(process, LONGEST)
     if process.exitcode != 0:
         raise RuntimeError(f"a run that was left alone ended with {process.exitcode}:\n{log.read_text()}")
 
@@ -182,12 +182,13 @@ class Bench:
             self._seconds[fresh] = min(longest, time.monotonic() - started)  # it was faster than was known
         state = self._kind.state(self._work)
         tally.counts[signal_sent.name if landed else MISSED] += 1
-        tally.counts[EARLIER if state == self._earlier else NEW if state == self._later else SOME] += 1
-        tally.require_none(TORN, torn(state, self._earlier, self._later))
+        faults = torn(state, self._earlier, self._later)
+        tally.counts[EARLIER if state == self._earlier else NEW if state == self._later else SOME] += not faults
+        tally.require_none(TORN, faults)
         self._check_files(tally, log)
         tally.counts[DRAFTS] += bool(drafts(self._work))
         process, log = self._start(self._kind.later, fresh)
-        process.join(LONGEST)
+        kill_after(process, LONGEST)
         tally.counts[COMPLETED] += process.exitcode == 0
         tally.require_none(FAILED, [] if process.exitcode == 0 else [last_line(log)])
         tally.require_none(DIFFERENT, torn(self._kind.state(self._work), self._later, self._later))
@@ -200,7 +201,7 @@ class Bench:
         self._restore("start")
         runs = [self._start(arguments, False, number) for number, arguments in enumerate((self._kind.earlier, self._kind.later))]
         for process, log in runs:
-            process.join(LONGEST)
+            kill_after(process, LONGEST)
             self._check_files(tally, log)
         failed = [log for process, log in runs if process.exitcode != 0]
         tally.counts[RACES] += 1
@@ -224,7 +225,7 @@ class Bench:
     def _start(self, arguments: Sequence[str], fresh: bool, number: int = 0) -> tuple[BaseProcess, Path]:
         """Return a run that was started, and the file of what it prints."""
         log = self._root / f"run{number}.txt"
-        log.unlink(missing_ok=True)
+        log.write_text("")  # it may be killed before it opens its log
         return start_script(self._kind.script, *arguments, cwd=self._work, log=log, fresh=fresh), log
 
     def _complete(self, arguments: Sequence[str], fresh: bool) -> float:
