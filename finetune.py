@@ -15,7 +15,7 @@ import sys
 from command_line.build import build_device, build_family, build_mode
 from command_line.config import compose_config, validate
 from command_line.console import run_script
-from command_line.finetuning import finetune_all, without_weights
+from command_line.finetuning import finetune_all, remove_finished_states, without_weights
 from command_line.flags import RECIPE, TRAINING, parse_flags
 from command_line.launch import run_processes
 from command_line.paths import paths_of
@@ -48,9 +48,10 @@ def main() -> None:
     fetch_data(config, tasks, group)
     missing = without_weights(config, paths, family, tasks)
     if group.is_main:
-        for task in tasks:
-            if task not in missing:
-                print(f"{task.name} is fine-tuned already: {paths.finetuned(task.name)}")
+        finetuned = [task for task in tasks if task not in missing]
+        remove_finished_states(paths, finetuned)
+        for task in finetuned:
+            print(f"{task.name} is fine-tuned already: {paths.finetuned(task.name)}")
         print(what_trains(family, mode), flush=True)
     finetune_all(config, paths, family, missing, group)
 

@@ -15,12 +15,13 @@ from command_line.config_files import check_config_files
 from command_line.overrides import repetitions
 from src.errors import raise_any
 from src.runtime.environment import is_distributed
-from src.runtime.files import expand_path
+from src.runtime.files import expand_path, process_mark
 from src.validation import is_number, is_whole
 
 ROOT = Path(__file__).parent.parent
 OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
 OmegaConf.register_new_resolver("tenths", lambda top: [n / 10 for n in range(1, round(10 * top) + 1)], replace=True)
+OmegaConf.register_new_resolver("process_mark", process_mark, replace=True, use_cache=True)  # one for all jobs of a sweep
 
 check_config_files()
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -20,10 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from command_line.plugins import own_error
 from src.errors import UserError
 from src.runtime.environment import is_distributed, is_main_process
-from src.runtime.files import write_json
+from src.runtime.files import is_abandoned, write_json
 from src.runtime.signals import INTERRUPTED, StopRequested, end_by_signal
 
 MAIN_FIRST = 15  # seconds that a process which found an error leaves to the main one, to say it once
+LOGS = ".submitit"  # of jobs that other processes run, in the folder of a sweep
 LINE_SECONDS = 30  # between two lines of progress where stderr is no terminal
 
 
@@ -104,13 +106,21 @@ def user_message(error: BaseException) -> list[str] | None:
 
 
 class AfterSweep(Callback):
-    """Hydra's callback that prints, after a sweep, how many of its jobs failed, with the errors of other processes."""
+    """Hydra's callback that prints, after a sweep, how many of its jobs failed, with the errors of other processes.
+
+    A sweep's folder stays only where launchers of other processes left logs in it.
+    """
 
     failed = 0
 
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        for folder in Path(config.hydra.sweep.dir).parent.glob(".sweep~*"):
+            if is_abandoned(folder.name):
+                _remove_sweep(folder)
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = _failures(config.hydra.sweep.dir)
-        logs = Path(config.hydra.sweep.dir) / ".submitit"
+        logs = Path(config.hydra.sweep.dir) / LOGS
         if logs.exists():
             print(f"results: {config.results_dir}/*.json; what each run printed: {logs}/*/*_log.out")
         jobs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
@@ -121,6 +131,13 @@ class AfterSweep(Callback):
             AfterSweep.failed = sum(len(job["lines"]) for job in jobs)
             problems = "1 problem" if AfterSweep.failed == 1 else f"{AfterSweep.failed} problems"
             print(f"error: {problems} in this sweep, named above", file=sys.stderr)
+        _remove_sweep(Path(config.hydra.sweep.dir))
+
+
+def _remove_sweep(folder: Path) -> None:
+    """Remove the folder of a sweep that has ended, unless there are logs in it."""
+    if not (folder / LOGS).exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def exit_status() -> int:

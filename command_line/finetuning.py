@@ -28,11 +28,16 @@ def finetune_missing(config: DictConfig, paths: Paths, family: ModelFamily, task
     missing = without_weights(config, paths, family, tasks)
     group.barrier()  # all have looked before the first writes
     if group.is_main:
-        for task in tasks:
-            file = state_path(paths.finetuned(task.name))
-            if task not in missing and task.name not in paths.user_finetuned and file.exists() and is_finetuned_here(file):
-                file.unlink()  # left by a process that was killed at its very end
+        remove_finished_states(paths, [task for task in tasks if task not in missing])
     finetune_all(config, paths, family, missing, group)
+
+
+def remove_finished_states(paths: Paths, finetuned: Sequence[Task]) -> None:
+    """Remove the states of tasks whose weights are there: left by processes that were killed at their very end."""
+    for task in finetuned:
+        file = state_path(paths.finetuned(task.name))
+        if task.name not in paths.user_finetuned and file.exists() and is_finetuned_here(file):
+            file.unlink(missing_ok=True)  # by another run that is at its end
 
 
 def without_weights(config: DictConfig, paths: Paths, family: ModelFamily, tasks: Sequence[Task]) -> list[Task]:

@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -19,6 +20,8 @@ from src.errors import UserError
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, an exhausted quota, a limit of file sizes
 BETWEEN_RENAMES = 600  # seconds after which another machine is surely no longer between the two renames of a folder
 HASH_BLOCK = 2**22
+MARK = re.compile(r"(?P<host>[^~]+)~(?P<pid>\d+)~\d+$")  # of a call in a process, at the end of a name
+DRAFT = re.compile(r"\.(?P<name>.+)~(?P<mark>[^~]+~\d+~\d+)\.(?P<kind>part|old)")
 
 _numbers = itertools.count()
 _open_drafts: set[Path] = set()
@@ -65,9 +68,7 @@ def folder_beside(folder: Path) -> Iterator[Path]:
     with _draft(folder, "part") as draft, _draft(folder, "old") as old, _space_errors(folder):
         draft.mkdir()
         yield draft
-        if folder.exists():
-            folder.replace(old)
-        draft.replace(folder)
+        _exchange(draft, folder, old)
 
 
 @contextlib.contextmanager
@@ -95,10 +96,28 @@ def write_json(path: Path, value: object) -> None:
         draft.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def process_mark() -> str:
+    """Return the end of a name that no other process or call has now, and that says whether this process still runs."""
+    return f"{socket.gethostname()}~{os.getpid()}~{next(_numbers)}"
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether a name ends in the mark of a process of this machine that runs no more."""
+    parts = MARK.search(name)
+    if not parts or parts["host"] != socket.gethostname():
+        return False
+    pid = int(parts["pid"])
+    return pid == os.getpid() or not _is_alive(pid)  # an earlier process had the number of this one
+
+
 def require_space(folder: Path, size: int) -> None:
-    """Raise UserError unless `size` bytes fit on the disk of `folder`, which need not exist yet."""
+    """Raise UserError unless `size` bytes fit on the disk of `folder`, which need not exist yet.
+
+    What killed processes left in it is removed first: it may be as large.
+    """
     while not folder.exists():
         folder = folder.parent
+    _clear_once(folder)
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(f"{folder} has {free / 2**20:,.0f} MiB free and {size / 2**20:,.0f} are needed; free some first")
@@ -118,6 +137,11 @@ def _prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be made ({error.strerror}); choose another place") from error
+    _clear_once(folder)
+
+
+def _clear_once(folder: Path) -> None:
+    """Clear a folder of drafts, the first time in this process."""
     if folder.resolve() not in _cleared:
         _cleared.add(folder.resolve())
         _clear_drafts(folder)
@@ -126,7 +150,7 @@ def _prepare(folder: Path) -> None:
 @contextlib.contextmanager
 def _draft(path: Path, kind: str) -> Iterator[Path]:
     """Yield a hidden name in the same folder that no other process or call uses; what is left there is removed."""
-    draft = path.with_name(f".{path.name}~{socket.gethostname()}~{os.getpid()}~{next(_numbers)}.{kind}")
+    draft = path.with_name(f".{path.name}~{process_mark()}.{kind}")
     _open_drafts.add(draft)
     try:
         yield draft
@@ -135,6 +159,20 @@ def _draft(path: Path, kind: str) -> Iterator[Path]:
             draft.replace(path)
         _remove(draft)
         _open_drafts.discard(draft)
+
+
+def _exchange(draft: Path, folder: Path, old: Path) -> None:
+    """Rename `folder`, if there is one, to `old`, and `draft` to `folder`, whatever other processes put there meanwhile."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            folder.replace(old)
+        try:
+            draft.replace(folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        _remove(old)  # the folder that has come meanwhile is the earlier one now
 
 
 @contextlib.contextmanager
@@ -151,18 +189,17 @@ def _space_errors(path: Path) -> Iterator[None]:
 def _clear_drafts(folder: Path) -> None:
     """Put back folders that were moved away and never replaced; remove drafts of this machine's dead processes."""
     for draft in folder.glob(".*~*~*~*"):
-        name, host, pid, rest = draft.name[1:].rsplit("~", 3)
-        number, _, kind = rest.partition(".")
-        if draft in _open_drafts or not pid.isdigit() or not number.isdigit() or kind not in ("part", "old"):
+        parts = DRAFT.fullmatch(draft.name)
+        if draft in _open_drafts or not parts:
             continue
-        on_this_machine = host == socket.gethostname()
-        if on_this_machine and int(pid) != os.getpid() and _is_alive(int(pid)):
-            continue
-        if kind == "old" and not (folder / name).exists():
-            if on_this_machine or _age(draft) > BETWEEN_RENAMES:
-                draft.replace(folder / name)
-        elif on_this_machine:
-            _remove(draft)
+        is_ours, path = is_abandoned(parts["mark"]), folder / parts["name"]
+        is_elsewhere = not is_ours and not parts["mark"].startswith(f"{socket.gethostname()}~")
+        with contextlib.suppress(OSError):  # another process clears it, too, or it is another user's
+            if parts["kind"] == "old" and not path.exists():
+                if is_ours or (is_elsewhere and _age(draft) > BETWEEN_RENAMES):
+                    draft.replace(path)
+            elif is_ours:
+                _remove(draft)
 
 
 def _age(path: Path) -> float:

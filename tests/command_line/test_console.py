@@ -1,12 +1,15 @@
-"""Progress of long runs: a bar in a terminal, plain lines now and then elsewhere."""
+"""Progress of long runs: a bar in a terminal, plain lines now and then elsewhere; what sweeps leave behind."""
 
+import os
 import re
+import socket
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 
 from command_line import console
-from command_line.console import LINE_SECONDS, ProgressBar
+from command_line.console import LINE_SECONDS, AfterSweep, ProgressBar
 
 
 @pytest.fixture
@@ -48,3 +51,24 @@ def test_a_terminal_gets_one_bar(clock, capsys, monkeypatch):
             progress.report("Digits", 1)
     shown = capsys.readouterr().err
     assert "Digits" in shown and "\r" in shown and not re.search(r"\d\d:\d\d:\d\d Digits", shown)
+
+
+def test_folders_of_sweeps_go_but_those_of_running_ones_and_those_with_logs(tmp_path):
+    host, dead = socket.gethostname(), 2**22 + 1
+    own, killed, running, elsewhere, logged = (
+        tmp_path / f".sweep~20260101~{mark}"
+        for mark in (
+            f"{host}~{os.getpid()}~7",
+            f"{host}~{dead}~0",
+            f"{host}~{os.getppid()}~0",
+            f"elsewhere~{dead}~0",
+            f"{host}~{dead}~1",
+        )
+    )
+    for folder in (killed, running, elsewhere, logged / ".submitit"):
+        folder.mkdir(parents=True)
+    config = OmegaConf.create({"results_dir": str(tmp_path), "hydra": {"sweep": {"dir": str(own)}}})
+    AfterSweep().on_multirun_start(config)
+    own.mkdir()
+    AfterSweep().on_multirun_end(config)
+    assert set(tmp_path.iterdir()) == {running, elsewhere, logged}

@@ -77,7 +77,20 @@ def test_a_sweep_completes_and_repeats_no_finished_score(campaign):
     assert kills >= 3
     assert all(path.stat().st_mtime_ns == written for path, written in scores.items())
     assert len(list(folder.glob("results/*.json"))) == 2 and len(list(folder.glob("results/*/accuracy.png"))) == 2
-    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob("*.part")) and not list(folder.glob("results/.*"))
+
+
+def test_the_state_of_a_task_that_is_finished_goes_and_one_of_the_user_s_stays(campaign):
+    folder, _ = campaign
+    weights = next(folder.glob("checkpoints/*/PositionsVal/nonlinear_finetuned.safetensors"))
+    state = weights.with_name("nonlinear_unfinished.safetensors")
+    state.write_bytes(weights.read_bytes())  # as if killed after the weights were there and before the state was removed
+    run_for(None, *FINETUNE, folder=folder)
+    assert not state.exists()
+    save_file({"w": torch.ones(2)}, state)
+    run_for(None, *FINETUNE, folder=folder)
+    assert state.exists()
+    state.unlink()
 
 
 @pytest.mark.parametrize("output", ["merged.safetensors", "merged"])

@@ -95,3 +95,57 @@ def test_a_path_is_expanded_as_a_shell_does_and_nobodys_home_is_named(monkeypatc
     assert str(files.expand_path("~/a b")) == "/somewhere/a b" and str(files.expand_path("./~backup")) == "~backup"
     with pytest.raises(UserError, match="no user here is called nobody-here"):
         files.expand_path("~nobody-here/x")
+
+
+def test_a_folder_that_another_process_replaces_meanwhile_is_replaced_after_it(tmp_path, monkeypatch):
+    folder, rename, came = tmp_path / "merged", files.Path.replace, []
+
+    def replace(path, target):
+        result = rename(path, target)
+        if target.suffix == ".old" and not came:  # between the two renames
+            came.append(folder.mkdir())
+            (folder / "theirs").write_text("")
+        return result
+
+    for name in ("first", "ours"):
+        with folder_beside(folder) as draft:
+            (draft / name).write_text("")
+        monkeypatch.setattr(files.Path, "replace", replace)
+    assert came and [path.name for path in tmp_path.rglob("*")] == ["merged", "ours"]
+
+
+def test_a_folder_that_vanishes_meanwhile_is_written(tmp_path, monkeypatch):
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    with folder_beside(folder):
+        monkeypatch.setattr(files.Path, "exists", lambda path: True)
+        folder.rmdir()
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+def test_what_killed_processes_left_is_no_reason_to_say_that_the_disk_is_full(tmp_path, monkeypatch):
+    draft = tmp_path / f".out~{socket.gethostname()}~{2**22 + 1}~0.part"
+    draft.write_text("half")
+    usage = files.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage._replace(free=0 if draft.exists() else 2**30))
+    files.require_space(tmp_path / "new" / "folder", 2**20)
+
+
+def test_what_another_process_clears_first_stops_nobody(tmp_path, moved_away, monkeypatch):
+    moved_away(socket.gethostname(), 2**22 + 1)
+
+    def replace(path, target):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(files.Path, "replace", replace)
+    files.require_space(tmp_path, 0)
+
+
+@pytest.mark.parametrize(("name", "is_abandoned"), [
+    ("{host}~{dead}~0", True), ("20260101-120000~{host}~{dead}~3", True), ("{host}~{alive}~0", False),
+    ("{host}~{own}~0", True), ("elsewhere~{dead}~0", False), ("{host}~{dead}", False), ("notes", False), ("a~b~c", False),
+])  # fmt: skip
+def test_names_say_whether_their_process_still_runs(name, is_abandoned):
+    facts = {"host": socket.gethostname(), "dead": 2**22 + 1, "alive": os.getppid(), "own": os.getpid()}
+    assert files.is_abandoned(name.format(**facts)) is is_abandoned
