@@ -30,6 +30,8 @@ class TaskVector(Mapping[str, Tensor]):
     sums, products and multiples make of it. Vectors of other names or shapes raise ValueError naming them.
     """
 
+    __array_ufunc__ = None  # numpy's numbers leave arithmetic to __rmul__ and its like, rather than make arrays of names
+
     def __init__(self, pretrained: Source, finetuned: Source):
         before, after = _read(pretrained), _read(finetuned)
         problems = model_differences("the pre-trained", before, "the fine-tuned", after)
