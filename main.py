@@ -8,12 +8,14 @@
 """
 
 import sys
+from functools import partial
 
 import hydra
 from omegaconf import DictConfig
 
 from command_line.config import export_root, validate
-from command_line.console import exit_status, user_errors
+from command_line.console import exit_status, run_script, user_errors
+from command_line.start import start
 
 
 @hydra.main(version_base=None, config_path="config", config_name="config")
@@ -33,5 +35,4 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     export_root()
-    main()
-    sys.exit(exit_status())
+    sys.exit(run_script(partial(start, main)) or exit_status())

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from command_line.composition import one_line
 from src.errors import UserError
 from src.runtime.environment import is_distributed, is_main_process
 from src.runtime.files import write_json
@@ -87,7 +88,7 @@ def user_message(error: BaseException | None) -> list[str] | None:
     if isinstance(error, UserError):
         return error.problems
     if isinstance(error, OSError | HydraException | OmegaConfBaseException):
-        return [str(error)]
+        return [one_line(error)]
     if isinstance(error, MemoryError):
         return ["this machine ran out of memory; merge fewer or smaller models at a time, or lower batch_size"]
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for --help
