@@ -127,7 +127,8 @@ class Groups:
         options = self.options(override.key_or_group)
         values = (value if isinstance(value, list) else [value] for value in alternatives(override))
         near = ([nearest(str(choice), options) for choice in value] for value in values)
-        return [f"{override.get_key_element()}=[{','.join(names)}]" for names in near if all(names)]
+        written = (names[0] if len(names) == 1 else f"[{','.join(names)}]" for names in near if all(names))
+        return [f"{override.get_key_element()}={each}" for each in written]
 
     def configs(self, overrides: Sequence[Override]) -> Iterator[DictConfig]:
         """Yield the configurations that overrides of groups choose.
@@ -208,5 +209,5 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 def one_line(error: BaseException) -> str:
     """Return the message of an error of Hydra, OmegaConf or YAML as one sentence."""
     chain = [error, *([error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else [])]
-    lines = [line.strip() for each in chain for line in str(each).splitlines()]
-    return ": ".join(dict.fromkeys(line.rstrip(".:") for line in lines if line and not line.startswith(NOISE)))
+    texts = (" ".join(line.strip() for line in str(each).splitlines() if not line.strip().startswith(NOISE)) for each in chain)
+    return ": ".join(text.strip().rstrip(".") for text in texts if text.strip())

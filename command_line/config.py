@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from command_line.composition import ROOT, composition_problems, explained, one_line
-from command_line.overrides import parse_overrides, repetitions
+from command_line.overrides import parse_overrides, repetitions, typed_overrides
 from src.errors import UserError, raise_any
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path
@@ -50,7 +50,15 @@ VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
     "n_eval_points": (lambda value: value is None or type(value) is int, "a whole number"),
     "save_minutes": (lambda value: is_number(value) and value >= 0, "a number, 0 to save after each step"),
     "pixel_cache_gb": (lambda value: is_number(value) and value >= 0, "a number of gigabytes, 0 to keep nothing"),
-    "lineages": (lambda value: isinstance(value, str | ListConfig), "a file, or a list of files such as [mine.yaml]"),
+    "device": (lambda value: value is None or isinstance(value, str | int), "a name such as cpu or cuda:0"),
+    **{
+        key: (lambda value: value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)), "a path")
+        for key in ("pretrained", "output")
+    },
+    "lineages": (
+        lambda value: value is None or isinstance(value, str | ListConfig),
+        "a file, or a list of files such as [mine.yaml]",
+    ),
     "model.name": (lambda value: isinstance(value, str) and value != "", "a name"),
     **{key: (lambda value: isinstance(value, str), "a folder") for key in FOLDERS},
 }
@@ -71,7 +79,7 @@ def validate(config: DictConfig) -> None:
     from src.evaluation.search import STRATEGIES  # with torch, which --help has no need to wait for
     from src.models.family import PRECISIONS
 
-    typed = HydraConfig.get().overrides.task
+    typed = typed_overrides()
     raise_any(repetitions(typed))
     try:
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

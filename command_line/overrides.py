@@ -6,13 +6,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 PLAIN = re.compile(r"[A-Za-z0-9_./+@%-]*")  # Hydra takes it as it is, a number or null for itself
 OPEN, CLOSE = "{[(", "}])"
 PARSER = OverridesParser.create()
+
+
+def typed_overrides() -> list[str]:
+    """Return the overrides of this run as they were typed, `${...}` in them included, without those of Hydra's own options."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
 
 
 def quoted(key: str, value: object) -> str:
@@ -37,6 +44,11 @@ def quoted_text(text: str) -> str:
     return QuotedString(escaped, Quote.double if "'" in text and '"' not in text else Quote.single).with_quotes()
 
 
+def plain_or_quoted(text: str) -> str:
+    """Return text as Hydra's grammar has it where numbers, true, false and null may be meant."""
+    return text if PLAIN.fullmatch(text) else quoted_text(text)
+
+
 def _written(value: object) -> str:
     """Return a value as Hydra's grammar has it."""
     if isinstance(value, Mapping):
@@ -46,7 +58,8 @@ def _written(value: object) -> str:
     if value is None or isinstance(value, bool | int | float):
         return "null" if value is None else str(value)
     text = str(value)
-    return text if PLAIN.fullmatch(text) and PARSER.parse_override(f"key={text}").value() == text != "" else quoted_text(text)
+    is_text = text and PLAIN.fullmatch(text) and PARSER.parse_override(f"key={text}").value() == text
+    return text if is_text else quoted_text(text)
 
 
 def parse_overrides(texts: Sequence[str], loader: ConfigLoader | None = None) -> tuple[list[Override], list[str]]:
@@ -82,7 +95,7 @@ def _parsed(text: str) -> Override | None:
 def _with_quotes(text: str) -> str | None:
     """Return an override with quotes around what needs them; None if that does not help."""
     key, _, value = text.partition("=")
-    is_open = value[:1] in ("'", '"') or sum(map(value.count, OPEN)) != sum(map(value.count, CLOSE))
+    is_open = value[:1] in ("'", '"') or sum(map(value.count, "{[")) != sum(map(value.count, "}]"))
     suggestion = f"{key}={_requoted(value)}"
     return suggestion if key and value and not is_open and _parsed(suggestion) else None
 

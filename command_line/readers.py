@@ -1,8 +1,6 @@
 """Which command reads which options; what the user typed and the command would ignore is refused."""
 
-from hydra.core.hydra_config import HydraConfig
-
-from command_line.overrides import parse_overrides
+from command_line.overrides import parse_overrides, typed_overrides
 from src.errors import raise_any
 
 FILES, MERGE, FINETUNE = "main.py with model=files", "main.py", "finetune.py"
@@ -26,7 +24,7 @@ READERS: dict[str, frozenset[str]] = {
 def refuse_unread(command: str) -> None:
     """Raise UserError for the options on this command line that the command does not read. An option of the user's passes."""
     problems = []
-    for override in parse_overrides(HydraConfig.get().overrides.task)[0]:
+    for override in parse_overrides(typed_overrides())[0]:
         key = override.key_or_group
         parts = key.split(".")
         names = [name for length in range(len(parts), 0, -1) if (name := ".".join(parts[:length])) in READERS]
