@@ -9,13 +9,12 @@ vectors and the model with the task's own alone disagree. It is mapped over [-2,
 """
 
 import sys
-from functools import partial
 
 from command_line.config import compose_config, model_name
 from command_line.console import run_script
 from command_line.flags import BENCHMARK, Flag, number, parse_flags
 from command_line.preflight import selected_tasks
-from command_line.session import refuse_merge_options, session
+from command_line.session import session
 from src.data.task import Task
 from src.errors import collect, raise_any
 from src.experiments.disentanglement import DisentanglementResult, disagreements
@@ -42,8 +41,7 @@ def main() -> None:
     if tasks and len(tasks) != 2:
         problems.append(f"disentanglement is of two tasks, such as --eval-datasets=MNIST,DTD; got {len(tasks)}")
     raise_any(problems)
-    checks = [partial(refuse_merge_options, config)]
-    with session(config, "eval_disentanglement.py", sys.argv[1:], tasks, checks=checks) as run:
+    with session(config, "eval_disentanglement.py", sys.argv[1:], tasks) as run:
         if run is None:
             return
         evaluator, run.progress.unit = run.evaluator, "pair"

@@ -7,13 +7,12 @@ python eval_single_task.py --model=ViT-B-32 --eval-datasets=MNIST,DTD precision=
 """
 
 import sys
-from functools import partial
 
 from command_line.config import compose_config
 from command_line.console import run_script
 from command_line.flags import BENCHMARK, parse_flags
 from command_line.preflight import selected_tasks
-from command_line.session import refuse_merge_options, session
+from command_line.session import session
 from src.evaluation.lineage import leak_warnings, no_gain_warnings
 from src.experiments.single_task import SPLITS, SingleTaskResult
 from src.models.modes import POSTHOC
@@ -26,8 +25,7 @@ def main() -> None:
     config = compose_config([text for text in overrides if text != NONE])
     tasks, is_pretrained = selected_tasks(config), NONE in overrides
     owners, others = ([], tasks) if is_pretrained else (tasks, [])
-    checks = [partial(refuse_merge_options, config)]
-    with session(config, "eval_single_task.py", sys.argv[1:], owners, others, checks) as run:
+    with session(config, "eval_single_task.py", sys.argv[1:], owners, others) as run:
         if run is None:
             return
         # the tangent model of posthoc was never trained, and need not be better than the pre-trained one

@@ -9,13 +9,12 @@ one with the lowest accuracy on that task; both are measured on validation data.
 """
 
 import sys
-from functools import partial
 
 from command_line.config import compose_config, model_name
 from command_line.console import run_script
 from command_line.flags import BENCHMARK, GRID, Flag, grid_of, number, parse_flags
 from command_line.preflight import control_task, selected_tasks
-from command_line.session import refuse_merge_options, session
+from command_line.session import session
 from src.errors import collect, raise_any
 from src.experiments.negation import NegationResult, control_losses, negate_all
 
@@ -43,8 +42,7 @@ def main() -> None:
     if tasks and controls and not targets:
         problems.append(f"{controls[0].name} is the control and the only task; name others to forget, or another control")
     raise_any(problems)
-    checks = [partial(refuse_merge_options, config)]
-    with session(config, "eval_task_negation.py", sys.argv[1:], targets, controls, checks) as run:
+    with session(config, "eval_task_negation.py", sys.argv[1:], targets, controls) as run:
         if run is None:
             return
         evaluator, (control,) = run.evaluator, controls

@@ -20,6 +20,7 @@ from command_line.flags import RECIPE, TRAINING, parse_flags
 from command_line.launch import run_processes
 from command_line.paths import paths_of
 from command_line.preflight import fetch_data, missing_data, selected_tasks
+from command_line.readers import FINETUNE, refuse_unread
 from src.errors import UserError, raise_any
 from src.models.family import ModelFamily
 from src.models.modes import Mode
@@ -31,6 +32,7 @@ def main() -> None:
     overrides, _ = parse_flags(__doc__, TRAINING, RECIPE)
     config = compose_config(overrides)
     validate(config)
+    refuse_unread(FINETUNE)
     if config.model.family is None:
         raise UserError(f"model={config.model.name} has no architecture to fine-tune; choose another of config/model")
     if config.finetuned is not None:

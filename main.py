@@ -11,12 +11,14 @@ import command_line  # noqa: F401  first: from here on, Ctrl-C ends the program 
 
 # isort: split
 import sys
+from functools import partial
 
 import hydra
 from omegaconf import DictConfig
 
 from command_line.config import export_root, validate
-from command_line.console import exit_status, user_errors
+from command_line.console import exit_status, run_script, user_errors
+from command_line.start import start
 
 
 @hydra.main(version_base=None, config_path="config", config_name="config")
@@ -36,5 +38,4 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     export_root()
-    main()
-    sys.exit(exit_status())
+    sys.exit(run_script(partial(start, main)) or exit_status())

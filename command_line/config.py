@@ -1,37 +1,44 @@
 """Compose the configuration from overrides, and validate its options."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from command_line.composition import ROOT, composition_problems, explained, one_line
 from command_line.config_files import check_config_files
-from command_line.overrides import repetitions
-from src.errors import raise_any
+from command_line.overrides import parse_overrides, repetitions, typed_overrides
+from src.errors import UserError, raise_any
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path, process_mark
 from src.validation import is_number, is_whole
 
-ROOT = Path(__file__).parent.parent
-OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
-OmegaConf.register_new_resolver("tenths", lambda top: [n / 10 for n in range(1, round(10 * top) + 1)], replace=True)
 OmegaConf.register_new_resolver("process_mark", process_mark, replace=True, use_cache=True)  # one for all jobs of a sweep
-
 check_config_files()
 
-# Tasks are the user's to add to: tasks.Birds.source=... and tasks.MNIST.columns=... need no `+` before them.
-ConfigStore.instance().store("any_task", OmegaConf.create({}, flags={"struct": False}))
-
-GROUPS = {"heads": "heads.source", "wandb": "wandb.mode"} | {
-    group: group for group in ("tasks", "model", "method", "finetuning_mode")
-}  # fmt: skip
+# Options that hold others, and which of them, or which group, a user who sets them as a whole may mean.
+HOLDERS = {
+    "tasks": "tasks",
+    "model": "model",
+    "method": "method",
+    "finetuning_mode": "finetuning_mode",
+    "heads": "heads.source",
+    "wandb": "wandb.mode",
+    "model.family": "model",
+    "model.recipe": "model.recipe.lr",
+    "method.base": "method@method.base",
+    "finetuning_mode.lora": "finetuning_mode",
+}
+ADDABLE = ("tasks.", "method.", "hydra.", "hydra/")  # what `+` and `++` add there is checked where it is read
 FOLDERS = ("data_location", "model_location", "cache_dir", "results_dir")
+TASK_LISTS = ("names", "control")  # beside the tasks' own options
 COUNTS = ("batch_size", "candidates_per_pass", "workers", "world_size")
 CHOICES = {
     "output_kind": ("model", "task_vector", "bundle"),
@@ -47,13 +54,23 @@ VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
     "n_eval_points": (lambda value: value is None or type(value) is int, "a whole number"),
     "save_minutes": (lambda value: is_number(value) and value >= 0, "a number, 0 to save after each step"),
     "pixel_cache_gb": (lambda value: is_number(value) and value >= 0, "a number of gigabytes, 0 to keep nothing"),
+    "device": (lambda value: value is None or isinstance(value, str | int), "a name such as cpu or cuda:0"),
+    **{
+        key: (lambda value: value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)), "a path")
+        for key in ("pretrained", "output")
+    },
+    "lineages": (
+        lambda value: value is None or isinstance(value, str | ListConfig),
+        "a file, or a list of files such as [mine.yaml]",
+    ),
+    "model.name": (lambda value: isinstance(value, str) and value != "", "a name"),
     **{key: (lambda value: isinstance(value, str), "a folder") for key in FOLDERS},
 }
 
 
 def compose_config(overrides: list[str]) -> DictConfig:
-    """Return the configuration that main.py would run with under these overrides."""
-    with initialize_config_dir(str(ROOT / "config"), version_base=None):
+    """Return the configuration that main.py would run with under these overrides. Raise UserError for all that is wrong."""
+    with explained(overrides), initialize_config_dir(str(ROOT / "config"), version_base=None):
         config = compose("config", overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     with open_dict(config):
@@ -66,19 +83,45 @@ def validate(config: DictConfig) -> None:
     from src.evaluation.search import STRATEGIES  # with torch, which --help has no need to wait for
     from src.models.family import PRECISIONS
 
-    raise_any(repetitions(HydraConfig.get().overrides.task))
-    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    raise_any(f"{key}={config[key]} sets all of {key}; did you mean {option}=?" for key, option in GROUPS.items()
-              if not isinstance(config[key], DictConfig))  # fmt: skip
+    typed = typed_overrides()
+    raise_any(repetitions(typed))
+    try:
+        OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is needed; give {error.full_key}=VALUE") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {one_line(error)}") from error
+    raise_any(_misplaced(config, parse_overrides(typed)[0]))
     problems = [
         f"{key} is {_alternatives(choices)}; got {value}"
         for key, choices in {**CHOICES, "precision": tuple(PRECISIONS), "search": tuple(STRATEGIES)}.items()
         if (value := OmegaConf.select(config, key)) not in choices
     ]
-    problems += [f"{key} is {what}; got {config[key]}" for key, (is_valid, what) in VALUES.items() if not is_valid(config[key])]
+    problems += [f"{key} is {what}; got {value}" for key, (is_valid, what) in VALUES.items()
+                 if not is_valid(value := OmegaConf.select(config, key))]  # fmt: skip
     problems += [f"{key}={config[key]} is a file, and a folder is needed; choose another place"
                  for key in FOLDERS if isinstance(config[key], str) and expand_path(config[key]).is_file()]  # fmt: skip
     raise_any([*problems, *_contradictions(config)])
+
+
+def _misplaced(config: DictConfig, overrides: Sequence[Override]) -> list[str]:
+    """Return a sentence for each group without one choice, and each override that replaces options or adds unknown ones."""
+    choices = HydraConfig.get().runtime.choices
+    problems = [f"{group}= takes one name; python main.py -m {group}=A,B sweeps over several"
+                for group in ("model", "method", "finetuning_mode") if not isinstance(choices.get(group), str)]  # fmt: skip
+    for override in overrides:
+        key, replaces = override.key_or_group, not isinstance(OmegaConf.select(config, override.key_or_group), DictConfig)
+        holder, _, name = key.partition(".")
+        is_task = holder == "tasks" and name and "." not in name and name not in TASK_LISTS
+        meant = f"{key}.source" if is_task else HOLDERS.get(key)
+        if meant and replaces:
+            problems.append(f"{override.input_line} replaces all options of {key}; did you mean {meant}=?")
+    if any((each.is_add() or each.is_force_add()) and not each.key_or_group.startswith(ADDABLE) for each in overrides):
+        plain = [each.input_line.lstrip("+") for each in overrides if not each.is_delete()]
+        sources = HydraConfig.get().runtime.config_sources
+        folders = [source.path for source in sources if source.schema == "file" and source.provider not in ("main", "schema")]
+        problems += composition_problems(plain, HydraConfig.get().job.config_name, folders)
+    return problems
 
 
 def _alternatives(choices: tuple) -> str:
@@ -90,12 +133,17 @@ def _alternatives(choices: tuple) -> str:
 def _contradictions(config: DictConfig) -> list[str]:
     """Return contradictions between options, and options whose package is not installed, a sentence each."""
     problems, load = [], config.method.get("load_mask", False)
+    problems += [f"specify_lambda is the one coefficient, and {key} is for a search of it; give one of the two"
+                 for key in ("n_eval_points", "search")
+                 if config.specify_lambda is not None and config[key] not in (None, "grid")]  # fmt: skip
     if config.output_kind == "bundle" and not config.output:
         problems.append("output_kind=bundle needs a folder to write, such as output=bundle/")
     if not isinstance(load, bool | str | None):
         problems.append(f"method.load_mask is true, false, null or a path; got {load}")
     elif load and config.method.get("mask_lambda") is not None:
         problems.append("method.mask_lambda makes masks and method.load_mask loads them; give one of the two")
+    if config.method.get("use_ties") is True and "own_base" not in config.method:
+        problems.append("method.use_ties=True is for method=tall_mask and method=consensus; leave it out")
     if config.compile and config.finetuning_mode.linearized != "never":
         problems.append("compile=true is for the model itself, not for its tangent model; leave it out")
     if config.tensorboard and find_spec("tensorboard") is None:

@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from command_line.composition import one_line
 from command_line.plugins import own_error
 from src.errors import UserError
 from src.runtime.environment import is_distributed, is_main_process
@@ -97,7 +98,7 @@ def user_message(error: BaseException) -> list[str] | None:
     if described := own_error(error):
         return [described]
     if isinstance(error, OSError | HydraException | OmegaConfBaseException):
-        return [str(error)]
+        return [one_line(error)]
     if isinstance(error, MemoryError):
         return ["this machine ran out of memory; merge fewer or smaller models at a time, or lower batch_size"]
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for --help

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from command_line.build import build_device, build_method, specified_coefficient
 from command_line.output import check_output, publish_analysis, write_output
 from command_line.paths import file_sources
+from command_line.readers import FILES, refuse_unread
 from src.checkpoints.mask_files import MaskProvenance, load_masks
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.elementwise import as_real
@@ -24,6 +25,7 @@ def merge_files(config: DictConfig) -> None:
     """Merge state dicts from disk into `output`, streaming; nothing is scored."""
     if is_distributed() or (config.world_size or 1) > 1:
         raise UserError("model=files is merged by one process; leave world_size out, and start main.py without torchrun")
+    refuse_unread(FILES)
     started, method = time.monotonic(), build_method(config)
     base, sources = file_sources(config)
     method.check_tasks(list(sources))

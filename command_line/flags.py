@@ -2,10 +2,12 @@
 
 import argparse
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from command_line.composition import nearest
+from command_line.overrides import plain_or_quoted
+from src.errors import raise_any
 from src.models.modes import TRAINS
 from src.training.recipe import Recipe
 
@@ -57,24 +59,36 @@ def parse_flags(about: str, flags: Sequence[Flag], recipe: Sequence[str] = ()) -
 
     about: the script's documentation.
     recipe: names that stand for `model.recipe.NAME` in overrides.
+
+    Raise UserError for flags that there are not.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for flag in flags:
         parser.add_argument(f"--{flag.name}", dest=flag.name, default=flag.default, metavar="VALUE", help=flag.help)
     parser.add_argument("overrides", nargs="*", help="key=value, any option of main.py (python main.py --help)")
-    values = vars(parser.parse_intermixed_args())
+    parser.error = lambda message: raise_any([f"{message}; --help lists the flags"])
+    namespace, unknown = parser.parse_known_intermixed_args()
+    raise_any(_unknown_flag(text, [f"--{flag.name}" for flag in flags]) for text in unknown)
+    values = vars(namespace)
     overrides = [f"model.recipe.{text}" if text.split("=")[0] in recipe else text for text in values["overrides"]]
     overridden = {text.split("=")[0].lstrip("+~") for text in overrides}
-    by_flag = [f"{flag.option}={_quoted(flag, values[flag.name])}" for flag in flags
+    by_flag = [f"{flag.option}={_written(flag, values[flag.name])}" for flag in flags
                if flag.option and values[flag.name] is not None and flag.option not in overridden]  # fmt: skip
     return [*by_flag, *overrides], {flag.name: values[flag.name] for flag in flags if not flag.option}
 
 
-def _quoted(flag: Flag, value: str) -> str:
+def _unknown_flag(text: str, names: Sequence[str]) -> str:
+    """Return a sentence on an argument that is no flag, with the nearest of `names`."""
+    name = text.split("=")[0]
+    near = nearest(name, names)
+    return f"there is no flag {name}; {f'did you mean {near}?' if near else '--help lists the flags'}"
+
+
+def _written(flag: Flag, value: str) -> str:
     """Return a value as Hydra reads it: lists in brackets, in quotes what its grammar would take for something else."""
     if flag.option == "DATASETS":
-        return f"[{value}]"
-    return value if re.fullmatch(r"[\w./+-]*", value) else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return f"[{','.join(map(plain_or_quoted, value.split(',')))}]"
+    return plain_or_quoted(value)
 
 
 def grid_of(values: Mapping[str, str | None]) -> tuple[list[float], list[str]]:

@@ -3,12 +3,11 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from command_line.composition import ROOT
 from command_line.plugins import import_module, is_within
 from src.errors import UserError, raise_any
 
-ROOT = Path(__file__).parent.parent
 TARGET = "_target_"
 
 

@@ -4,8 +4,10 @@ import sys
 from collections.abc import Sequence
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from command_line.config import ROOT
+from command_line.overrides import typed_overrides
 from src.errors import UserError
 from src.runtime.distributed import launch
 from src.runtime.signals import SIGNALS, StopRequested
@@ -16,9 +18,8 @@ SWEEP_OPTIONS = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra.sweep"
 def hydra_arguments() -> list[str]:
     """Return the arguments that start main.py again with this job's configuration."""
     hydra = HydraConfig.get()
-    overrides = [
-        text for text in (*hydra.overrides.task, *hydra.overrides.hydra) if not text.lstrip("+~").startswith(SWEEP_OPTIONS)
-    ]
+    own = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)
+    overrides = [text for text in (*typed_overrides(), *own) if not text.lstrip("+~").startswith(SWEEP_OPTIONS)]
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     return [*(f"--config-dir={folder}" for folder in folders), f"--config-name={hydra.job.config_name}", *overrides]
 

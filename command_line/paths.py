@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
+from command_line.overrides import quoted
 from src.checkpoints.bundles import BUNDLE_FILES
 from src.checkpoints.mask_files import FOLDER, MaskFiles
 from src.checkpoints.published import FILE_PREFIXES, PublishedFiles, finetuned_path
@@ -99,13 +100,13 @@ def file_sources(config: DictConfig) -> tuple[Path, dict[str, Path]]:
         names = [path.name if path.is_dir() else _stem(path.name) for path in paths]
         by_name = {name: [str(path) for path, other in zip(paths, names) if other == name] for name in names}
         problems += [
-            f"{' and '.join(same)} would both be task {name}; name them: 'finetuned={{one: {same[0]}, two: {same[1]}}}'"
+            f"{' and '.join(same)} would both be task {name}; name them: {quoted('finetuned', dict(zip(('one', 'two'), same)))}"
             for name, same in by_name.items()
             if len(same) > 1
         ]
         sources = dict(zip(names, paths))
     problems += [
-        f"a task cannot be called {task!r}, because its files are called as it is; name it as in 'finetuned={{cars: {path}}}'"
+        f"a task cannot be called {task!r}, as its files are; name it as in {quoted('finetuned', {'cars': path})}"
         for task, path in sources.items()
         if not task or task.startswith(".") or set(task) & {"/", "\\"} or f"{task}.safetensors" in BUNDLE_FILES
     ]

@@ -1,6 +1,5 @@
 """Checks before any work of a run that scores models: tasks, data, heads and checkpoints that are missing."""
 
-import shlex
 from collections.abc import Iterable
 
 from hydra.core.hydra_config import HydraConfig
@@ -8,6 +7,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from command_line.build import build_heads
 from command_line.console import ProgressBar
+from command_line.overrides import quoted, shell_word, typed_overrides
 from command_line.paths import Paths
 from src.checkpoints.published import SERVED_MODELS, file_names
 from src.checkpoints.shards import split_part
@@ -80,7 +80,7 @@ def _missing_weights(config: DictConfig, paths: Paths, names: list[str], all_nam
         download = _download_command(config)
         problems.append(
             f"no fine-tuned weights for {', '.join(missing)} in {paths.model} ({files}); "
-            f"run {f'{download}, or ' if download else ''}{_finetune_command(config)} --train-dataset={','.join(missing)}, "
+            f"run {f'{download}, or ' if download else ''}{_finetune_command(config, missing)}, "
             "or name yours with 'finetuned={TASK: PATH}'"
         )
     return problems
@@ -106,13 +106,21 @@ def _download_command(config: DictConfig) -> str | None:
     return f"python download_checkpoints.py --model={model} --kind=checkpoints" if is_served else None
 
 
-def _finetune_command(config: DictConfig) -> str:
-    """Return the command that fine-tunes this very model in this run's mode."""
+def _finetune_command(config: DictConfig, tasks: list[str]) -> str:
+    """Return the command that fine-tunes this very model on tasks, in this run's mode."""
     model, mode = HydraConfig.get().runtime.choices.model, config.finetuning_mode.name
-    own = "" if model == config.model.name else f" model.name={config.model.name} model.pretrained={config.model.pretrained}"
-    flag = "" if mode in ("standard", "posthoc") else f" --finetuning-mode={mode}"
-    kept = [text for text in HydraConfig.get().overrides.task if text.lstrip("+").startswith(FINETUNE_OPTIONS)]
-    return " ".join([f"python finetune.py --model={model}{own}{flag}", *map(shlex.quote, kept)])
+    own = [] if model == config.model.name else [quoted(f"model.{key}", config.model[key]) for key in ("name", "pretrained")]
+    flag = [] if mode in ("standard", "posthoc") else [f"--finetuning-mode={mode}"]
+    kept = [text for text in typed_overrides() if text.lstrip("+").startswith(FINETUNE_OPTIONS)]
+    return " ".join(
+        [
+            f"python finetune.py --model={model}",
+            *own,
+            *flag,
+            *map(shell_word, kept),
+            shell_word(f"--train-dataset={','.join(tasks)}"),
+        ]
+    )
 
 
 def missing_data(config: DictConfig, tasks: list[Task]) -> list[str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from command_line.build import batch_size_of, build_device, build_family, build_finetuned, candidates_per_pass
@@ -17,6 +16,7 @@ from command_line.finetuning import finetune_missing
 from command_line.launch import run_processes
 from command_line.paths import Paths, paths_of
 from command_line.preflight import check_inputs, fetch_data
+from command_line.readers import refuse_unread
 from command_line.trackers import report_run
 from src.checkpoints.shards import split_part
 from src.data.task import Task
@@ -161,7 +161,7 @@ def session(
 ) -> Iterator[Session | None]:
     """Yield the session of this process; None if it started other processes, which did the run.
 
-    script, arguments: what starts this run again, for world_size=N.
+    script: its name, which is also what starts this run again, with these arguments, for world_size=N.
     tasks: those with fine-tuned models.
     others: those without.
     checks: further ones, which raise UserError.
@@ -173,7 +173,7 @@ def session(
         raise UserError(f"model={config.model.name} is scored on nothing; choose another of config/model")
     validate(config)
     paths, problems = paths_of(config), []
-    named = (lambda: build_device(config), lambda: read_manifests(manifest_paths(config)))
+    named = (lambda: refuse_unread(script), lambda: build_device(config), lambda: read_manifests(manifest_paths(config)))
     for check in (*checks, *named, lambda: check_inputs(config, paths, tasks, others)):
         with collect(problems):
             check()
@@ -186,14 +186,3 @@ def session(
     with ProgressBar(silent=not group.is_main) as progress:
         family = build_family(config, paths, build_device(config), progress)
         yield Session(config, paths, group, family, tasks, others, progress, manifests, started)
-
-
-def refuse_merge_options(config: DictConfig) -> None:
-    """Raise UserError for options of main.py that this script would ignore."""
-    defaults = {"output": None, "analysis": False, "specify_lambda": None, "n_eval_points": None, "search": "grid"}
-    problems = [
-        f"{key}={config[key]} is an option of main.py, and not of this script" for key in defaults if config[key] != defaults[key]
-    ]
-    if HydraConfig.get().runtime.choices.method != "sum":
-        problems.append(f"method={HydraConfig.get().runtime.choices.method} is for main.py; this script merges nothing")
-    raise_any(problems)

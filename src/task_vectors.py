@@ -35,6 +35,7 @@ class TaskVector(Mapping[str, Tensor]):
     fine-tuning changed are in no vector; a warning names them.
     """
 
+    __array_ufunc__ = None  # numpy's numbers leave arithmetic to __rmul__ and its like, rather than make arrays of names
     _origin = ""  # of the entries, in words
 
     def __init__(self, pretrained: Source, finetuned: Source):

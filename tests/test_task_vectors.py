@@ -1,6 +1,7 @@
 import json
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -45,6 +46,19 @@ def test_arithmetic_of_the_papers_readmes():
     assert (a > 0)["w"].tolist() == [True, False, True] and abs(a)["w"].tolist() == [1, 2, 3]
     assert a.dot(b) == 0.0 and a.norm(1) == 6.0 and a.norm() == pytest.approx(14**0.5)
     assert a.cosine(a) == pytest.approx(1) and a.cosine(0 * a) == 0.0
+
+
+@pytest.mark.parametrize("number", [np.float64(0.3), np.float32(0.25), np.float16(0.5), np.int64(2)])
+def test_numbers_of_numpy_count_as_numbers_on_either_side(number):
+    """An array has arithmetic of its own, which would take the vector for a sequence of names."""
+    a = vector(1.0, -2.0, 3.0)
+    for result, expected in ((number * a, number.item() * a), (a * number, a * number.item()), (number + a, number.item() + a),
+                             (number - a, number.item() - a), (a / number, a / number.item())):  # fmt: skip
+        assert type(result) is TaskVector and result["w"].dtype == torch.float32
+        assert torch.equal(result["w"], expected["w"])
+    assert (number < a)["w"].tolist() == (a > number.item())["w"].tolist()
+    with pytest.raises(TypeError):
+        np.ones(3) * a
 
 
 def test_adding_to_a_state_dict_gives_a_state_dict_and_keeps_its_dtypes(models):

@@ -42,9 +42,22 @@ def folder(tmp_path_factory):
 
 
 CASES = {
-    "a typo": (("metod=ties",), ["metod"]),
-    "a typo below": (("method=ties", "method.kk=20"), ["kk"]),
-    "an unknown method": (("method=tyes",), ["tyes", "ties", "average"]),
+    "a typo": (("metod=ties",), ["there is no option metod; did you mean method=ties?"]),
+    "a typo below": (("method=ties", "method.kk=20"), ["ties has no kk; did you mean method.k=20?"]),
+    "an unknown method": (("method=tyes",), ["there is no method tyes; did you mean ties?", "average"]),
+    "a typo in a sweep": (("-m", "method=ties,tie"), ["there is no method tie; did you mean ties?"]),
+    "several values without a sweep": (("method=ties,sum",), ["method=ties,sum is several values", "-m"]),
+    "five typos": (("methd=ties", "num_task=8", "specify_lamda=0.3", "model=ViT-B32", "pretrained=a=b"),
+                   ["method=ties?", "num_tasks=8?", "specify_lambda=0.3?", "ViT-B-32?", "\"pretrained='a=b'\""]),
+    "an option with dashes": (("--method=ties",), ["--method=ties", "without dashes"]),
+    "an option between flags": (("method=ties", "-m", "num_tasks=1"), ["num_tasks=1", "all before or all after flags"]),
+    "two things to do": (("--cfg", "job", "--info", "config"), ["only one of --run"]),
+    "a configuration there is not": (("--config-name=nope",), ["--config-name=nope"]),
+    "a folder of configurations there is not": (("--config-dir=nope",), ["--config-dir=nope is no folder"]),
+    "help with a typo": (("--help", "method=tie"), ["did you mean ties?"]),
+    "an option of scoring for files": ((*FILES, TWO, "specify_lambda=1", "precision=bf16"), ["precision=bf16", "does not read precision"]),
+    "a device that is a list": (("device=[cpu]",), ["device is a name"]),
+    "an output that is no path": ((*FILES[:2], TWO, "output=true", "specify_lambda=1"), ["output is a path"]),
     "an unknown model": (("model=ViT-Z",), ["ViT-Z", "ViT-demo"]),
     "an unknown task": (("DATASETS=[Shapes,MNISS]",), ["MNISS", "Arrows"]),
     "too many tasks": (("num_tasks=9",), ["num_tasks=9", "8"]),
@@ -110,7 +123,8 @@ def test_a_mistake_ends_in_a_sentence(case, folder):
     arguments, words = CASES[case]
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     done = run_script("main.py", *arguments, cwd=folder)
-    assert done.returncode not in (0, None) and "Traceback" not in done.stderr + done.stdout, done.stderr
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr + done.stdout, done.stderr
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines()), done.stderr
     for word in words:
         assert word in done.stderr, done.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
@@ -192,7 +206,11 @@ def test_finetune_reports_user_errors_without_a_traceback(tmp_path):
         (("--model=files",), "files"),
         (("--train-dataset=MNISS",), "MNISS"),
         (("model.recipe.lr=0",), "lr"),
+        (("methd=ties",), "did you mean method=ties?"),
+        (("--train-datasets=Digits",), "there is no flag --train-datasets; did you mean --train-dataset?"),
+        (("--lr",), "expected one argument"),
+        (("output=merged",), "finetune.py does not read output"),
     )
     for arguments, word in cases:
         done = run_script("finetune.py", *arguments, cwd=tmp_path)
-        assert done.returncode != 0 and word in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 1 and word in done.stderr and done.stderr.startswith("error: "), done.stderr

@@ -1,0 +1,213 @@
+"""Compose a configuration from overrides; what stands in the way is said in sentences, each with the nearest right name."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from command_line.overrides import parse_overrides, quoted_text, shell_word
+from src.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+# The lines of Hydra's and OmegaConf's messages that say nothing more, or advise what does not help here.
+NOISE = (
+    "To append",
+    "Or add",
+    "full_key",
+    "object_type",
+    "reference_type",
+    "Config search path",
+    "Search path",
+    "See http",
+    "provider=",
+)
+
+OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
+OmegaConf.register_new_resolver("tenths", lambda top: [n / 10 for n in range(1, round(10 * top) + 1)], replace=True)
+
+# Tasks are the user's to add to: tasks.Birds.source=... and tasks.MNIST.columns=... need no `+` before them.
+ConfigStore.instance().store("any_task", OmegaConf.create({}, flags={"struct": False}))
+
+
+@contextlib.contextmanager
+def explained(texts: Sequence[str], name: str = "config", folders: Sequence[str] = (), sweep: bool = False) -> Iterator[None]:
+    """Raise UserError with all that is wrong with overrides if the block, in which Hydra composes them, fails for that."""
+    try:
+        yield
+    except Exception as error:  # Hydra raises ValueError, too
+        problems = composition_problems(texts, name, folders, sweep)
+        if problems or isinstance(error, COMPOSITION_ERRORS):
+            raise UserError(problems or one_line(error)) from error
+        raise
+
+
+def composition_problems(
+    texts: Sequence[str], name: str = "config", folders: Sequence[str] = (), sweep: bool = False
+) -> list[str]:
+    """Return what is wrong with overrides, a sentence for each that cannot be read or names nothing; [] if nothing is found.
+
+    name: of the primary configuration.
+    folders: with further configurations.
+    sweep: whether options may have several values.
+    """
+    missing = [folder for folder in folders if not Path(folder).is_dir()]
+    if missing:
+        return [f"--config-dir={folder} is no folder; check the path" for folder in missing]
+    with _config_loader() as loader:
+        overrides, problems = parse_overrides(texts, loader)
+        problems += [] if sweep else [_several_values(override) for override in overrides if override.is_sweep_override()]
+        groups = Groups(loader, name, folders)
+        try:
+            choices = [override for override in overrides if groups.options(override.key_or_group)]
+            problems += [problem for override in choices for problem in groups.problems(override)]
+            unknown = {override.key_or_group for override in choices if not groups.chosen(override)}
+            values = [each for each in overrides if each not in choices and each.key_or_group.split(".")[0] not in unknown]
+            for config in groups.configs(choices):
+                problems += filter(None, (_misspelling(override, config) for override in values if not _is_added(override)))
+        except COMPOSITION_ERRORS as error:
+            is_primary = isinstance(error, MissingConfigException) and error.missing_cfg_file == name
+            problems.append(f"--config-name={name}: there is no such configuration" if is_primary else one_line(error))
+    return list(dict.fromkeys(problems))
+
+
+@contextlib.contextmanager
+def _config_loader() -> Iterator[ConfigLoader]:
+    """Yield the loader of the configurations of this program, for which `compose` composes in the block."""
+    outer = GlobalHydra.instance().hydra  # of the run that this is asked in
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(ROOT / "config"), version_base=None):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+class Groups:
+    """The groups of configurations, as method= and model= choose from.
+
+    name: of the primary configuration.
+    folders: with further configurations.
+    """
+
+    def __init__(self, loader: ConfigLoader, name: str, folders: Sequence[str]):
+        paths = ",".join(quoted_text(f"file://{os.path.abspath(folder)}") for folder in folders)
+        self._loader, self._name, self._folders = loader, name, [f"hydra.searchpath=[{paths}]"] if paths else []
+
+    def options(self, group: str) -> list[str]:
+        """Return what a group has to choose from; [] if there is no such group."""
+        return self._loader.get_group_options(group, config_name=self._name, overrides=self._folders)
+
+    def problems(self, override: Override) -> Iterator[str]:
+        """Yield a sentence for each choice of an override that its group has not."""
+        group, options = override.key_or_group, self.options(override.key_or_group)
+        listed = ", ".join(options)
+        values = alternatives(override)
+        for choice in (each for value in values for each in (value if isinstance(value, list) else [value])):
+            if choice in (None, ""):
+                yield f"{override.input_line} chooses no {group}; choose one of {listed}"
+            elif choice not in options:
+                near = nearest(str(choice), options)
+                guess = f"did you mean {near}? (all: {listed})" if near else f"choose one of {listed}"
+                yield f"there is no {group} {choice}; {guess}"
+
+    def chosen(self, override: Override) -> list[str]:
+        """Return the choices of an override, as written in a shell; the nearest right name for a misspelled one."""
+        options = self.options(override.key_or_group)
+        values = (value if isinstance(value, list) else [value] for value in alternatives(override))
+        near = ([nearest(str(choice), options) for choice in value] for value in values)
+        written = (names[0] if len(names) == 1 else f"[{','.join(names)}]" for names in near if all(names))
+        return [f"{override.get_key_element()}={each}" for each in written]
+
+    def configs(self, overrides: Sequence[Override]) -> Iterator[DictConfig]:
+        """Yield the configurations that overrides of groups choose.
+
+        Of a group with several choices each is taken in turn, with the first of the others.
+        """
+        by_group = [chosen for override in overrides if (chosen := self.chosen(override))]
+        first = [chosen[0] for chosen in by_group]
+        others = [[*first[:number], choice, *first[number + 1 :]] for number, each in enumerate(by_group) for choice in each[1:]]
+        for choices in (first, *others):
+            yield compose(self._name, [*self._folders, *choices], return_hydra_config=True)
+
+
+def alternatives(override: Override) -> list:
+    """Return the values that an override gives to its option: one, or those of a sweep; [] if there are none to count."""
+    if override.is_delete() or override.is_interval_sweep():
+        return []
+    return list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+
+
+def _is_added(override: Override) -> bool:
+    """Return whether an override may add an option, rather than set one that is there."""
+    return override.is_add() or override.is_force_add()
+
+
+def _several_values(override: Override) -> str:
+    """Return a sentence on an override with several values where there is no sweep."""
+    return f"{override.input_line} is several values: python main.py -m sweeps over them, [a,b] is a list, and 'a,b' is text"
+
+
+def _misspelling(override: Override, config: DictConfig) -> str | None:
+    """Return a sentence on an override that names no option of a configuration; None if it names one."""
+    node, path = config, ""
+    for part in override.key_or_group.split("."):
+        if OmegaConf.is_list(node) or (OmegaConf.is_dict(node) and not OmegaConf.is_struct(node)):
+            return None  # tasks are the user's to add to
+        if not OmegaConf.is_dict(node):
+            return f"{override.input_line}: {path} has no options of its own"
+        if part not in node.keys():  # noqa: SIM118, `in node` leaves out mandatory values
+            return _unknown(override, part, path, config)
+        node, path = OmegaConf.select(node, part), f"{path}.{part}".lstrip(".")
+    return None
+
+
+def _unknown(override: Override, part: str, path: str, config: DictConfig) -> str:
+    """Return a sentence on an override with a `part` that the options at `path` lack, and on what was probably meant."""
+    names = [name for name in map(str, OmegaConf.select(config, path) if path else config) if not name.startswith("_")]
+    near = nearest(part, names)
+    key = f"{path}.{near}".lstrip(".") if near else None if path else _namesake(part, config)
+    rest = override.key_or_group.removeprefix(f"{path}.{part}".lstrip("."))
+    guess = key and f"did you mean {shell_word(f'{key}{rest}={override.get_value_string()}')}?"
+    if not path:
+        return f"there is no option {part}; {guess or 'python main.py --help lists all'}"
+    choices = config.hydra.runtime.choices.items()
+    owner = next((choice for group, choice in choices if path in (group, group.partition("@")[2])), path)
+    listed = ", ".join(names)
+    return f"{owner} has no {part}; {guess or f'it has {listed}'}"
+
+
+def _namesake(name: str, config: DictConfig, path: str = "") -> str | None:
+    """Return the first option of this name that other options hold, dots between the names; None if there is none."""
+    for each in map(str, config):
+        child = OmegaConf.select(config, each) if each != "hydra" else None
+        if path and each == name:
+            return f"{path}.{name}"
+        if OmegaConf.is_dict(child) and (found := _namesake(name, child, f"{path}.{each}".lstrip("."))):
+            return found
+    return None
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that is most like another, whatever their case; None if none is like it."""
+    by_lower = {each.lower(): each for each in names}
+    matches = get_close_matches(name.lower(), by_lower, n=1)
+    return name if name in by_lower.values() else by_lower[matches[0]] if matches else None
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error of Hydra, OmegaConf or YAML as one sentence."""
+    chain = [error, *([error.__cause__] if isinstance(error.__cause__, OmegaConfBaseException) else [])]
+    texts = (" ".join(line.strip() for line in str(each).splitlines() if not line.strip().startswith(NOISE)) for each in chain)
+    return ": ".join(text.strip().rstrip(".") for text in texts if text.strip())
