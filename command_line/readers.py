@@ -10,14 +10,14 @@ TRAIN = SCORE | {FINETUNE}  # weights that are missing are fine-tuned where mode
 
 # The longest name that an option starts with counts.
 READERS: dict[str, frozenset[str]] = {
-    **dict.fromkeys(("model", "pretrained", "finetuned", "device", "world_size", "results_dir"), TRAIN | MERGES),
+    **dict.fromkeys(("model", "pretrained", "finetuned", "device", "world_size", "results_dir", "plugins"), TRAIN | MERGES),
     **dict.fromkeys(("method", "specify_lambda", "output", "output_kind", "analysis"), MERGES),
     "method.depth_pattern": MERGES - SCORE,
     **dict.fromkeys(("search", "n_eval_points"), MERGES & SCORE),
     **dict.fromkeys(("batch_size", "candidates_per_pass", "precision", "compile", "lineages"), SCORE),
     **dict.fromkeys(("tasks", "num_tasks", "DATASETS", "heads", "finetuning_mode"), TRAIN),
     **dict.fromkeys(("download", "data_location", "model_location", "cache_dir", "workers", "pixel_cache_gb"), TRAIN),
-    **dict.fromkeys(("train_precision", "save_minutes", "log_steps", "tensorboard", "wandb"), TRAIN),
+    **dict.fromkeys(("train_precision", "overwrite", "save_minutes", "log_steps", "tensorboard", "wandb"), TRAIN),
 }
 
 
