@@ -19,6 +19,7 @@ from tests.helpers.faulty_hub import (
     CONTENT,
     DRIPPING,
     FAULTS,
+    HALF,
     PATH,
     SHA256,
     SILENT,
