@@ -89,6 +89,6 @@ def _sentence(error: Refusal, what: str, page: str, endpoint: str, by_hand: str)
         return f"{no_such}: check its name at {page}; for a private one, set HF_TOKEN or run `hf auth login`"
     if error.code == "RevisionNotFound":
         return f"{what} has no such revision; {page}/commits/main shows those it has"
-    wait = f", and asks to wait {error.wait:,.0f} s" if error.wait else ""
-    advice = f"try again later: it goes on where it stopped{wait}" if error.status in BUSY else f"check {page}"
-    return f"{endpoint} answered {error.status} when asked for {what}; {advice}, {by_hand}"
+    wait = f" and asks to wait {error.wait:,.0f} s" if error.wait else ""
+    advice = "try again later: it goes on where it stopped" if error.status in BUSY else f"check {page}"
+    return f"{endpoint} answered {error.status}{wait} when asked for {what}; {advice}, {by_hand}"

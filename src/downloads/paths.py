@@ -20,9 +20,10 @@ def check_paths(paths: Collection[str], what: str, folder: Path) -> None:
 
     what: the repository that names them, for messages.
     """
-    faults = (f"{what} names a file {fault}, {show(path)}; nothing was fetched" for path in paths if (fault := _fault(path)))
+    outcome = "nothing was fetched; download what you need of it by hand"
+    faults = (f"{what} names a file {fault}, {show(path)}; {outcome}" for path in paths if (fault := _fault(path)))
     raise_any(islice(faults, MOST_FAULTS))
-    faults = (f"{what} names both a file and a folder {show(path)}; nothing was fetched" for path in _files_with_files(paths))
+    faults = (f"{what} names both a file and a folder {show(path)}; {outcome}" for path in _files_with_files(paths))
     raise_any(islice(faults, MOST_FAULTS))
     root = os.path.realpath(folder)
     parents = sorted({(folder / path).parent for path in paths})
