@@ -171,7 +171,7 @@ def test_scripts_report_user_errors_without_a_traceback(script, tmp_path):
         cases |= {"--n-eval-points=1": "at least 2", "--max-coefficient=x": "positive number"}
     if script == "eval_task_negation.py":
         cases |= {"--control-threshold=2": "from 0 to 1", "--control-dataset=Cats": "Cats"}
-        cases |= {"--eval-datasets=Shapes": "the control and the only task", "search=golden": "option of main.py"}
+        cases |= {"--eval-datasets=Shapes": "the control and the only task", "search=golden": "does not read search"}
     if script == "eval_disentanglement.py":
         cases |= {"--points=0": "at least 2", "--eval-datasets=Digits": "two tasks", "--max-images=no": "whole number"}
     for argument, word in cases.items():
