@@ -46,6 +46,8 @@ def explained(texts: Sequence[str], name: str = "config", folders: Sequence[str]
     """Raise UserError with all that is wrong with overrides if the block, in which Hydra composes them, fails for that."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # Hydra raises ValueError, too
         problems = composition_problems(texts, name, folders, sweep)
         if problems or isinstance(error, COMPOSITION_ERRORS):
@@ -68,7 +70,7 @@ def composition_problems(
     with _config_loader() as loader:
         overrides, problems = parse_overrides(texts, loader)
         problems += [] if sweep else [_several_values(override) for override in overrides if override.is_sweep_override()]
-        groups = Groups(loader, name, folders)
+        groups = Groups(loader, name, [*_search_path(overrides), *(f"file://{os.path.abspath(folder)}" for folder in folders)])
         try:
             choices = [override for override in overrides if groups.options(override.key_or_group)]
             problems += [problem for override in choices for problem in groups.problems(override)]
@@ -98,11 +100,11 @@ class Groups:
     """The groups of configurations, as method= and model= choose from.
 
     name: of the primary configuration.
-    folders: with further configurations.
+    search_path: of further configurations, as Hydra has it.
     """
 
-    def __init__(self, loader: ConfigLoader, name: str, folders: Sequence[str]):
-        paths = ",".join(quoted_text(f"file://{os.path.abspath(folder)}") for folder in folders)
+    def __init__(self, loader: ConfigLoader, name: str, search_path: Sequence[str]):
+        paths = ",".join(map(quoted_text, search_path))
         self._loader, self._name, self._folders = loader, name, [f"hydra.searchpath=[{paths}]"] if paths else []
 
     def options(self, group: str) -> list[str]:
@@ -140,6 +142,12 @@ class Groups:
         others = [[*first[:number], choice, *first[number + 1 :]] for number, each in enumerate(by_group) for choice in each[1:]]
         for choices in (first, *others):
             yield compose(self._name, [*self._folders, *choices], return_hydra_config=True)
+
+
+def _search_path(overrides: Iterable[Override]) -> list[str]:
+    """Return the folders that hydra.searchpath= names."""
+    values = (override.value() for override in overrides if override.key_or_group == "hydra.searchpath")
+    return [str(folder) for value in values if isinstance(value, list) for folder in value]
 
 
 def alternatives(override: Override) -> list:

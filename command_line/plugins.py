@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, TracebackType
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
+from command_line.overrides import typed_overrides
 from src.errors import UserError, raise_any
 from src.runtime.files import expand_path
 
@@ -40,7 +40,7 @@ def load_plugins(config: DictConfig) -> list[str]:
     listed = [plugins] if isinstance(plugins, str) else list(plugins) if isinstance(plugins, ListConfig) else plugins or []
     if not isinstance(listed, list) or not all(isinstance(text, str) and text for text in listed):
         raise UserError(f"plugins lists modules or paths, such as plugins=[median.py]; got {plugins}")
-    is_typed = any(text.lstrip("+").startswith("plugins=") for text in HydraConfig.get().overrides.task)
+    is_typed = any(text.lstrip("+").startswith("plugins=") for text in typed_overrides())
     if listed and not is_typed:  # else who is handed a yaml would run whatever it names
         raise UserError(f"plugins= runs code, so it is for the command line only: type 'plugins=[{','.join(listed)}]' there")
     names, problems = [], []
