@@ -4,13 +4,14 @@ import zipfile
 from pathlib import Path
 
 from src.errors import UserError
+from src.runtime.untrusted import open_regular
 
 SIGNATURE = b"PK\x03\x04"
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file starts as a zip archive does."""
-    with path.open("rb") as file:
+    """Whether a file starts as a zip archive does. Raise UserError if it is no regular file."""
+    with open_regular(path) as file:
         return file.read(len(SIGNATURE)) == SIGNATURE
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.pickles.archives import check_archive, is_archive
 from src.pickles.linearized import FINETUNED, MODEL_NAME, REFERENCE, is_linearized, named_parameters
 from src.pickles.modules import read_modules
+from src.pickles.stand_ins import OddTensor
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 
@@ -44,7 +43,7 @@ def _named_parameters(path: Path, entries: Mapping[str, object], model: str) -> 
 def _read_entries(path: Path) -> Mapping[str, object]:
     """Return the tensors in a file by name; of a linearized checkpoint also the model's name."""
     try:
-        content = _load(path)
+        content = read_modules(path)
     except UserError:
         raise
     except Exception as error:  # torch and pickle raise a dozen kinds here, all of which mean an unreadable file
@@ -69,17 +68,6 @@ def _read_entries(path: Path) -> Mapping[str, object]:
     return content
 
 
-def _load(path: Path) -> object:
-    """Return the content of a file, read by torch if it holds nothing but tensors, else by `read_modules`."""
-    is_zip = is_archive(path)
-    if is_zip:
-        check_archive(path)  # before torch, which inflates whatever it gets
-    try:  # the legacy format of torch cannot be mapped
-        return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
-    except Exception:  # torch's words for "this asks for more than tensors" change; ours say what it asks for
-        return read_modules(path)
-
-
 def _problem(key: object, leaf: object, size: int) -> str | None:
     """Return what is wrong with an entry of a file of `size` bytes; None for an ordinary tensor.
 
@@ -87,12 +75,10 @@ def _problem(key: object, leaf: object, size: int) -> str | None:
     """
     if not isinstance(key, str):
         return f"{key!r} (a {type(key).__name__} for a name)"
+    if isinstance(leaf, OddTensor):
+        return f"{key} ({leaf.kind})"
     if not isinstance(leaf, Tensor):
         return f"{key} (a {type(leaf).__name__})"
-    if leaf.is_meta or leaf.device.type != "cpu":
-        return f"{key} (without values, on the device {leaf.device})"
-    if leaf.layout != torch.strided or leaf.is_nested or leaf.is_quantized:
-        return f"{key} (sparse, nested or quantized)"
     if leaf.numel() * leaf.element_size() > size:
         return f"{key} (of shape {tuple(leaf.shape)}, which is more than the whole file)"
     return None
