@@ -10,6 +10,7 @@ from torch import Tensor
 from src.checkpoints.shards import ADAPTER, INDEX, PICKLED, index_of, model_file, require_keys
 from src.errors import UserError
 from src.pickles.state_dicts import read_state_dict, read_tangent_pair
+from src.runtime.untrusted import open_regular
 from src.state_dict import StateDict, outline
 
 
@@ -113,7 +114,7 @@ def metadata_of(path: Path) -> dict[str, str]:
     """Return the strings in the header of a safetensors file, or of an adapter's in its folder; {} for any other file."""
     if (path / ADAPTER).is_file():
         path = path / ADAPTER
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
@@ -125,6 +126,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 def _open_file(path: Path) -> StateDict:
     if path.suffix == ".safetensors":
         try:
+            open_regular(path).close()  # safetensors waits for what it opens
             return SafetensorsFile(path)
         except (safetensors.SafetensorError, OSError) as error:
             raise UserError(
