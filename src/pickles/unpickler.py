@@ -5,19 +5,21 @@ inert, nothing is imported, and a name that stands for nothing ends the reading.
 
 The machine that runs the program is bounded as well. Operations are counted, which bounds time and the objects that are
 made. Only names and numbers are hashed, since the hash, comparison or text of tuples that hold one another twice takes two
-to the power of their number. Indices and lengths reserve no memory, and what calls copy is no longer than the file. So a
+to the power of their number. Indices and lengths fill no memory, and what calls copy is no longer than the file. So a
 pickle takes seconds, some hundred bytes an operation, and a few times the bytes of its file.
 """
 
+import contextlib
+import gc
 import pickle
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from src.errors import UserError
 
-MAX_OPERATIONS = 6_000_000  # a tensor with its name takes about 35
+MAX_OPERATIONS = 4_000_000  # a tensor with its name takes about 35
 MAX_KEY_PARTS = 16  # of names in a tuple
 LARGEST_KEY = 2**63  # integers beyond it can be chosen to have one hash
 COPY_ALLOWANCE = 2**24  # bytes that calls may copy beside those of the file
@@ -66,6 +68,10 @@ class InertUnpickler(pickle._Unpickler):
 
     def load(self) -> object:
         """Return the object that the pickle makes; read no further. Raise whatever a damaged pickle happens to raise."""
+        with _no_collection():
+            return self._run()
+
+    def _run(self) -> object:
         read, dispatch = self.read, self.dispatch
         for _ in range(MAX_OPERATIONS):
             opcode = read(1)
@@ -151,6 +157,18 @@ class InertUnpickler(pickle._Unpickler):
 InertUnpickler.dispatch = {
     opcode: getattr(InertUnpickler, load.__name__) for opcode, load in pickle._Unpickler.dispatch.items() if opcode not in REFUSED
 }
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """In the block, no garbage is looked for: else millions of new objects are gone through again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class FunctionStandIn:
