@@ -13,7 +13,7 @@ import regex
 
 MAX_LENGTH = 1000  # letters of a pattern
 MAX_REPEATS = 100  # the product of all counts in braces
-SECONDS = 5.0  # of processor time; a match of an ordinary pattern and a name takes microseconds
+SECONDS = 3.0  # of processor time; a match of an ordinary pattern and a name takes microseconds
 
 
 class PatternError(ValueError):

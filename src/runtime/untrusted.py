@@ -57,7 +57,7 @@ def parse_json(text: str, source: object) -> object:
     for _ in range(MAX_DEPTH):
         level = [child for parent in level if isinstance(parent, list | dict)
                  for child in (parent.values() if isinstance(parent, dict) else parent)]  # fmt: skip
-    if level:
+    if any(isinstance(child, list | dict) for child in level):
         raise UserError(f"{source} has more than {MAX_DEPTH} lists and objects in one another; get it again")
     return value
 

@@ -122,12 +122,12 @@ def colliding(count: int) -> bytes:
 
 
 def write_inflated(path: Path) -> None:
-    """Write an archive whose pickle of a gigabyte of zeros is compressed."""
+    """Write an archive whose pickle of many zeros is compressed."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("file/data.pkl", "w", force_zip64=True) as file,
     ):
-        for _ in range(2**10):
+        for _ in range(2**7):
             file.write(bytes(2**20))
 
 
