@@ -3,16 +3,28 @@
 import contextlib
 from collections.abc import Collection, Iterable, Iterator
 
+LONGEST_SENTENCE = 4000  # letters; the names in it may be a stranger's
+
 
 class UserError(ValueError):
     """One or more problems, each a sentence that says what, which, and what to do about it.
 
-    problems: the sentences.
+    problems: the sentences, each one line that a terminal can show.
     """
 
     def __init__(self, problems: str | Iterable[str]):
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.problems = [escaped(problem) for problem in ([problems] if isinstance(problems, str) else problems)]
         super().__init__("\n".join(self.problems))
+
+
+def escaped(text: str) -> str:
+    """Return a text with escapes for what a terminal obeys or cannot show, without its middle if it is very long."""
+    if len(text) > LONGEST_SENTENCE:
+        half = LONGEST_SENTENCE // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def raise_any(problems: Iterable[str]) -> None:

@@ -1,11 +1,12 @@
 """Checks on the values that users give."""
 
-import math
+import sys
 
 
 def is_number(value: object) -> bool:
     """Whether `value` is a finite int or float, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    largest = sys.float_info.max  # which an int may pass
+    return isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
 
 
 def is_whole(value: object, least: int = 0) -> bool:

@@ -5,12 +5,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from src.checkpoints.reading import Checkpoint, metadata_of, open_files
 from src.checkpoints.writing import save_file
-from src.compact import MASK, Compact, parts_of
+from src.compact import ENTRY, LEFT, MASK, RIGHT, Compact, packed_size, parts_of
 from src.elementwise import add_vector, as_complex, as_real
-from src.errors import UserError
+from src.errors import UserError, shorten
 from src.runtime.files import folder_beside, require_space
+from src.runtime.untrusted import parse_json
 from src.state_dict import StateDict, byte_size, outline, vector_outline
 
 PRETRAINED, SHARED, TASKS = BUNDLE_FILES = ("pretrained.safetensors", "shared.safetensors", "tasks.safetensors")
@@ -39,7 +43,7 @@ def bundle_size(compact: Compact, pretrained: StateDict) -> int:
 def open_bundle(folder: str | os.PathLike) -> tuple[Compact, dict]:
     """Return the compact form of a bundle's task vectors, and the facts it was written with.
 
-    Raise UserError if `folder` is no bundle.
+    Raise UserError if `folder` is no bundle, or if its files do not fit one another.
     """
     folder = Path(folder)
     facts = facts_of_file(folder / TASKS)
@@ -49,18 +53,50 @@ def open_bundle(folder: str | os.PathLike) -> tuple[Compact, dict]:
     if missing:
         raise UserError(f"the bundle {folder} lacks {' and '.join(missing)}; copy the whole folder again")
     shared = open_files(folder / SHARED) if is_masked else {}
-    return Compact(vector_outline(as_real(open_files(folder / PRETRAINED))), parts, shared), facts
+    compact = Compact(vector_outline(as_real(open_files(folder / PRETRAINED))), parts, shared)
+    unfit = unfit_entries(compact)
+    unfit += [key for key, leaf in outline(shared).items() if not _is_like(leaf, compact.outline.get(key))]
+    if unfit:
+        raise UserError(
+            f"the files of the bundle {folder} do not fit one another ({shorten(unfit)}); copy the whole folder again"
+        )
+    return compact, facts
 
 
 def facts_of_file(file: Path) -> dict:
     """Return the facts in the header of a mask file or of a bundle's tasks. Raise UserError if it is no such file."""
-    try:
-        facts = json.loads(metadata_of(file)["facts"])
-        if not isinstance(facts["finetuned"], dict):
-            raise TypeError("finetuned is no table of tasks")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is no file of masks, and of no bundle, that this program wrote ({error!r})") from error
+    text = metadata_of(file).get("facts")
+    facts = {} if text is None else parse_json(text, f"the header of {file}")
+    if not isinstance(facts, dict) or not isinstance(facts.get("finetuned"), dict):
+        raise UserError(f"{file} is no file of masks, and of no bundle, that this program wrote; its header names no tasks")
     return facts
+
+
+def unfit_entries(compact: Compact) -> list[str]:
+    """Return the entries of a compact form, `TASK/NAME`, from which none of its vector's entries can be made."""
+    return [
+        f"{task}/{name}"
+        for task, part in compact.parts.items()
+        for name, leaf in outline(part).items()
+        if not _fits(name, leaf, outline(part), compact.outline)
+    ]
+
+
+def _fits(name: str, leaf: Tensor, part: StateDict, shapes: StateDict) -> bool:
+    kind, key = name[: name.find("/") + 1], name[name.find("/") + 1 :]
+    if key not in shapes:
+        return False
+    if kind == MASK:
+        return leaf.dtype == torch.uint8 and leaf.shape == (packed_size(shapes[key].numel()),)
+    if kind in (LEFT, RIGHT) and LEFT + key in part and RIGHT + key in part:
+        left, right = part[LEFT + key], part[RIGHT + key]
+        is_product = left.ndim == right.ndim == 2 and left.shape[1] == right.shape[0] and left.dtype == right.dtype
+        return is_product and _is_like(torch.empty(left.shape[0], right.shape[1], dtype=left.dtype, device="meta"), shapes[key])
+    return kind == ENTRY and _is_like(leaf, shapes[key])
+
+
+def _is_like(leaf: Tensor, other: Tensor | None) -> bool:
+    return other is not None and leaf.shape == other.shape and leaf.dtype == other.dtype
 
 
 def is_bundled_task(path: Path) -> bool:

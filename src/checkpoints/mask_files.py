@@ -11,14 +11,15 @@ import torch
 import xxhash
 from torch import Tensor
 
-from src.checkpoints.bundles import TASKS, facts_of_file
+from src.checkpoints.bundles import TASKS, facts_of_file, unfit_entries
 from src.checkpoints.reading import open_files
 from src.checkpoints.writing import save_file
 from src.compact import Compact, pack, packed_size, parts_of, unpack
-from src.errors import UserError
+from src.errors import UserError, shorten
 from src.pickles.mask_arrays import read_arrays
 from src.runtime.files import expand_path
 from src.state_dict import Lazy, StateDict, digest
+from src.validation import is_number
 
 FOLDER = "masks"  # beside a model's checkpoints
 KIND = "masks"  # what a file of masks says it is
@@ -157,13 +158,29 @@ def open_masks(path: Path, provenance: MaskProvenance, shapes: StateDict) -> Sav
     missing = [name for name in ("base", "pretrained", "lambdas", "chosen_from") if name not in facts]
     if missing:
         raise UserError(f"{path} does not say its {', '.join(missing)}, so nothing shows that its masks fit; make new ones")
+    if not _are_facts(facts):
+        raise UserError(f"{path} says in its header what this program never writes; make new masks")
     problems = provenance.differences(facts)
-    masks = Compact(shapes, parts_of(entries, list(facts["finetuned"]))).masks()
+    compact = Compact(shapes, parts_of(entries, list(facts["finetuned"])))
+    masks = compact.masks()
     if not masks and entries:
         problems.append("it holds factors and no masks")
+    unfit = unfit_entries(compact)
+    if unfit:
+        problems.append(f"entries are of another model or malformed ({shorten(unfit)})")
     if problems:
         raise UserError(f"the masks in {path} do not fit: {'; '.join(problems)}. Leave method.load_mask out to make new ones")
     return SavedMasks(path, {task: masks[task] for task in provenance.finetuned}, facts["lambdas"], facts["chosen_from"])
+
+
+def _are_facts(facts: dict) -> bool:
+    """Whether the facts in a header, which has all of them, are as `MaskProvenance.facts` makes them."""
+    lambdas, grid = facts["lambdas"], facts["chosen_from"]
+    has_lambdas = isinstance(lambdas, dict) and set(lambdas) == set(facts["finetuned"]) and all(map(is_number, lambdas.values()))
+    has_grid = isinstance(grid, list) and all(map(is_number, grid))
+    texts = [facts["pretrained"], *facts["finetuned"].values()]
+    is_identified = isinstance(facts["base"], dict) and all(isinstance(text, str) for text in texts)
+    return is_identified and (lambdas is None or has_lambdas) and (grid is None or has_grid)
 
 
 def find_masks(files: MaskFiles, provenance: MaskProvenance, shapes: StateDict, grid: Sequence[float]) -> SavedMasks:

@@ -160,7 +160,7 @@ def metadata_of(path: Path) -> dict[str, str]:
     """Return the strings in the header of a safetensors file, or of an adapter's in its folder; {} for any other file."""
     if (path / ADAPTER).is_file():
         path = path / ADAPTER
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:

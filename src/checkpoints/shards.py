@@ -1,10 +1,11 @@
 """Which files a model's weights are in: one, or the shards that an index names key by key."""
 
-import json
+import os
 from collections.abc import Container, Mapping
 from pathlib import Path
 
 from src.errors import UserError, raise_any, shorten
+from src.runtime.untrusted import read_json
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 INDEX = ".index.json"
@@ -45,12 +46,12 @@ def index_of(file: Path) -> dict[str, Path]:
 
     Raise UserError if it is no such index, or names files that are not beside it.
     """
-    try:
-        weight_map = dict(json.loads(file.read_text())["weight_map"])
-        if not all(isinstance(name, str) for name in weight_map.values()):
-            raise TypeError("a shard's name is no text")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{file} is not an index of shards (a json object with a weight_map): {error!r}") from error
+    index = read_json(file)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UserError(
+            f"{file} is not an index of shards (a json object whose weight_map has a file for each name); get it again"
+        )
     names = dict.fromkeys(weight_map.values())
     outside = [name for name in names if Path(name).name != name]
     if outside:
@@ -58,9 +59,9 @@ def index_of(file: Path) -> dict[str, Path]:
             f"{file} names files of other folders ({shorten(outside)}), and shards lie beside their index; nothing "
             "was read. Do not use an index from someone you do not trust"
         )
-    missing = [name for name in names if not (file.parent / name).is_file()]
+    missing = [name for name in names if not os.path.isfile(file.parent / name)]
     if missing:
-        raise UserError(f"{file} names shards that are not beside it: {', '.join(missing)}; fetch them and try again")
+        raise UserError(f"{file} names shards that are not beside it: {shorten(missing, 9)}; fetch them and try again")
     return {key: file.parent / name for key, name in weight_map.items()}
 
 

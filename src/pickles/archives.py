@@ -4,21 +4,16 @@ import zipfile
 from pathlib import Path
 
 from src.errors import UserError
+from src.runtime.untrusted import open_regular
 
 SIGNATURE = b"PK\x03\x04"
-CODE = "/code/"  # folder of TorchScript's programs, compressed and never read here
+CODE = "code/"  # folder of TorchScript's programs, compressed and never read here
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file starts as a zip archive does."""
-    with path.open("rb") as file:
+    """Whether a file starts as a zip archive does. Raise UserError if it is no regular file."""
+    with open_regular(path) as file:
         return file.read(len(SIGNATURE)) == SIGNATURE
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether a zip archive is a scripted module, which torch.jit.save wrote."""
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
 
 
 def check_archive(path: Path) -> None:
@@ -27,7 +22,7 @@ def check_archive(path: Path) -> None:
     Pickles and storages are never compressed, and a compressed entry of a kilobyte can inflate without end.
     """
     with zipfile.ZipFile(path) as archive:
-        entries = [entry for entry in archive.infolist() if CODE not in entry.filename]
+        entries = [entry for entry in archive.infolist() if not entry.filename.partition("/")[2].startswith(CODE)]
     compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if compressed:
         raise zipfile.BadZipFile(f"{compressed[0]} is compressed, which torch.save never does")

@@ -13,6 +13,7 @@ from src.errors import UserError
 from src.pickles.archives import is_archive
 from src.pickles.torch_format import MAGIC, read_torch_file
 from src.pickles.unpickler import DictStandIn, FunctionStandIn, InertUnpickler
+from src.runtime.untrusted import open_regular
 
 NUMPY_MAGIC = b"\x93NUMPY"
 MASK_DTYPES = {"u1": np.uint8, "b1": np.bool_}
@@ -25,8 +26,8 @@ class _DType:
     __slots__ = ("name",)
 
     def __init__(self, name: object):
-        if name not in MASK_DTYPES and name not in OBJECT_DTYPES:
-            raise TypeError(f"arrays of {name!r}, and masks are bytes or bools")
+        if not isinstance(name, str) or (name not in MASK_DTYPES and name not in OBJECT_DTYPES):
+            raise TypeError("arrays of other numbers, and masks are bytes or bools")
         self.name = name
 
     def __setstate__(self, state: object) -> None:
@@ -46,7 +47,8 @@ class _Array:
 
     def has_objects(self) -> bool:
         """Whether the entries are objects and not numbers."""
-        if not isinstance(self.dtype, _DType) or not isinstance(self.shape, tuple):
+        shape = self.shape
+        if not isinstance(self.dtype, _DType) or not isinstance(shape, tuple) or not all(type(length) is int for length in shape):
             raise TypeError("an array without a dtype or shape")
         return self.dtype.name in OBJECT_DTYPES
 
@@ -59,9 +61,9 @@ class _Array:
     def to_numpy(self) -> np.ndarray:
         """Return a numpy array of the entries. Raise TypeError unless they are bytes or bools in one dimension."""
         if self.has_objects() or len(self.shape) > 1 or not isinstance(self.contents, bytes | bytearray):
-            raise TypeError(f"an array of shape {self.shape}")
+            raise TypeError(f"an array of {len(self.shape)} dimensions or of objects, and a mask has one and bytes or bools")
         if len(self.contents) != math.prod(self.shape):
-            raise TypeError(f"an array of shape {self.shape} with {len(self.contents)} bytes")
+            raise TypeError(f"an array whose shape is not that of its {len(self.contents)} bytes")
         return np.frombuffer(self.contents, MASK_DTYPES[self.dtype.name]).reshape(self.shape)
 
 
@@ -94,7 +96,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raise UserError if the file cannot be read, or asks to call anything but what rebuilds an array, which it names.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             is_numpy = file.read(len(NUMPY_MAGIC)) == NUMPY_MAGIC
             file.seek(0)
             content = MAGIC if is_archive(path) else (_load_numpy if is_numpy else _load)(file, path)

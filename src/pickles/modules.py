@@ -19,7 +19,7 @@ from src.pickles.unpickler import InertUnpickler
 PACKAGES = ("torch.nn.", "torchvision.transforms.", "open_clip.", "clip.", "src.")
 SCRIPTED = "__torch__."  # of classes in a TorchScript archive
 # A few bytes can nest dicts without end, name one child without end, and repeat a name in all names below it.
-MAX_DEPTH = 2  # of dicts in dicts: {"model": {"weight": ...}} has 1
+MAX_DEPTH = 4  # of dicts in dicts: {"model": {"weight": ...}} has 1
 MAX_ENTRIES = 100_000  # modules and tensors in one file
 MAX_NAME_LENGTH = 1000
 

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from src.pickles.torch_format import DTYPES, PickledStorage, StorageKind
-from src.pickles.unpickler import DictStandIn, FunctionStandIn
+from src.pickles.unpickler import DictStandIn, FunctionStandIn, safe_key
 
-TORCH_VALUES = ("Size", "device", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype)))
+TORCH_VALUES = ("Size", "Tensor", "device", *(name for name, value in vars(torch).items() if isinstance(value, torch.qscheme)))
+TORCH_DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
 
 class InertObject:
@@ -32,16 +33,35 @@ class ScriptModule(InertObject):
     __slots__ = ()
 
 
+class OddTensor:
+    """Stands for a tensor of a kind that is not read.
+
+    kind: in words, for messages.
+    """
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str):
+        self.kind = kind
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
 class PendingTensor:
     """Stands for a tensor until its storage is mapped."""
 
     __slots__ = ("dtype", "offset", "shape", "storage", "stride")
 
-    def __init__(self, storage: object, offset: object, shape: object, stride: object, dtype: torch.dtype | None = None):
+    def __init__(self, storage: object, offset: object, shape: object, stride: object, dtype: object, metadata: object):
+        """metadata: whether the numbers are conjugated or negated when they are used, by torch's names."""
         if not isinstance(storage, PickledStorage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
             raise TypeError("a malformed tensor")
-        self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
-        self.dtype = dtype or storage.dtype
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError("a tensor without a dtype")
+        if isinstance(metadata, dict) and any(map(bool, metadata.values())):
+            raise TypeError("a tensor that is a conjugate or negative view, save its resolve_conj() or resolve_neg()")
+        self.storage, self.offset, self.shape, self.stride, self.dtype = storage, offset, shape, stride, dtype
 
     def __setstate__(self, _: object) -> None:
         pass
@@ -51,28 +71,52 @@ class PendingTensor:
         return self.storage.view(self.dtype, self.offset, self.shape, self.stride)
 
 
-def _rebuild_v3(storage: object, offset: object, shape: object, stride: object, _grad: object, _hooks: object, dtype: object, *_):
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError("a tensor without a dtype")
-    return PendingTensor(storage, offset, shape, stride, dtype)
+def _rebuild(storage: object, offset: object, shape: object, stride: object, _grad=None, _hooks=None, metadata: object = None):
+    return PendingTensor(storage, offset, shape, stride, getattr(storage, "dtype", None), metadata)
 
 
-_rebuild = FunctionStandIn(lambda storage, offset, shape, stride, *_: PendingTensor(storage, offset, shape, stride))
+def _rebuild_v3(storage, offset, shape, stride, _grad: object, _hooks: object, dtype: object, metadata: object = None):
+    return PendingTensor(storage, offset, shape, stride, dtype, metadata)
+
+
+def _rebuild_with_attributes(rebuild: object, _type: object, arguments: tuple, *_: object) -> object:
+    """Return a tensor without the attributes that were set on it."""
+    if rebuild not in REBUILD.values():
+        raise TypeError("a tensor of an unknown class")
+    return rebuild(*arguments)
+
+
+def _odd(kind: str) -> FunctionStandIn:
+    return FunctionStandIn(lambda *_: OddTensor(kind))
+
+
+_first = FunctionStandIn(lambda value, *_: value)
 _list = FunctionStandIn(lambda items=(), *_: list(items))
-_rebuild_parameter = FunctionStandIn(lambda tensor, *_: tensor)
+REBUILD = {
+    "_rebuild_tensor": FunctionStandIn(_rebuild),
+    "_rebuild_tensor_v2": FunctionStandIn(_rebuild),
+    "_rebuild_tensor_v3": FunctionStandIn(_rebuild_v3),
+    "_rebuild_parameter": _first,
+    "_rebuild_parameter_with_state": _first,
+    "_rebuild_sparse_tensor": _odd("sparse"),
+    "_rebuild_sparse_csr_tensor": _odd("sparse"),
+    "_rebuild_nested_tensor": _odd("nested"),
+    "_rebuild_qtensor": _odd("quantized"),
+    "_rebuild_meta_tensor_no_storage": _odd("without values, on the device meta"),
+    "_rebuild_wrapper_subclass": _odd("of a class of its own"),
+}
 STAND_INS: dict[tuple[str, str], object] = {
-    **{("collections", name): DictStandIn for name in ("OrderedDict", "defaultdict")},
-    ("builtins", "set"): FunctionStandIn(lambda items=(): frozenset(items)),
-    ("builtins", "object"): InertObject,
+    **{("collections", name): DictStandIn for name in ("OrderedDict", "defaultdict", "Counter")},
+    ("builtins", "set"): FunctionStandIn(lambda items=(): frozenset(map(safe_key, items))),
+    **{("builtins", name): InertObject for name in ("object", "complex", "bytearray")},
+    ("_codecs", "encode"): InertObject,  # of bytes
     ("copyreg", "_reconstructor"): FunctionStandIn(lambda *_: InertObject()),
-    **{("torch._utils", name): _rebuild for name in ("_rebuild_tensor", "_rebuild_tensor_v2")},
-    ("torch._utils", "_rebuild_tensor_v3"): FunctionStandIn(_rebuild_v3),
+    **{("torch._utils", name): rebuild for name, rebuild in REBUILD.items()},
+    ("torch._tensor", "_rebuild_from_type_v2"): FunctionStandIn(_rebuild_with_attributes),
+    ("torch.serialization", "_get_layout"): InertObject,
     **{("torch.jit._pickle", f"build_{kind}list"): _list for kind in ("int", "tensor", "double", "bool")},
-    ("torch.jit._pickle", "restore_type_tag"): FunctionStandIn(lambda value, *_: value),
-    **{("torch._utils", name): _rebuild_parameter for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")},
+    ("torch.jit._pickle", "restore_type_tag"): _first,
     **{(module, name): StorageKind(dtype) for name, dtype in DTYPES.items() for module in ("torch", "torch.storage")},
-    **{
-        ("torch", name): getattr(torch, name) if isinstance(getattr(torch, name), torch.dtype) else InertObject
-        for name in TORCH_VALUES
-    },
+    **{("torch", name): InertObject for name in TORCH_VALUES},
+    **{("torch", name): dtype for name, dtype in TORCH_DTYPES.items()},
 }

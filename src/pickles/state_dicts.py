@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from src.errors import UserError, shorten
-from src.pickles.archives import check_archive, is_archive, is_torchscript
 from src.pickles.linearized import FINETUNED, MODEL_NAME, REFERENCE, is_linearized, named_parameters
 from src.pickles.modules import read_modules
+from src.pickles.stand_ins import OddTensor
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # the one that is read where a file holds several dicts
 PLAIN = (str, int, float, bool, type(None))
@@ -110,16 +109,8 @@ def _state_dicts(content: Mapping[object, object], before: str = "", depth: int 
 
 
 def _load(path: Path) -> object:
-    """Return the content of a file, read by torch if it holds nothing but tensors, else by `read_modules`."""
+    """Return the content of a file. Raise UserError if it cannot be read."""
     try:
-        is_zip = is_archive(path)
-        if is_zip:
-            check_archive(path)  # before torch, which inflates whatever it gets
-        if not (is_zip and is_torchscript(path)):
-            try:  # the legacy format of torch cannot be mapped
-                return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
-            except Exception:  # torch's words for "this asks for more than tensors" change; ours say what it asks for
-                pass
         return read_modules(path)
     except UserError:
         raise
@@ -150,12 +141,10 @@ def _problem(key: object, leaf: object, size: int) -> str | None:
     """
     if not isinstance(key, str):
         return f"{key!r} (a {type(key).__name__} for a name)"
+    if isinstance(leaf, OddTensor):
+        return f"{key} ({leaf.kind})"
     if not isinstance(leaf, Tensor):
         return f"{key} (a {type(leaf).__name__})"
-    if leaf.is_meta or leaf.device.type != "cpu":
-        return f"{key} (without values, on the device {leaf.device})"
-    if leaf.layout != torch.strided or leaf.is_nested or leaf.is_quantized:
-        return f"{key} (sparse, nested or quantized)"
     if leaf.numel() * leaf.element_size() > size:
         return f"{key} (of shape {tuple(leaf.shape)}, which is more than the whole file)"
     return None

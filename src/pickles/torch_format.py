@@ -16,14 +16,18 @@ import torch
 from torch import Tensor
 
 from src.pickles.archives import check_archive, is_archive
+from src.runtime.untrusted import open_regular
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of the legacy format
 SIZES = {"short": 2, "int": 4, "long": 4}
+MAX_DIMENSIONS = 64  # of a tensor; a few bytes can repeat a long shape for any number of tensors
 LOCAL_HEADER = 30  # bytes before an entry's name in a zip, of which the last four are the lengths of name and extra field
 DTYPES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
     "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool, "UntypedStorage": torch.uint8,
+    "ComplexDoubleStorage": torch.complex128, "ComplexFloatStorage": torch.complex64, "QInt32Storage": torch.int32,
+    "QInt8Storage": torch.int8, "QUInt8Storage": torch.uint8,
 }  # fmt: skip
 
 
@@ -66,16 +70,17 @@ class PickledStorage:
 
     def view(self, dtype: torch.dtype, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
         """Return a tensor of the storage's elements: a view into the mapped file wherever alignment allows it."""
-        if any(type(number) is not int or number < 0 for number in (offset, *shape, *stride)) or len(shape) != len(stride):
+        if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
+            raise TypeError("a malformed shape or stride")
+        if any(type(number) is not int or number < 0 for number in (offset, *shape, *stride)):
             raise TypeError("a malformed offset, shape or stride")
         size = self.count * self.dtype.itemsize
         last = offset + sum((length - 1) * step for length, step in zip(shape, stride)) if 0 not in shape else -1
         if (last + 1) * dtype.itemsize > size:
             raise TypeError(f"a tensor that reaches beyond its storage {self.key}")
-        own_bytes = self._bytes[self._start : self._start + size]
-        if self._start % dtype.itemsize:
-            own_bytes = own_bytes.clone()  # only in the legacy format, which does not align storages
-        return torch.empty(0, dtype=dtype).set_(own_bytes, offset, shape, stride)
+        if self._start % dtype.itemsize:  # only in the legacy format, which does not align storages
+            self._bytes, self._start = self._bytes[self._start : self._start + size].clone(), 0
+        return torch.empty(0, dtype=dtype).set_(self._bytes[self._start : self._start + size], offset, shape, stride)
 
 
 Load = Callable[[BinaryIO, dict[str, PickledStorage]], object]  # reads one pickle; adds the storages it names, by key
@@ -90,7 +95,7 @@ def read_torch_file(path: Path, load: Load) -> object:
     is_zip = is_archive(path)
     if is_zip:
         check_archive(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return (_read_zip if is_zip else _read_legacy)(file, path, load, storages)
 
 
@@ -119,6 +124,8 @@ def _read_legacy(file: BinaryIO, path: Path, load: Load, storages: dict[str, Pic
         raise pickle.UnpicklingError("it was written on a machine of another byte order")
     content = load(file, storages)
     keys, file_bytes = load(file, storages), _map_file(path)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise pickle.UnpicklingError("it has no list of its storages")
     for key in keys:
         count = int.from_bytes(file.read(8), "little", signed=True)
         if count != storages[key].count:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from src.errors import UserError
 
+MAX_DEPTH = 100  # of lists and objects in one another in a JSON text
 LARGEST_TEXT = 2**26  # bytes: the index of a model of a hundred thousand entries takes a tenth of it
 # Of YAML, whose readers take a hundred microseconds a node and recurse: ten thousand class names are settings still.
 LARGEST_YAML = 2**20  # bytes, and characters of what aliases stand for
@@ -54,9 +55,16 @@ def parse_json(text: str, source: object) -> object:
     Raise UserError if it is none, is nested too deep, or has numbers of thousands of digits.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{source} cannot be read as json ({error}); get it again") from error
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for parent in level if isinstance(parent, list | dict)
+                 for child in (parent.values() if isinstance(parent, dict) else parent)]  # fmt: skip
+    if any(isinstance(child, list | dict) for child in level):
+        raise UserError(f"{source} has more than {MAX_DEPTH} lists and objects in one another; get it again")
+    return value
 
 
 def read_json(path: Path, largest: int = LARGEST_TEXT) -> object:

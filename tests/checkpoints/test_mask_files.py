@@ -17,7 +17,7 @@ from command_line.build import build_method
 from command_line.config import compose_config, validate
 from command_line.console import user_message
 from command_line.files import merge_files
-from src.checkpoints.bundles import save_bundle
+from src.checkpoints.bundles import open_bundle, save_bundle, unfit_entries
 from src.checkpoints.mask_files import FOLDER, MaskFiles, MaskProvenance, find_masks, load_masks, open_masks, save_masks
 from src.checkpoints.published import PublishedFiles
 from src.compact import Compact, masks_as_parts, pack, unpack
@@ -221,6 +221,40 @@ def test_a_bundle_that_does_not_say_what_its_masks_are_of_is_refused(tmp_path):
     save_bundle(compact(), {"w": torch.zeros(4, 5)}, tmp_path / "bundle", {"finetuned": {"a": "1", "b": "2"}})
     with pytest.raises(UserError, match="does not say its base, pretrained, lambdas, chosen_from"):
         open_masks(tmp_path / "bundle", OURS, compact().outline)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": []}, {"pretrained": 1}, {"finetuned": {"a": "1", "b": []}}, {"lambdas": {"a": 1.0}}, {"lambdas": {"a": 1.0, "b": "1"}},
+        {"lambdas": [1.0, 2.0]}, {"chosen_from": 3}, {"chosen_from": [None]},
+    ],
+)  # fmt: skip
+def test_facts_that_were_never_written_are_refused(tmp_path, change):
+    facts = {**OURS.facts({"a": 0.2, "b": 0.4}, (0.2, 0.4)), **change}
+    save_bundle(compact(), {"w": torch.zeros(4, 5)}, tmp_path / "bundle", facts)
+    with pytest.raises(UserError, match="what this program never writes"):
+        open_masks(tmp_path / "bundle", OURS, compact().outline)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"mask/w": torch.ones(2, dtype=torch.uint8)}, {"mask/w": torch.ones(3)}, {"mask/v": torch.ones(3, dtype=torch.uint8)},
+        {"left/w": torch.ones(4, 2)}, {"left/w": torch.ones(4, 2), "right/w": torch.ones(3, 5)},
+        {"left/w": torch.ones(5, 2), "right/w": torch.ones(2, 4)}, {"left/w": torch.ones(4), "right/w": torch.ones(4)},
+        {"left/w": torch.ones(4, 2).half(), "right/w": torch.ones(2, 5)}, {"entry/w": torch.ones(20)}, {"other/w": torch.ones(4, 5)},
+    ],
+)  # fmt: skip
+def test_entries_from_which_no_vector_is_made_are_named(tmp_path, part):
+    shapes = compact().outline
+    whole = {"left/w": torch.ones(4, 2), "right/w": torch.ones(2, 5)}
+    assert not unfit_entries(compact()) and not unfit_entries(Compact(shapes, {"a": whole, "b": {"entry/w": torch.ones(4, 5)}}))
+    unfit = Compact(shapes, {"a": part, "b": {}}, {"w": torch.ones(4, 5)})
+    assert unfit_entries(unfit) == [f"a/{name}" for name in part]
+    save_bundle(unfit, {"w": torch.zeros(4, 5)}, tmp_path / "bundle", {"finetuned": {"a": "1", "b": "2"}})
+    with pytest.raises(UserError, match=rf"do not fit one another \(a/{next(iter(part))}\)"):
+        open_bundle(tmp_path / "bundle")
 
 
 def test_a_mask_file_cut_short_is_named(tmp_path):

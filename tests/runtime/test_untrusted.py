@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import socket
@@ -5,7 +6,7 @@ import socket
 import pytest
 
 from src.errors import UserError
-from src.runtime.untrusted import open_regular, read_bytes, read_json, read_text
+from src.runtime.untrusted import MAX_DEPTH, open_regular, parse_json, read_bytes, read_json, read_text
 
 
 def test_a_regular_file_is_read(tmp_path):
@@ -47,6 +48,14 @@ def test_what_is_no_json_is_a_sentence(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"settings\.json .*; get it again"):
         read_json(path)
+
+
+def test_json_has_a_depth():
+    """Else what goes through it later, or prints it, goes deeper than Python does."""
+    for depth in (MAX_DEPTH, MAX_DEPTH + 1):
+        for text in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
+            with pytest.raises(UserError, match="in one another") if depth > MAX_DEPTH else contextlib.nullcontext():
+                parse_json(text, "settings")
 
 
 def test_text_is_read_as_it_is(tmp_path):

@@ -1,14 +1,17 @@
 """An adapter's adapter_config.json: which settings are supported, which entries they target, and how products are scaled."""
 
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError, raise_any, shorten
+from src.errors import UserError, collect, raise_any, shorten
+from src.runtime.patterns import Pattern, PatternError, TimeLimit, compile_pattern
+from src.runtime.untrusted import read_json
+from src.validation import is_number
 
 CONFIG = "adapter_config.json"
 ADVICE = "merge it with peft's merge_and_unload, save the model, and give that folder"
@@ -23,6 +26,9 @@ SUPPORTED_SETTINGS = {
 }  # fmt: skip
 DEFAULTS = {"r": 8, "lora_alpha": 8}
 PATTERN_TABLES = ("rank_pattern", "alpha_pattern")  # values that replace r and lora_alpha where a pattern matches a name
+PLAIN_NAME = re.compile(r"[\w.-]*")  # a pattern that is a name, as most are
+LARGEST = 2**22  # bytes of the settings, and
+MAX_PATTERNS = 20_000  # patterns in a table: an adapter of ten thousand layers has less than both
 BASE_CHANGING_INITS = ("pissa", "corda", "olora", "loftq", "lora_ga")  # subtract the initial product from the base weights
 
 
@@ -31,13 +37,16 @@ class Settings:
     """The settings of an adapter's training.
 
     values: by peft's names, defaults filled in.
+    patterns: the patterns of names in a table, and the numbers for names that they match, by table.
     """
 
     values: Mapping[str, Any]
+    patterns: Mapping[str, Sequence[tuple[Pattern | re.Pattern, float]]]
 
     def is_target(self, name: str) -> bool:
         """Whether a parameter was adapted by its own name."""
-        return any(f".{name}".endswith(f".{target}") for target in self.values.get("target_parameters") or ())
+        parts = name.split(".")
+        return any(".".join(parts[start:]) in self._target_parameters for start in range(len(parts)))
 
     def targets(self, prefix: str, children: Iterable[str]) -> list[str]:
         """Return the entries that a layer's factors may change: its parameters that are targets, else its weight.
@@ -51,7 +60,7 @@ class Settings:
     def scale(self, pattern_name: str, rank: int) -> float:
         """Return what the product of a module's or parameter's factors is multiplied by: alpha over the rank or its root.
 
-        Raise UserError if the settings give it another rank, or several alphas.
+        Raise UserError if the settings give it another rank, or several alphas, or if their patterns take too long.
         """
         ranks = self._matching_values("rank_pattern", pattern_name, "r")
         alphas = self._matching_values("alpha_pattern", pattern_name, "lora_alpha")
@@ -64,21 +73,29 @@ class Settings:
         return alphas[0] / (math.sqrt(rank) if self.values.get("use_rslora") else rank)
 
     def _matching_values(self, table: str, pattern_name: str, otherwise: str) -> list[float]:
-        patterns = self.values[table].items()
-        return [value for key, value in patterns if _name_pattern(key).fullmatch(pattern_name)] or [self.values[otherwise]]
+        try:
+            values = [value for pattern, value in self.patterns[table] if pattern.fullmatch(pattern_name)]
+        except PatternError as error:
+            raise UserError(f"{table} in {CONFIG}: {error}, or {ADVICE}") from error
+        return values or [self.values[otherwise]]
+
+    @cached_property
+    def _target_parameters(self) -> frozenset[str]:
+        return frozenset(self.values.get("target_parameters") or ())
 
 
-def _name_pattern(pattern: str) -> re.Pattern[str]:
-    """Return the pattern of names that `pattern` matches, whole or from a dot to the end."""
-    return re.compile(rf"(?:.*\.)?(?:{pattern})")
+def _name_pattern(pattern: str, limit: TimeLimit) -> Pattern | re.Pattern:
+    """Return the pattern of names that `pattern` matches, whole or from a dot to the end. Raise PatternError if it is none."""
+    name_pattern = rf"(?:.*\.)?(?:{pattern})"
+    return re.compile(name_pattern) if PLAIN_NAME.fullmatch(pattern) else compile_pattern(name_pattern, limit)
 
 
 def read_settings(file: Path) -> Settings:
     """Return the settings in a file. Raise UserError with all that is not supported in it."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as json ({error}); copy the adapter again") from error
+        values = read_json(file, LARGEST)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error}); copy the adapter again") from error
     kind = values.get("peft_type") if isinstance(values, dict) else type(values).__name__
     if kind != "LORA":
         raise UserError(f"{file} is of the kind {kind}, and only LORA is read here; {ADVICE}")
@@ -93,13 +110,29 @@ def read_settings(file: Path) -> Settings:
     unsupported = [f"{name}={value!r}" for name, value in values.items() if value and name not in SUPPORTED_SETTINGS]
     if unsupported:
         problems.append(f"{file} sets what is not known here: {shorten(unsupported)}; {ADVICE}")
-    try:
-        patterns = [pair for table in PATTERN_TABLES for pair in values[table].items()]
-        for name, value in [*patterns, *((number, values[number]) for number in DEFAULTS)]:
-            _name_pattern(name)
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise TypeError(f"{name} is {value!r}")
-    except (re.error, TypeError, AttributeError, OverflowError) as error:
-        problems.append(f"{file}: {', '.join(DEFAULTS)} and their patterns have to be numbers ({error}); copy the adapter again")
+    with collect(problems):
+        patterns = _compile_patterns(file, values)
     raise_any(problems)
-    return Settings(values)
+    return Settings(values, patterns)
+
+
+def _compile_patterns(file: Path, values: Mapping[str, Any]) -> dict[str, list[tuple[Pattern | re.Pattern, float]]]:
+    """Return `Settings.patterns`. Raise UserError if they or the numbers they replace are none."""
+    if not all(isinstance(values[table], dict) and len(values[table]) <= MAX_PATTERNS for table in PATTERN_TABLES):
+        names = " and ".join(PATTERN_TABLES)
+        raise UserError(f"{file}: {names} are tables of at most {MAX_PATTERNS:,} patterns; copy the adapter again")
+    wrong = []
+    for number, table in zip(DEFAULTS, PATTERN_TABLES):
+        pairs = {number: values[number], **values[table]}.items()
+        wrong += [f"{name} is {value!r}" for name, value in pairs if not is_number(value) or (number == "r" and value <= 0)]
+    if wrong:
+        numbers = f"{', '.join(DEFAULTS)} and their patterns have to be numbers, ranks above zero"
+        raise UserError(f"{file}: {numbers} ({shorten(wrong)}); copy the adapter again")
+    limit = TimeLimit()
+    try:
+        return {
+            table: [(_name_pattern(pattern, limit), value) for pattern, value in values[table].items()]
+            for table in PATTERN_TABLES
+        }
+    except PatternError as error:
+        raise UserError(f"{file}: of its patterns, {error}; copy the adapter again, or {ADVICE}") from error

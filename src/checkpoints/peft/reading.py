@@ -113,7 +113,7 @@ def _inner_projections(path: Path, modules: Collection[str], version: str) -> se
 
 def counts_twice(version: str) -> bool:
     """Whether peft of this version is known to add the product of an adapted attention's output projection twice."""
-    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    numbers = re.match(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})", version)
     return numbers is not None and tuple(map(int, numbers.groups())) <= LAST_VERSION_COUNTING_TWICE
 
 
