@@ -2,11 +2,12 @@
 
 import argparse
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from command_line.composition import nearest
-from command_line.overrides import plain_or_quoted
+from command_line.overrides import plain_or_quoted, quoted_text
 from src.errors import raise_any
 from src.models.modes import TRAINS
 from src.training.recipe import Recipe
@@ -31,6 +32,7 @@ MODEL = (
     Flag("data-location", "data_location", "of datasets"),
     Flag("save", "model_location", "of pre-trained and fine-tuned weights"),
     Flag("cache-dir", "cache_dir", "of what need not be computed again"),
+    Flag("config-dir", "hydra.searchpath", "a folder of yours with files like those of config/"),
 )
 TASKS = "task names with commas between them; default: the model's list"
 GRID = (
@@ -88,6 +90,8 @@ def _written(flag: Flag, value: str) -> str:
     """Return a value as Hydra reads it: lists in brackets, in quotes what its grammar would take for something else."""
     if flag.option == "DATASETS":
         return f"[{','.join(map(plain_or_quoted, value.split(',')))}]"
+    if flag.option == "hydra.searchpath":
+        return f"[{quoted_text(f'file://{os.path.abspath(value)}')}]"
     return plain_or_quoted(value)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from command_line.config import method_name
+from command_line.sweeps import claim_output
 from src.checkpoints.bundles import save_bundle
 from src.checkpoints.companions import companions_of
 from src.checkpoints.mask_files import MaskProvenance
@@ -34,6 +35,7 @@ def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pre
         raise UserError(f"output={path}: this method makes a model for each task, which a folder holds; name a folder")
     copies = 2 if config.output_kind == "bundle" else tasks if method.per_task else 1
     check_target(path, method.per_task or path.suffix != ".safetensors", inputs, copies * byte_size(pretrained))
+    claim_output(path)
 
 
 def write_output(
