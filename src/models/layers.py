@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 
 from src.errors import UserError
+from src.runtime.patterns import PatternError, compile_pattern
 
 # `...resblocks.7...`, `...layers.7...`, `encoder.block.7.layer.0...` (sublayers of a block), `...layer.7...`, `h.7...`, and
 # `layers.1.blocks.0...`, blocks of a stage.
@@ -29,14 +30,14 @@ def depth_by_name(keys: Iterable[str], pattern: str | None = None) -> Callable[[
     of the model are stages or stand side by side.
     """
     try:
-        finder = re.compile(pattern or BLOCK_PATTERN)
-    except re.error as error:
-        raise UserError(f"method.depth_pattern={pattern} is not a regular expression: {error}") from error
+        finder = compile_pattern(BLOCK_PATTERN if pattern is None else pattern)
+        matches = {key: finder.search(key) for key in keys}
+    except PatternError as error:
+        raise UserError(f"method.depth_pattern: {error}") from error
     if not finder.groups:
         raise UserError(f"method.depth_pattern={pattern} has no group for the block number, such as (\\d+)")
-    keys, places = list(keys), {}
-    for key in keys:
-        match = finder.search(key)
+    places: dict[str, tuple[str, Position]] = {}
+    for key, match in matches.items():
         if match:
             numbers = [number for number in match.groups() if number is not None]
             if not numbers or not all(map(str.isdecimal, numbers)):
@@ -44,11 +45,11 @@ def depth_by_name(keys: Iterable[str], pattern: str | None = None) -> Callable[[
             places[key] = key[: match.start(match.groups().index(numbers[0]) + 1)], tuple(map(int, numbers))
     if not places:
         raise UserError(
-            f"LiNeS needs to know how deep a parameter is, and no name matches {finder.pattern}; "
+            f"LiNeS needs to know how deep a parameter is, and no name matches {pattern or BLOCK_PATTERN}; "
             "give method.depth_pattern= a regular expression whose group is the block number"
         )
     if pattern is None:
-        places = _with_stages(keys, places)
+        places = _with_stages(matches, places)
     stacks: dict[str, set[Position]] = {}
     for stack, position in places.values():
         stacks.setdefault(stack, set()).add(position)

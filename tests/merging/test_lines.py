@@ -10,6 +10,7 @@ from src.merging.single_task import SingleTask
 from src.merging.sum import Sum
 from src.merging.ties import Ties
 from src.models.layers import depth_by_name
+from src.runtime.patterns import TimeLimit
 from tests.conftest import merge_inputs, tiny_models
 
 
@@ -116,6 +117,12 @@ def test_depth_by_a_pattern_of_the_users_own():
 def test_no_pattern_is_an_error_and_no_guess(pattern):
     with pytest.raises(UserError, match="depth_pattern"):
         depth_by_name(["conv1.w", "fc.w"], pattern)
+
+
+def test_a_pattern_that_never_ends_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(TimeLimit, "__init__", lambda self: setattr(self, "seconds", 0.1))
+    with pytest.raises(UserError, match=r"method\.depth_pattern: .* takes too long to match"):
+        depth_by_name(["a" * 40 + "!"], r"((?:a|a)+)+$")
 
 
 def test_a_decomposition_is_made_once_under_lines():
