@@ -34,6 +34,7 @@ ONLY_IN = {
     ("huggingface_hub", "gdown"): ("src.downloads", "src.data"),
     ("filelock",): ("src.runtime", "src.downloads", "src.data"),
     ("matplotlib",): ("src.reports",),
+    ("regex",): ("src.runtime",),
     ("scipy", "threadpoolctl"): ("src.merging.engine",),
 }
 MERGING = {

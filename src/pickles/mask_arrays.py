@@ -47,8 +47,7 @@ class _Array:
 
     def has_objects(self) -> bool:
         """Whether the entries are objects and not numbers."""
-        shape = self.shape
-        if not isinstance(self.dtype, _DType) or not isinstance(shape, tuple) or not all(type(length) is int for length in shape):
+        if not isinstance(self.dtype, _DType) or not isinstance(self.shape, tuple):
             raise TypeError("an array without a dtype or shape")
         return self.dtype.name in OBJECT_DTYPES
 

@@ -193,7 +193,7 @@ def test_how_peft_names_attention_and_how_often_it_adds_the_projection(tmp_path)
     settings = json.loads((tmp_path / "adapter" / CONFIG).read_text())
     for version in ("0.22.0", "nightly", "9" * 5000 + ".0.0"):
         (tmp_path / "adapter" / CONFIG).write_text(json.dumps({**settings, "peft_version": version}))
-        with pytest.raises(UserError, match=f"peft {version[:50]}.*twice.*merge it"):
+        with pytest.raises(UserError, match=f"peft {version[:9]}.*twice.*merge it"):
             open_adapter(tmp_path / "adapter", pretrained)
     assert tuple(map(int, peft.__version__.split(".")[:3])) <= LAST_VERSION_COUNTING_TWICE, (
         "see what this peft does, then move the constant"

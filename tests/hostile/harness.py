@@ -1,7 +1,8 @@
 """Hostile files against the real program: a command a process, forked from one that has imported the program, with bounds.
 
 A table is a module beside this one with `FILES`, a dict from names to functions that write one hostile file or folder at a
-path, and `commands(path)`, the command lines that read it. `HARMLESS` names the files that may be read without an error.
+path, and `commands(path)`, the command lines that read it. `HARMLESS` names the files that may be read without an error,
+`GOOD` those that must be: they show that the others are refused for what they are.
 """
 
 import importlib
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -47,14 +48,16 @@ class Outcome:
     stderr: str
     acts: list[str]
 
-    def faults(self, is_harmless: bool) -> list[str]:
-        """Return what is wrong with the outcome, a sentence each."""
+    def faults(self, statuses: Container[int]) -> list[str]:
+        """Return what is wrong with the outcome, a sentence each.
+
+        statuses: those that are right.
+        """
         sentences = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
         faults = {
             f"it did {self.acts}": bool(self.acts),
             "it shows a traceback": "Traceback" in self.stdout + self.stderr,
-            f"it was killed by signal {-self.status}": self.status < 0,
-            "it took the file for good": self.status == 0 and not is_harmless,
+            f"its exit status is {self.status}": self.status not in statuses,
             "it gives no reason": self.status != 0 and not sentences,
             f"it says {len(sentences)} sentences": len(sentences) > MAX_SENTENCES,
             "its sentences are no single lines": self.status != 0 and len(self.stderr.splitlines()) != len(sentences),
@@ -66,10 +69,17 @@ class Outcome:
 
 
 def tables() -> list[ModuleType]:
-    """Return the tables of files, all modules beside this one that have some."""
+    """Return the tables of files that commands read, all modules beside this one that have some; tests of readers have others."""
     names = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py") if not path.stem.startswith("test_"))
     modules = [importlib.import_module(f"tests.hostile.{name}") for name in names if name != Path(__file__).stem]
-    return [module for module in modules if hasattr(module, "FILES")]
+    return [module for module in modules if hasattr(module, "FILES") and hasattr(module, "commands")]
+
+
+def statuses_of(table: ModuleType, name: str) -> Container[int]:
+    """Return the exit statuses that are right for commands that read a file."""
+    if name in getattr(table, "GOOD", ()):
+        return (0,)
+    return (0, 1) if name in getattr(table, "HARMLESS", ()) else (1,)
 
 
 class Zygote:

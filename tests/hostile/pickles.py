@@ -19,7 +19,7 @@ BASE = ["model=files", "pretrained=base.safetensors", "specify_lambda=1", "outpu
 def commands(path: Path) -> list[list[str]]:
     """Return the command lines that read a pickle: as masks, or as weights, those that call something also to convert them."""
     if path.suffix == ".npy" or path.name.startswith("mask"):
-        return [["main.py", *BASE, "finetuned=[good.safetensors]", "method=tall_mask", f"method.load_mask='{path}'"]]
+        return [["main.py", *BASE, "finetuned=[good.safetensors]", "method=consensus", f"method.load_mask='{path}'"]]
     merge = ["main.py", *BASE, f"finetuned=[hostile/{path.name}]"]
     convert = ["convert_checkpoints.py", str(path.parent), "--output=converted"]
     return [merge, convert] if path.name.startswith(("call", "hash", "shadowed")) else [merge]
@@ -172,6 +172,7 @@ COMMANDS = {
     "dunder": call("builtins object.__reduce_ex__", b"K\x02"),
 }
 FILES = {
+    "good_masks.npy": lambda path: np.save(path, {"good": np.full(17, 255, np.uint8)}),
     **{f"call_{name}.pt": entry(program) for name, program in COMMANDS.items()},
     **{f"top_{name}.pt": bare(b"\x80\x02" + COMMANDS[name] + b".") for name in ("os_system", "eval", "subprocess")},
     **{f"legacy_{name}.pt": legacy(COMMANDS[name]) for name in ("os_system", "eval")},
@@ -250,4 +251,5 @@ FILES = {
     "mask_tensor.pt": lambda path: torch.save({"good": TENSOR}, path),
     "mask_numbers.npy": lambda path: np.save(path, np.ones(4)),
 }  # fmt: skip
-HARMLESS = {"header_shape.npy", "shadowed.pt", "two_pickles.pt"}
+GOOD = {"good_masks.npy"}
+HARMLESS = {"shadowed.pt", "two_pickles.pt"}

@@ -6,6 +6,11 @@ from pathlib import Path
 Write = Callable[[Path], None]
 
 
+def commands(path: Path) -> list[list[str]]:
+    """Return the command line that reads a file as a manifest of benchmarks."""
+    return [["main.py", f"lineages='hostile/{path.name}'"]]
+
+
 def text(content: str) -> Write:
     """Return what writes a text, lone surrogates included."""
     return lambda path: path.write_bytes(content.encode("utf-8", "surrogatepass"))

@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import save_file
 
 from tests.conftest import tiny_models
-from tests.hostile.harness import CANARY, Zygote, tables
+from tests.hostile.harness import CANARY, Zygote, statuses_of, tables
 
 CASES = [(table, name) for table in tables() for name in table.FILES]
 
@@ -30,6 +30,6 @@ def test_a_hostile_file_ends_in_a_sentence(table, name, tmp_path, zygote):
     table.FILES[name](path)
     for command in table.commands(path):
         outcome = zygote.run(command, tmp_path)
-        faults = outcome.faults(name in getattr(table, "HARMLESS", ()))
+        faults = outcome.faults(statuses_of(table, name))
         assert not faults, f"{' '.join(command)}: {faults}\n{outcome.stdout[-500:]}\n{outcome.stderr[-3000:]}"
         assert not list(tmp_path.rglob(CANARY)), f"{' '.join(command)} executed what is in the file"

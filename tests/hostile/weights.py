@@ -20,7 +20,7 @@ BOMB = r"(.|\w)*(.|\d)*(.|l)*(.|a)*(?<=zz)"  # on which even `regex` takes hours
 def commands(path: Path) -> list[list[str]]:
     """Return the command lines that read a path: as masks, a bundle's task, an adapter, or as the fine-tuned or base model."""
     if path.name.startswith("mask"):
-        return [["main.py", *BASE, "pretrained=base.safetensors", "finetuned=[good.safetensors]", "method=tall_mask",
+        return [["main.py", *BASE, "pretrained=base.safetensors", "finetuned=[good.safetensors]", "method=consensus",
                  f"method.load_mask='{path}'"]]  # fmt: skip
     task = "/good" if path.name.startswith("bundle") else ""
     finetuned = ["main.py", *BASE, "pretrained=base.safetensors", f"finetuned=[hostile/{path.name}{task}]"]
@@ -49,6 +49,14 @@ def index(content: object) -> Callable[[Path], None]:
         (path / "model.safetensors.index.json").write_text(text, errors="surrogatepass")
 
     return write
+
+
+def write_shards(path: Path) -> None:
+    """Write a folder with the base model in shards."""
+    model = tiny_models(1)[0]
+    index({"weight_map": {key: f"{number}.safetensors" for number, key in enumerate(model)}})(path)
+    for number, (key, leaf) in enumerate(model.items()):
+        save_file({key: leaf}, path / f"{number}.safetensors")
 
 
 def weight_map(**shards: object) -> Callable[[Path], None]:
@@ -83,9 +91,9 @@ def bundle(facts: object = None, masks: dict[str, torch.Tensor] | None = None, *
 
     def write(path: Path) -> None:
         path.mkdir()
-        pretrained = {key: leaf for key, leaf in tiny_models(1)[0].items() if leaf.is_floating_point()}
+        pretrained = tiny_models(1)[0]
         save_file(pretrained, path / "pretrained.safetensors")
-        save_file(pretrained, path / "shared.safetensors")
+        save_file({key: leaf for key, leaf in pretrained.items() if leaf.is_floating_point()}, path / "shared.safetensors")
         values = {"finetuned": {"good": ""}, "base": {}, "pretrained": "", "lambdas": None, "chosen_from": None, **changes}
         text = facts if isinstance(facts, str) else json.dumps(values if facts is None else facts)
         bits = {"good/mask/head.bias": torch.ones(1, dtype=torch.uint8)} if masks is None else masks
@@ -131,6 +139,10 @@ def link_to(target: str) -> Callable[[Path], None]:
 DEEP = "[" * 10**5
 ONE = {"a": entry([2])}
 FILES = {
+    "good.pt": lambda path: torch.save({"state_dict": tiny_models(1)[0]}, path),
+    "adapter_good": adapter(),
+    "bundle_good": bundle(),
+    "index_good": write_shards,
     "fifo.safetensors": os.mkfifo,
     "fifo.pt": os.mkfifo,
     "socket.safetensors": write_socket,
@@ -222,4 +234,5 @@ FILES = {
     "mask_fifo.npy": os.mkfifo,
     "mask_endless.npy": link_to("/dev/zero"),
 }  # fmt: skip
+GOOD = {"good.pt", "adapter_good", "bundle_good", "index_good"}
 HARMLESS = {"adapter_patterns"}  # where they are matched in time
