@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from src import state_dict
-from src.state_dict import digest, floating, is_finite, model_differences, same_values, working_dtype
+from src.state_dict import digest, is_finite, model_differences, same_values, weight_names, working_dtype
 
 
 def test_differences_name_keys_shapes_and_kinds():
@@ -26,7 +26,7 @@ def test_digest_depends_on_names_values_dtype_and_shape_but_not_on_order():
 def test_arithmetic_is_float32_but_for_float64():
     assert working_dtype(torch.bfloat16) == working_dtype(torch.float32) == torch.float32
     assert working_dtype(torch.float64) == torch.float64
-    assert floating({"n": torch.arange(2), "w": torch.ones(1).half()}) == ["w"]
+    assert weight_names({"n": torch.arange(2), "w": torch.ones(1).half(), "c": torch.ones(1).cfloat()}) == ["w", "c"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])

@@ -118,7 +118,7 @@ def test_every_option_has_its_readers_and_every_reader_option_is_there():
 @pytest.mark.parametrize(
     "command, line, unread",
     [
-        *((command, "method=sum output=x num_tasks=2", {"method", "output"}) for command in SCORE - {"main.py"}),
+        *((command, "method=sum output=x num_tasks=2", {"method", "output"}) for command in sorted(SCORE - {"main.py"})),
         ("main.py", "method=ties n_eval_points=3 method.depth_pattern=x", {"method.depth_pattern"}),
         ("finetune.py", "batch_size=64 method.k=20 tasks.Digits.epochs=3 model.recipe.lr=1", {"batch_size", "method"}),
         (
