@@ -6,6 +6,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --disable-pip-version-check
 
 .PHONY: demo test lint
+.DELETE_ON_ERROR: # half a .venv is none
 
 demo: .venv/installed
 	.venv/bin/python main.py
