@@ -5,6 +5,7 @@
 
 The kinds are merges of files to a file, to shards and to a bundle, sweeps and fine-tunings of the demo, and conversions that
 remove what they converted.
+
 Each kind of work starts beside an earlier result, is killed by SIGKILL or SIGTERM at a random moment (half of them in the
 last third, where most is written), and is run again to its end. After the kill all results are to be, to the bit, as before
 or as those of a run that was left alone (`partly new`: some are one, some the other), and after the rerun all are to be new,
