@@ -1,12 +1,17 @@
 """What killing the program at random moments destroys, loses or leaves behind, and what two processes do to one result.
 
-    python -m benchmarks.kills --count 100               about ten minutes on two cores
+    python -m benchmarks.kills --count 100                13 minutes on two cores that others used, too
     python -m benchmarks.kills --count 12 --only bundle
 
+The kinds are merges of files to a file, to shards and to a bundle, sweeps and fine-tunings of the demo, and conversions that
+remove what they converted.
+
 Each kind of work starts beside an earlier result, is killed by SIGKILL or SIGTERM at a random moment (half of them in the
-last third, where most is written), and is run again to its end. Then all files are compared, to the bit, with those of a
-run that nobody killed. A third of the runs are new interpreters, the others are forked from one that has imported the
-program. The exit status is 1 if anything was torn, unreadable, different or left behind.
+last third, where most is written), and is run again to its end. After the kill all results are to be, to the bit, as before
+or as those of a run that was left alone (`partly new`: some are one, some the other), and after the rerun all are to be new,
+with no file beside them. `drafts` counts the kills that left hidden files, which the rerun is to remove; lock files stay.
+Then two runs start at once on nothing. A third of the killed runs are new interpreters, the others are forked from one that
+has imported the program. The exit status is 1 if anything was torn, unreadable, different or left behind.
 """
 
 import random
@@ -22,6 +27,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
@@ -41,10 +47,10 @@ BASE, SHARDS = "pretrained=../inputs/base.safetensors", "pretrained=../inputs/ba
 
 # Outcomes, as the tables name them: of both, of kills, of races.
 TORN, UNREADABLE, LEFT, CHANGED = "torn", "unreadable", "left behind", "inputs changed"
-LOCKS, BUG = "lock files, which stay", "traceback or abort"
-MISSED, EARLIER, SOME, NEW = "ended before it", "all as before", "some new, all whole", "all new"
-DRAFTS, COMPLETED, FAILED, DIFFERENT = "drafts, until the rerun", "rerun completed", "rerun failed", "rerun differs"
-RACES, BOTH, SPEECHLESS = "races", "both completed", "failed without a sentence"
+LOCKS, BUG = "locks, which stay", "traceback or abort"
+MISSED, EARLIER, SOME, NEW = "ended before it", "all as before", "partly new", "all new"
+DRAFTS, COMPLETED, FAILED, DIFFERENT = "drafts", "rerun completed", "rerun failed", "rerun differs"
+RACES, BOTH, SPEECHLESS = "races", "both completed", "no sentence"
 OF_KILLS = ("SIGKILL", "SIGTERM", MISSED, EARLIER, SOME, NEW, TORN, UNREADABLE, DRAFTS)
 OF_KILLS += (COMPLETED, FAILED, DIFFERENT, LEFT, LOCKS, CHANGED, BUG)
 OF_RACES = (RACES, BOTH, SPEECHLESS, TORN, UNREADABLE, LEFT, LOCKS, CHANGED, BUG)
@@ -82,8 +88,8 @@ def merge_kind(*arguments: str) -> Kind:
 
 
 KINDS = {
-    "merge to a file": merge_kind(BASE, "output=merged.safetensors"),
-    "merge to shards": merge_kind(SHARDS, "output=merged"),
+    "file": merge_kind(BASE, "output=merged.safetensors"),
+    "shards": merge_kind(SHARDS, "output=merged"),
     "bundle": merge_kind(BASE, "method=tall_mask", "output_kind=bundle", "output=bundle"),
     "sweep": Kind("main.py", ("-m", "method=zeroshot", *SWEEP), ("-m", "method=zeroshot,sum", *SWEEP)),
     "fine-tuning": Kind(
@@ -152,7 +158,7 @@ class Bench:
     def __init__(self, name: str, kind: Kind, root: Path, draw: random.Random):
         self.kills, self.races = Tally(), Tally()
         self._kind, self._root, self._draw = kind, root, draw
-        self._work = root / name.replace(" ", "-")
+        self._work = root / name
         self._inputs = self._input_stats()
         self._work.mkdir()
         if kind.sources:
@@ -258,9 +264,10 @@ def last_line(log: Path) -> str:
 
 def table(title: str, outcomes: Sequence[str], tallies: Mapping[str, Tally]) -> Table:
     """Return how many trials of each kind, and of all, had each outcome."""
-    result = Table("", *tallies, "all", title=title)
-    for column in result.columns[1:]:
-        column.justify = "right"
+    result = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    result.add_column(no_wrap=True)
+    for heading in (*tallies, "all"):
+        result.add_column(heading, justify="right")
     for outcome in outcomes:
         counts = [tally.counts[outcome] for tally in tallies.values()]
         result.add_row(outcome, *map(str, (*counts, sum(counts))))

@@ -193,7 +193,7 @@ def _clear_drafts(folder: Path) -> None:
         if draft in _open_drafts or not parts:
             continue
         is_ours, path = is_abandoned(parts["mark"]), folder / parts["name"]
-        is_elsewhere = not is_ours and not parts["mark"].startswith(f"{socket.gethostname()}~")
+        is_elsewhere = not parts["mark"].startswith(f"{socket.gethostname()}~")
         with contextlib.suppress(OSError):  # another process clears it, too, or it is another user's
             if parts["kind"] == "old" and not path.exists():
                 if is_ours or (is_elsewhere and _age(draft) > BETWEEN_RENAMES):

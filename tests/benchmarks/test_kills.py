@@ -119,7 +119,7 @@ def test_a_folder_that_is_written_whole_is_one_result(tmp_path):
 
 
 def test_this_program_passes_at_small_size(tmp_path):
-    kinds = {name: KINDS[name] for name in ("merge to a file", "conversion")}
+    kinds = {name: KINDS[name] for name in ("file", "conversion")}
     for bench in measure(kinds, count=2, races=1, seed=0, folder=tmp_path).values():
         assert bench.kills.problems == bench.races.problems == []
         assert bench.kills.counts[COMPLETED] == 1 and bench.races.counts[RACES] == 1
