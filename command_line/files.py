@@ -10,6 +10,7 @@ from command_line.build import build_device, build_method, specified_coefficient
 from command_line.output import check_output, publish_analysis, write_output
 from command_line.paths import file_sources
 from command_line.readers import FILES, refuse_unread
+from command_line.sweeps import claim_output
 from src.checkpoints.mask_files import MaskProvenance, load_masks
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.elementwise import as_real
@@ -29,6 +30,7 @@ def merge_files(config: DictConfig) -> None:
     started, method = time.monotonic(), build_method(config)
     base, sources = file_sources(config)
     method.check_tasks(list(sources))
+    claim_output(config.output)
     coefficient, load = specified_coefficient(config, method, len(sources)), config.method.get("load_mask", False)
     if coefficient is None and not (load and method.per_task):
         raise UserError("model=files has no validation data to choose a coefficient on; give specify_lambda=NUMBER")

@@ -19,7 +19,7 @@ from src.runtime.distributed import ProcessGroup
 from src.runtime.environment import local_world_size
 from src.runtime.files import locked
 from src.training.loop import TrainingSettings, finetune
-from src.training.provenance import is_finetuned_here, mismatch
+from src.training.provenance import is_finetuned_here, mismatch, same_provenance
 from src.training.state import state_path
 
 
@@ -35,8 +35,9 @@ def finetune_missing(config: DictConfig, paths: Paths, family: ModelFamily, task
 def remove_finished_states(paths: Paths, finetuned: Sequence[Task]) -> None:
     """Remove the states of tasks whose weights are there: left by processes that were killed at their very end."""
     for task in finetuned:
-        file = state_path(paths.finetuned(task.name))
-        if task.name not in paths.user_finetuned and file.exists() and is_finetuned_here(file):
+        weights = paths.finetuned(task.name)
+        file = state_path(weights)
+        if task.name not in paths.user_finetuned and file.exists() and same_provenance(weights, file):
             file.unlink(missing_ok=True)  # by another run that is at its end
 
 

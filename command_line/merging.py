@@ -10,6 +10,7 @@ from command_line.launch import hydra_arguments
 from command_line.output import check_output, publish_analysis, write_output
 from command_line.preflight import selected_tasks
 from command_line.session import session
+from command_line.sweeps import claim_output
 from src.evaluation.evaluator import Evaluator
 from src.evaluation.lineage import leak_warnings, no_gain_warnings
 from src.evaluation.search import STRATEGIES
@@ -22,7 +23,7 @@ def merge_and_score(config: DictConfig) -> None:
     """Merge a model family's fine-tuned weights, choose coefficients on validation data, score on test data, show and save."""
     method, tasks = build_method(config), selected_tasks(config)
     specified = specified_coefficient(config, method, len(tasks))
-    checks = [lambda: method.check_tasks([task.name for task in tasks])]
+    checks = [lambda: method.check_tasks([task.name for task in tasks]), lambda: claim_output(config.output)]
     with session(config, "main.py", hydra_arguments(), tasks, checks=checks) as run:
         if run is None:
             return  # other processes did it

@@ -7,7 +7,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from command_line.config import method_name
-from command_line.sweeps import claim_output
 from src.checkpoints.bundles import save_bundle
 from src.checkpoints.companions import companions_of
 from src.checkpoints.mask_files import MaskProvenance
@@ -35,7 +34,6 @@ def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pre
         raise UserError(f"output={path}: this method makes a model for each task, which a folder holds; name a folder")
     copies = 2 if config.output_kind == "bundle" else tasks if method.per_task else 1
     check_target(path, method.per_task or path.suffix != ".safetensors", inputs, copies * byte_size(pretrained))
-    claim_output(path)
 
 
 def write_output(
@@ -60,9 +58,9 @@ def write_output(
         save_file(next(iter(contents.values())), path, metadata)
     else:
         save_folder(next(iter(contents.values())), path, pretrained, metadata)
-        left = companions_of(pretrained.path).left if isinstance(pretrained, Checkpoint) and pretrained.path.is_dir() else ()
-        if left:
-            print(f"not copied from {pretrained.path}: {shorten(left, 10)}")
+        folder = pretrained.folder if isinstance(pretrained, Checkpoint) else None
+        if folder and (left := companions_of(folder).left):
+            print(f"not copied from {folder}: {shorten(left, 10)}")
     return None
 
 

@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from command_line.composition import alternatives
 from command_line.overrides import parse_overrides, plain_or_quoted, shell_word
 from src.errors import UserError, raise_any
+from src.runtime.files import expand_path
 
 OUTPUT = "output"
 
@@ -28,23 +29,26 @@ def check_outputs_differ(texts: Sequence[str]) -> None:
     raise_any(_sentence(value, jobs) for value in values if jobs > 1 and "${" not in value)
 
 
-def claim_output(path: Path) -> None:
-    """Keep an output of a sweep's job for this job. Raise UserError if another job of the sweep has it."""
+def claim_output(output: object) -> None:
+    """Keep an output of a sweep's job, if it has one, for this job. Raise UserError if another job of the sweep has it."""
     hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
+    if hydra.mode != RunMode.MULTIRUN or not output:
         return
+    path = expand_path(output)
     claim = Path(hydra.sweep.dir) / "outputs" / xxhash.xxh3_128_hexdigest(str(path.resolve()).encode())
     claim.parent.mkdir(parents=True, exist_ok=True)
     try:
         with claim.open("x") as file:
             file.write(str(hydra.job.num))
     except FileExistsError as error:
-        raise UserError(_sentence(str(path), None)) from error
+        if claim.read_text() != str(hydra.job.num):  # a launcher may start a job again
+            raise UserError(_sentence(str(path), None)) from error
 
 
 def _sentence(output: str, jobs: int | None) -> str:
-    path = Path(output)
-    numbered = plain_or_quoted(str(path.with_name(f"{path.stem}-JOB{path.suffix}")))
-    suggestion = shell_word(f"{OUTPUT}={numbered.replace('JOB', '${hydra:job.num}')}")
+    path = Path(output) if Path(output).name else Path(output, "merged")
+    number = "N" * (len(output) + 1)  # stands for the job's number in what is quoted, and is no part of it
+    numbered = plain_or_quoted(str(path.with_name(f"{path.stem}-{number}{path.suffix}")))
+    suggestion = shell_word(f"{OUTPUT}={numbered.replace(number, '${hydra:job.num}')}")
     whose = f"of {jobs} jobs" if jobs else "of another job"
     return f"output={output} is that {whose} of this sweep, and the last would replace the others; number them: {suggestion}"

@@ -104,7 +104,10 @@ def add_vector(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> 
     Raise UserError if the vector has names or shapes that `pretrained` has not, or makes an entry infinite or NaN.
     """
     shapes, changes = outline(pretrained), outline(vector)
-    misfits = [key for key in changes if key not in shapes or shapes[key].shape != changes[key].shape]
+    misfits = [
+        key for key, leaf in changes.items()
+        if key not in shapes or shapes[key].shape != leaf.shape or (leaf.is_complex() and not shapes[key].is_complex())
+    ]  # fmt: skip
     if misfits:
         raise UserError(f"the vector does not fit these weights: {', '.join(misfits[:3])} ({len(misfits)} in all)")
 

@@ -117,6 +117,8 @@ def same_values(pretrained: Tensor, finetuned: Tensor) -> bool:
         start, end = before.to(wide), after.to(wide)
         if not torch.isfinite(end).all():
             start = before.to(finetuned.dtype).to(wide)
+        elif not torch.isfinite(start).all():
+            end = after.to(pretrained.dtype).to(wide)
         if not torch.equal(start, end):
             return False  # trained weights differ in the first chunk already
     return True

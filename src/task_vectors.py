@@ -40,7 +40,10 @@ class TaskVector(Mapping[str, Tensor]):
 
     def __init__(self, pretrained: Source, finetuned: Source):
         before = _read(pretrained)
-        after = spelled_like(_read(finetuned, before), before).entries
+        after = _read(finetuned, before)
+        for note in (*getattr(before, "notes", ()), *getattr(after, "notes", ())):
+            warnings.warn(note, stacklevel=2)
+        after = spelled_like(after, before).entries
         problems = model_differences("the pre-trained", before, "the fine-tuned", after)
         if problems:
             raise UserError(problems)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from src.checkpoints.reading import Checkpoint, metadata_of, open_files
-from src.checkpoints.writing import save_file
+from src.checkpoints.writing import IN_FOLDER, save_file
 from src.compact import ENTRY, LEFT, MASK, RIGHT, Compact, packed_size, parts_of
 from src.elementwise import add_vector, as_complex, as_real
 from src.errors import UserError, shorten
@@ -28,10 +28,10 @@ def save_bundle(compact: Compact, pretrained: StateDict, folder: Path, facts: Ma
     """
     require_space(folder.parent, bundle_size(compact, pretrained))
     with folder_beside(folder) as draft:
-        save_file(pretrained, draft / PRETRAINED)
+        save_file(pretrained, draft / PRETRAINED, IN_FOLDER)
         if compact.shared:
-            save_file(compact.shared, draft / SHARED)
-        save_file(compact.flattened(), draft / TASKS, {"kind": "bundle", "facts": json.dumps(facts)})
+            save_file(compact.shared, draft / SHARED, IN_FOLDER)
+        save_file(compact.flattened(), draft / TASKS, {"kind": "bundle", "facts": json.dumps(facts), **IN_FOLDER})
     return sum(file.stat().st_size for file in folder.iterdir())
 
 

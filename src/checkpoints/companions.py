@@ -12,13 +12,14 @@ from pathlib import Path
 
 from src.checkpoints.shards import PICKLED
 from src.errors import UserError
-from src.runtime.untrusted import read_bytes, read_json
+from src.runtime.untrusted import open_regular, read_json
 
 WEIGHTS = {".safetensors", *PICKLED} | {
     *(".ckpt", ".gguf", ".ggml", ".h5", ".keras", ".msgpack", ".npz", ".onnx", ".ot", ".pb", ".tflite")
 }
 LARGEST = 2**26  # bytes of a file: vocabularies are smaller, and weights under another name are not
 MOST_FILES = 1000  # of a sub-folder: code and tokenizers have fewer, and data have more
+BLOCK = 2**20  # bytes that are copied at a time
 MODULES = "modules.json"  # of sentence-transformers: a list of objects with a path
 
 
@@ -44,10 +45,14 @@ class Companions:
     def copy_to(self, folder: Path) -> None:
         """Write copies, regular files, below another folder. Raise UserError if a file has grown beyond any companion's size."""
         for name in (*self.files, *self.modules):
-            target = folder / name
+            source, target = self.folder / name, folder / name
+            largest = source.stat().st_size if name in self.modules else LARGEST
             target.parent.mkdir(parents=True, exist_ok=True)
-            largest = self.size if name in self.modules else LARGEST
-            target.write_bytes(read_bytes(self.folder / name, largest))
+            with open_regular(source) as file, target.open("wb") as copy:
+                for start in range(0, largest, BLOCK):
+                    copy.write(file.read(min(BLOCK, largest - start)))
+                if file.read(1):
+                    raise UserError(f"{source} has grown while it was copied, or has more than {LARGEST / 2**20:.0f} MiB")
 
 
 def companions_of(folder: Path) -> Companions:
@@ -99,14 +104,13 @@ def _below(folder: Path, path: Path) -> Iterator[str]:
     """Yield the files below a sub-folder, relative to `folder`, links to folders not followed; one more than may be copied."""
     count = 0
     for where, subfolders, names in os.walk(path):
-        subfolders.sort()
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in sorted(names):
+        links = [name for name in subfolders if Path(where, name).is_symlink()]
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name not in links)
+        for name in sorted(name for name in (*names, *links) if not name.startswith(".")):
             count += 1
             if count > MOST_FILES + 1:
                 return
-            if not name.startswith("."):
-                yield str(Path(where, name).relative_to(folder))
+            yield str(Path(where, name).relative_to(folder))
 
 
 def _is_weights(name: str) -> bool:

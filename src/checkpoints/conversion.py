@@ -1,12 +1,13 @@
 """Pickled checkpoints and heads converted to safetensors, so that a pickle is read only once."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import xxhash
 
-from src.checkpoints.reading import Checkpoint, contents_of, metadata_of, open_files
+from src.checkpoints.reading import Checkpoint, contents_of, metadata_of, metadata_of_file, open_files
 from src.checkpoints.shards import INDEX, PICKLED, index_of
 from src.checkpoints.writing import save_file
 from src.errors import UserError
@@ -20,6 +21,8 @@ SOURCE = "converted_from"  # name and digest
 STATE = "converted_at"  # name, size and time of change
 BESIDE = "converted_beside"  # the name of the other file that it became, or nothing
 FACTS = "converted_with"  # the numbers and texts beside the weights
+INDICES = re.compile(r"\.index(\.\w+)?\.json$")  # of shards, those of variants (`.index.fp16.json`) included
+SHARD = re.compile(r"-\d{5}-of-\d{5}(\.\w+)?\.\w+$")
 USUAL = {"pytorch_model": "model"}  # beginnings of the Hub's names of pickles, and of safetensors
 
 
@@ -31,7 +34,7 @@ def pickled_models(folder: Path) -> list[Path]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()
              and not any(part.startswith(".") for part in path.relative_to(folder).parts)]  # fmt: skip
     indices = [path for path in files if path.name.endswith(tuple(f"{suffix}{INDEX}" for suffix in PICKLED))]
-    shards = {file for index in indices for file in _shards(index)}
+    shards = {file for path in files if INDICES.search(path.name) for file in _shards(path)}
     single = [path for path in files if path.suffix in PICKLED and not path.name.startswith("TALL_mask") and path not in shards]
     return sorted([*indices, *single])
 
@@ -86,10 +89,13 @@ def not_converted(source: Path, target: Path) -> list[str]:
     return [*lacking, *(["its index"] if not target.exists() or index_of(target) != index else [])]
 
 
-def _shards(index: Path) -> list[Path]:
-    """Return the files that are no models of their own, but shards that an index names, or would if it were whole."""
-    stem, suffix = index.name.removesuffix(INDEX).rsplit(".", 1)
-    return [path for path in index.parent.glob(f"*.{suffix}") if path.name.startswith(f"{stem}-")]
+def _shards(index: Path) -> set[Path]:
+    """Return the files that are no models of their own: shards that an index names, and those numbered like shards beside it."""
+    numbered = {path for path in index.parent.iterdir() if SHARD.search(path.name)}
+    try:
+        return numbered | set(index_of(index).values())
+    except UserError:
+        return numbered  # the index is named where it is converted
 
 
 def _convert_file(source: Path, target: Path) -> list[Path]:
@@ -103,7 +109,7 @@ def _convert_file(source: Path, target: Path) -> list[Path]:
     contents = contents_of(source)
     models = _models(source, target, contents)
     others = [path.name for path in models if path != target]
-    metadata = {SOURCE: identity, STATE: _state(source), BESIDE: next(iter(others), "")}
+    metadata = {**metadata_of_file(source), SOURCE: identity, STATE: _state(source), BESIDE: next(iter(others), "")}
     if contents.facts:
         metadata[FACTS] = json.dumps(contents.facts)
     missing = {path: entries for path, entries in models.items() if not path.exists()}

@@ -7,20 +7,27 @@ prefix before it, published encoders of CLIP lack parts of the text tower, and l
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+
+from torch import Tensor
 
 from src.errors import shorten
-from src.state_dict import Lazy, StateDict, outline
+from src.state_dict import Lazy, StateDict, is_weight, outline
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "_module")
 # Of a CLIP: what is no image tower, which fine-tuned encoders have, lack, or have beside a head.
-IMAGE_TOWER = re.compile(r"(.*\.)?(visual|vision_model)\..+")
-TEXT_TOWER = re.compile(
-    r"(model\.)?((transformer|text|text_model|token_embedding|ln_final)\..+|"
+IMAGE_TOWER = re.compile(r"(model\.)?(visual|vision_model)\..+")
+TEXT_BLOCKS = re.compile(r"(model\.)?(transformer\.resblocks|text|text_model)\..+")  # there as a whole, or not at all
+TEXT_ENTRIES = re.compile(
+    r"(model\.)?((token_embedding|ln_final)\..+|"
     r"positional_embedding|text_projection(\.weight)?|logit_scale|logit_bias|input_resolution|context_length|vocab_size)"
 )
 HEAD = re.compile(r"classification_head\..+")
+MOST_COMPONENTS = 32  # of a name, before which prefixes are looked for
+MOST_PREFIXES = 8  # of one side, that are tried
+SAMPLE = 500  # names that tell which prefix fits best
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,10 @@ def spelled_like(weights: StateDict, model: StateDict) -> Spelling:
         return Spelling(weights)
     theirs, ours = _unwrapped(shapes), _unwrapped(own)
     drop, add = _best_prefix(ours, own, theirs, shapes)
-    if not any(name in theirs for name in _renamed(ours, drop, add)):
+    renamed = _renamed(ours, drop, add)
+    if not any(name in theirs for name in renamed):
         return Spelling(weights)
-    table = {theirs.get(name, name): key for name, key in _renamed(ours, drop, add).items()}
+    table = {theirs.get(name, name): key for name, key in renamed.items()}
     notes = []
     if wrappers := sorted({part for name, key in [*ours.items(), *theirs.items()] if name != key
                            for part in key.split(".") if part in WRAPPERS}):  # fmt: skip
@@ -60,8 +68,11 @@ def spelled_like(weights: StateDict, model: StateDict) -> Spelling:
     if drop or add:
         notes.append(f"read {_change(drop, add)} its names, as the pre-trained model's are")
     is_clip = any(map(IMAGE_TOWER.fullmatch, shapes)) and any(map(IMAGE_TOWER.fullmatch, table))
-    extra = [name for name in table if name not in shapes and _is_optional(name, own[table[name]].is_floating_point(), is_clip)]
-    missing = [key for key in shapes if key not in table and _is_optional(key, shapes[key].is_floating_point(), is_clip)]
+    we_have, they_have = (any(map(TEXT_BLOCKS.fullmatch, names)) for names in (table, shapes))
+    extra = dict.fromkeys(
+        name for name in table if name not in shapes and _is_optional(name, own[table[name]], is_clip, they_have)
+    )
+    missing = dict.fromkeys(key for key in shapes if key not in table and _is_optional(key, shapes[key], is_clip, we_have))
     if extra:
         notes.append(f"read without its {shorten(extra)}, which the pre-trained model has not")
     if missing:
@@ -83,9 +94,10 @@ def without_wrappers(weights: StateDict) -> StateDict:
 
 def without_prefix(weights: StateDict, prefix: str) -> StateDict:
     """Return weights under their names without a prefix; those that have it not keep theirs."""
-    if not prefix:
+    names = _renamed({key: key for key in weights}, prefix, "")
+    if not prefix or len(names) < len(weights):
         return weights
-    shapes, names = outline(weights), {key.removeprefix(prefix): key for key in weights}
+    shapes = outline(weights)
     return Lazy({name: shapes[key] for name, key in names.items()}, lambda name: weights[names[name]])
 
 
@@ -96,14 +108,21 @@ def _unwrapped(names: Iterable[str]) -> dict[str, str]:
 
 
 def _best_prefix(ours: Mapping[str, str], own: StateDict, theirs: Mapping[str, str], shapes: StateDict) -> tuple[str, str]:
-    """Return the prefix to drop from our names and the one to add, with which most names and shapes fit; ("", "") for none."""
+    """Return the prefix to drop from our names and the one to add, with which most names and shapes fit; ("", "") for none.
+
+    Where a weight fits by the name that it has, names mean what they say, and none is changed.
+    """
+    if any(name in theirs and own[key].ndim and shapes[theirs[name]].shape == own[key].shape for name, key in ours.items()):
+        return "", ""
+    sample = dict(islice(ours.items(), 0, None, -(-len(ours) // SAMPLE) or 1))
 
     def fit(change: tuple[str, str]) -> int:
-        renamed = _renamed(ours, *change)
+        renamed = _renamed(sample, *change)
         return sum(name in theirs and shapes[theirs[name]].shape == own[key].shape for name, key in renamed.items())
 
     changes = [(drop, add) for drop in ("", *_prefixes(ours)) for add in ("", *_prefixes(theirs)) if not drop or drop != add]
-    return max(changes, key=fit)
+    best = max(changes, key=fit)
+    return best if len(_renamed(ours, *best)) == len(ours) else ("", "")  # else two entries would have one name
 
 
 def _renamed(names: Mapping[str, str], drop: str, add: str) -> dict[str, str]:
@@ -116,12 +135,22 @@ def _change(drop: str, add: str) -> str:
     return f"without the prefix {drop} of" if drop else f"with the prefix {add} before"
 
 
-def _prefixes(names: Iterable[str]) -> Iterator[str]:
-    """Yield the prefixes, each ending in a dot, that at least half of the names have, the shortest first."""
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """Return the shortest prefixes, each ending in a dot, that at least half of the names have."""
     names = list(names)
-    counts = Counter(name[: dot.end()] for name in names for dot in re.finditer(r"\.", name))
-    yield from sorted((prefix for prefix, count in counts.items() if 2 * count >= len(names)), key=len)
+    counts = Counter(name[: dot.end()] for name in names for dot in islice(re.finditer(r"\.", name), MOST_COMPONENTS))
+    return sorted((prefix for prefix, count in counts.items() if 2 * count >= len(names)), key=len)[:MOST_PREFIXES]
 
 
-def _is_optional(name: str, is_floating: bool, is_clip: bool) -> bool:
-    return not is_floating or (is_clip and bool(TEXT_TOWER.fullmatch(name) or HEAD.fullmatch(name)))
+def _is_optional(name: str, leaf: Tensor, is_clip: bool, has_blocks: bool) -> bool:
+    """Whether an entry that one side has not is no difference between two copies of a model.
+
+    has_blocks: whether that side has some blocks of a text tower, which is damaged if it lacks others.
+    """
+    if not is_weight(leaf):
+        return True
+    if not is_clip:
+        return False
+    if TEXT_BLOCKS.fullmatch(name):
+        return not has_blocks
+    return bool(TEXT_ENTRIES.fullmatch(name) or HEAD.fullmatch(name))

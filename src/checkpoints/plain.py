@@ -19,8 +19,8 @@ QUANTISED = {
     "bitsandbytes (8 bit)": r"\.(SCB|weight_format)$",
     "GPTQ or AWQ": r"(^|\.)(qweight|qzeros|g_idx)$",
     "compressed-tensors": r"(^|\.)weight_(packed|shape|zero_point|global_scale)$",
-    "8-bit floats with scales": r"(weight|kernel|proj)_(scale|scale_inv)$",
-    "MXFP4": r"_(blocks|scales)$",
+    "8-bit floats with scales": r"((weight|kernel|proj)_(scale|scale_inv)|(^|\.)(scale_weight|scaled_fp8|scale_input))$",
+    "EXL2": r"(^|\.)(q_weight|q_scale|q_scale_max|q_group_map)$",
     "HQQ, AQLM or quanto": r"(^|\.)(W_q|codebooks|codes|weight\._data|weight\._scale)$",
 }
 SCALE_DTYPES = {getattr(torch, name) for name in ("float8_e8m0fnu", "float4_e2m1fn_x2") if hasattr(torch, name)}
@@ -50,6 +50,12 @@ def check_plain(name: object, model: StateDict, folder: Path | None = None) -> N
         found = next(filter(re.compile(pattern).search, shapes), None)
         if found and any(map(_is_code, shapes.values())):
             raise UserError(_quantised(name, kind, found))
+    blocks = [key for key, leaf in shapes.items() if key.endswith("_blocks") and leaf.dtype == torch.uint8]
+    if pair := next((key for key in blocks if f"{key.removesuffix('_blocks')}_scales" in shapes), None):
+        raise UserError(_quantised(name, "MXFP4", pair))
+    matrix = next((key for key, leaf in shapes.items() if key.endswith("weight") and leaf.ndim > 1 and _is_byte(leaf)), None)
+    if matrix:
+        raise UserError(_quantised(name, f"a matrix of {shapes[matrix].dtype}", matrix))
     narrow = [key for key, leaf in shapes.items() if leaf.dtype in SCALE_DTYPES]
     if narrow:
         raise UserError(_quantised(name, f"{shapes[narrow[0]].dtype} scales", narrow[0]))
@@ -66,6 +72,10 @@ def check_plain(name: object, model: StateDict, folder: Path | None = None) -> N
 def _is_code(leaf: Tensor) -> bool:
     """Whether an entry has the dtype of codes; position ids and counters have wider ones."""
     return leaf.dtype == torch.int32 or (leaf.dtype.itemsize == 1 and leaf.dtype != torch.bool)
+
+
+def _is_byte(leaf: Tensor) -> bool:
+    return leaf.dtype in (torch.int8, torch.uint8)
 
 
 def _quantised(name: object, kind: str, sign: str) -> str:

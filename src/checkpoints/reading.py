@@ -64,6 +64,12 @@ class Checkpoint(Mapping[str, Tensor]):
         """Shapes and dtypes, without rebuilding what a bundle holds in compact form."""
         return {key: outline(entries)[key].detach() for key, entries in self._entries.items()}
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds the model: of a folder, an index of shards, or a part of either; None of a single file."""
+        path, _ = split_part(self.path)
+        return path if path.is_dir() else path.parent if path.name.endswith(INDEX) else None
+
     def view(self, entries: StateDict, base_digest: str, notes: Sequence[str] = ()) -> "Checkpoint":
         """Return a checkpoint of the same files whose contents are seen as `entries`.
 
@@ -127,9 +133,13 @@ def open_files(path: Path) -> Checkpoint:
         entries = contents.entries if contents.part or not part else _below(path, contents.entries, f"{part}.")
         return Checkpoint(path, {file: entries}, notes=[*([] if part else _notes(file, contents)), *_notes_on_folder(named)])
     index = index_of(file)
-    shards = {shard: contents_of(shard).entries for shard in dict.fromkeys(index.values())}
+    contents = {shard: contents_of(shard) for shard in dict.fromkeys(index.values())}
+    shards = {shard: each.entries for shard, each in contents.items()}
     require_keys(file, shards, index)
-    checkpoint = Checkpoint(path, shards, index, _notes_on_folder(named))
+    notes = [note for shard, each in contents.items() for note in _notes(shard, each)]
+    if unnamed := [key for entries in shards.values() for key in entries if key not in index]:
+        notes.append(f"{file} names no {shorten(unnamed)}, which its shards hold: left out")
+    checkpoint = Checkpoint(path, shards, index, [*notes, *_notes_on_folder(named)])
     return checkpoint.view(_below(path, checkpoint, f"{part}."), "") if part else checkpoint
 
 
@@ -160,8 +170,11 @@ def metadata_of(path: Path) -> dict[str, str]:
     """Return the strings in the header of a safetensors file, or of an adapter's in its folder; {} for any other file."""
     if (path / ADAPTER).is_file():
         path = path / ADAPTER
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}
+    return metadata_of_file(path) if path.suffix == ".safetensors" and path.is_file() else {}
+
+
+def metadata_of_file(path: Path) -> dict[str, str]:
+    """Return the strings in the header of a safetensors file, whatever it is called; {} for any other file."""
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             return file.metadata() or {}

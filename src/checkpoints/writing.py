@@ -14,6 +14,8 @@ from src.runtime.files import folder_beside, require_space, written_beside
 from src.state_dict import Lazy, StateDict, byte_size, outline
 
 MARK = {"format": "pt", "made_by": "merging"}
+METADATA = "__metadata__"  # the key of a header that is no entry
+IN_FOLDER = {"written_as": "folder"}  # the mark of files that a folder is made of, and replaced with
 
 
 def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -26,8 +28,10 @@ def save_file(entries: StateDict, path: Path, metadata: Mapping[str, str] | None
     shapes = outline(entries)
     unknown = [f"{key} is {leaf.dtype}" for key, leaf in shapes.items() if leaf.dtype not in NAMES]
     if unknown:
-        raise UserError(f"{path} cannot be written: these dtypes are none of weights ({shorten(unknown)})")
-    header: dict[str, object] = {"__metadata__": {**MARK, **(metadata or {})}}
+        raise UserError(f"{path} cannot be written: safetensors has no such dtypes ({shorten(unknown)}); cast them first")
+    if METADATA in shapes:
+        raise UserError(f"{path} cannot be written: safetensors has no entries called {METADATA}; rename it first")
+    header: dict[str, object] = {METADATA: {**MARK, **(metadata or {})}}
     offset = 0
     for key, leaf in shapes.items():
         end = offset + leaf.numel() * leaf.element_size()
@@ -53,11 +57,11 @@ def save_folder(entries: StateDict, folder: Path, like: StateDict, metadata: Map
     for key, leaf in outline(entries).items():
         name = f"{Path(like.shard_of[key]).stem}.safetensors" if is_sharded else "model.safetensors"
         shards.setdefault(name, {})[key] = leaf
-    companions = companions_of(like.path) if isinstance(like, Checkpoint) and like.path.is_dir() else None
+    companions = companions_of(like.folder) if isinstance(like, Checkpoint) and like.folder else None
     require_space(folder.parent, byte_size(entries) + (companions.size if companions else 0))
     with folder_beside(folder) as draft:
         for name, shard in shards.items():
-            save_file(Lazy(shard, entries.__getitem__), draft / name, metadata)
+            save_file(Lazy(shard, entries.__getitem__), draft / name, {**(metadata or {}), **IN_FOLDER})
         if companions:
             companions.copy_to(draft)
         if is_sharded:
@@ -71,7 +75,7 @@ def save_by_task(models: Mapping[str, StateDict], folder: Path, metadata: Mappin
     require_space(folder.parent, sum(map(byte_size, models.values())))
     with folder_beside(folder) as draft:
         for task, entries in models.items():
-            save_file(entries, draft / f"{task}.safetensors", metadata)
+            save_file(entries, draft / f"{task}.safetensors", {**(metadata or {}), **IN_FOLDER})
 
 
 def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int) -> None:
@@ -81,7 +85,8 @@ def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int)
     """
     target, problems, inputs = path.resolve(), [], list(inputs)
     for source in {file.resolve() for file in inputs}:
-        if source == target or (as_folder and (target in source.parents or source in target.parents)):
+        is_within = source in target.parents and (as_folder or source.is_dir())  # where it may be taken for the input's
+        if source == target or is_within or (as_folder and target in source.parents):
             problems.append(f"output={path} would overwrite an input, {source}; choose another path")
     if path.suffix in PICKLED:
         problems.append(f"output={path}: models are written as safetensors; end it in .safetensors, or name a folder")
@@ -106,7 +111,7 @@ def _is_replaceable(file: Path, folder: Path, inputs: list[Path]) -> bool:
     if not file.is_file():
         return False
     if file.suffix == ".safetensors" and file.parent == folder:
-        return _is_result(file)
+        return _is_result(file) and metadata_of(file).items() >= IN_FOLDER.items()
     return file == folder / f"model.safetensors{INDEX}" or is_copy(file, folder, inputs)
 
 

@@ -19,8 +19,8 @@ Position = tuple[int, ...]  # of a block: its number, or those of its stage and 
 def depth_by_name(keys: Iterable[str], pattern: str | None = None) -> Callable[[str], float | None]:
     """Return a function from each of `keys` to its depth: 0 (first block) to 1 (last), None outside blocks.
 
-    The blocks of all stages of a hierarchical backbone are counted as one stack; what lies in a stage between blocks has
-    the depth of the block that follows.
+    The blocks of all stages of a hierarchical backbone are counted as one stack; what else lies in a stage has the depth of
+    its first block.
 
     pattern: a regular expression whose groups are the numbers that order blocks (one, or those of stage and block); what
         stands before the first number tells stacks (encoder and decoder, image and text tower) apart, and each is counted

@@ -5,7 +5,7 @@ a module becomes an object that keeps its attributes, tensors are rebuilt by us,
 """
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,15 +22,29 @@ SCRIPTED = "__torch__."  # of classes in a TorchScript archive
 MAX_DEPTH = 4  # of dicts in dicts: {"model": {"weight": ...}} has 1
 MAX_ENTRIES = 100_000  # modules and tensors in one file
 MAX_NAME_LENGTH = 1000
+OWN = ("_parameters", "_buffers", "_modules")  # the attributes of a module that its state dict is made of
 
 
 def read_modules(path: Path) -> object:
-    """Return what torch.save wrote, with each module in it replaced by its state dict.
+    """Return what torch.save wrote, with each module in it replaced by its state dict, a `ModuleEntries`.
 
     Raise UserError naming what the file asks to call, if that is anything but what rebuilds modules and tensors. An
     unreadable file raises whatever a damaged pickle happens to raise.
     """
     return _Converter().convert(read_torch_file(path, lambda file, storages: _ModuleUnpickler(file, path, storages).load()))
+
+
+class ModuleEntries(dict):
+    """The state dict of a module.
+
+    others: names of attributes that hold tensors and are in no state dict.
+    """
+
+    __slots__ = ("others",)
+
+    def __init__(self, entries: Iterable[tuple[str, Tensor]], others: list[str]):
+        super().__init__(entries)
+        self.others = others
 
 
 class _ModuleUnpickler(InertUnpickler):
@@ -74,6 +88,7 @@ class _Converter:
     def __init__(self):
         self._remaining = MAX_ENTRIES
         self._results: dict[tuple[int, int], object] = {}
+        self._others: list[str] = []  # of the module that is being converted
 
     def convert(self, value: object, depth: int = 0) -> object:
         if not isinstance(value, PendingTensor | InertObject | dict):
@@ -86,13 +101,18 @@ class _Converter:
         if isinstance(value, PendingTensor):
             return value.to_tensor()
         if isinstance(value, InertObject):
-            return dict(self._entries(value, ""))
+            self._others = []
+            return ModuleEntries(self._entries(value, ""), self._others)
         return {key: self.convert(child, depth + 1) for key, child in value.items()} if depth <= MAX_DEPTH else value
 
     def _entries(self, module: InertObject, prefix: str) -> Iterator[tuple[str, Tensor]]:
         """Yield the entries of a module's state dict, with the names and in the order of its own state_dict()."""
         self._count(prefix)
-        if isinstance(module, ScriptModule):
+        is_script = isinstance(module, ScriptModule)
+        self._others += [f"{prefix}{name}" for name, value in module.state.items()
+                         if name not in OWN and not (is_script and isinstance(value, PendingTensor | ScriptModule))
+                         and _holds_tensor(value)]  # fmt: skip
+        if is_script:
             yield from self._script_entries(module, prefix)
             return
         non_persistent = module.state.get("_non_persistent_buffers_set")
@@ -123,6 +143,21 @@ class _Converter:
             raise pickle.UnpicklingError(
                 f"it holds more than {MAX_ENTRIES} modules and tensors, or a name of over {MAX_NAME_LENGTH} letters"
             )
+
+
+def _holds_tensor(value: object) -> bool:
+    """Whether an attribute that is no tensor and no module itself holds a tensor, however deep."""
+    values, seen = [value], set()
+    while values:
+        value = values.pop()
+        if isinstance(value, PendingTensor):
+            return True
+        if isinstance(value, dict | list | tuple | InertObject) and id(value) not in seen:
+            seen.add(id(value))
+            values += (
+                value.state.values() if isinstance(value, InertObject) else value.values() if isinstance(value, dict) else value
+            )
+    return False
 
 
 def _dict_of(module: InertObject, attribute: str) -> Mapping:

@@ -1,5 +1,6 @@
 """State dicts out of whatever torch.save wrote: plain and wrapped ones, modules, TorchScript, linearized checkpoints."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from src.pickles.stand_ins import OddTensor
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # the one that is read where a file holds several dicts
 PLAIN = (str, int, float, bool, type(None))
+Keys = tuple[str, ...]  # that lead from dict to dict
 
 
 @dataclass(frozen=True)
@@ -47,65 +49,77 @@ def read_contents(path: Path, part: str = "") -> Contents:
     where = _find(path, content, part)
     entries, siblings = content, {}
     for depth, key in enumerate(where):
-        siblings |= {".".join([*where[:depth], name]): value for name, value in entries.items() if name != key}
+        siblings |= {(*where[:depth], name): value for name, value in entries.items() if name != key}
         entries = entries[key]
     _check_entries(path, entries)
     reference = None
+    others_of_module = getattr(entries, "others", [])
     if is_linearized(entries):
         try:
             entries, reference = named_parameters(entries, FINETUNED), named_parameters(entries, REFERENCE)
         except ValueError as error:
             raise UserError(f"{path} is a linearized checkpoint of no model that is known here: {error}") from error
-    own = ".".join(where)
+    others = [keys for keys in _state_dicts(content) if keys[: len(where)] != where[: len(keys)]] if where else []
     return Contents(
         entries,
         reference,
-        own,
-        [name for name in _state_dicts(content) if name != own and not own.startswith(f"{name}.")] if own else [],
-        [name for name, value in siblings.items() if not isinstance(value, PLAIN)],
-        {name: value for name, value in siblings.items() if isinstance(value, PLAIN)},
+        _joined(where),
+        list(map(_joined, others)),
+        [*(_joined(keys) for keys, value in siblings.items() if not isinstance(value, PLAIN)), *others_of_module],
+        {_joined(keys): value for keys, value in siblings.items() if isinstance(value, PLAIN)},
     )
 
 
-def _find(path: Path, content: object, part: str) -> list[str]:
+def _find(path: Path, content: object, part: str) -> Keys:
     """Return the keys that lead to the state dict to read."""
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     is_wrapped = any(isinstance(content.get(name), Mapping) for name in WRAPPERS)
     if not is_wrapped and any(isinstance(leaf, Tensor) for leaf in content.values()):
-        return []
-    where = part.split(".") if part else []
-    if part and not isinstance(_at(content, where), Mapping):
-        fitting = [name for name in _state_dicts(content) if part in name.replace(".", "_").split("_")]
+        return ()
+    parts = list(_state_dicts(content))
+    where: Keys = ()
+    if part:
+        where = tuple(part.split("."))
+        exact = [keys for keys in parts if _joined(keys) == part]
+        fitting = exact or [keys for keys in parts if part in re.split(r"[._]", _joined(keys))]
+        if not exact and isinstance(_at(content, where), Mapping):
+            fitting = [where]
         if len(fitting) != 1:
-            there = shorten([f"{path}@{name}" for name in fitting or _state_dicts(content)], 6) or "the whole file"
+            there = shorten([f"{path}@{_joined(keys)}" for keys in fitting or parts], 6) or "the whole file"
             raise UserError(f"{path} holds {'several parts' if fitting else 'no part'} called {part}; there is {there}")
-        where = fitting[0].split(".")
-    while inner := next((name for name in WRAPPERS if isinstance(_at(content, [*where, name]), Mapping)), None):
-        where.append(inner)
+        where = fitting[0]
+    while inner := next((name for name in WRAPPERS if isinstance(_at(content, (*where, name)), Mapping)), None):
+        where = (*where, inner)
     if not where:
-        parts = list(_state_dicts(content))
         if len(parts) > 1:
-            raise UserError(f"{path} holds several models; name one of {shorten([f'{path}@{name}' for name in parts], 6)}")
-        where = parts[0].split(".") if parts else []
+            raise UserError(
+                f"{path} holds several models; name one of {shorten([f'{path}@{_joined(keys)}' for keys in parts], 6)}"
+            )
+        where = parts[0] if parts else ()
     return where
 
 
-def _at(content: object, keys: Sequence[str]) -> object:
+def _at(content: object, keys: Keys) -> object:
     """Return what lies in nested dicts under these keys; None if there is nothing."""
     for key in keys:
         content = content.get(key) if isinstance(content, Mapping) else None
     return content
 
 
-def _state_dicts(content: Mapping[object, object], before: str = "", depth: int = 2) -> Iterator[str]:
-    """Yield the names of the dicts of nothing but tensors in nested dicts, keys with dots between them."""
+def _state_dicts(content: Mapping[object, object], before: Keys = (), depth: int = 2) -> Iterator[Keys]:
+    """Yield the keys that lead to dicts of nothing but tensors in nested dicts."""
     for key, value in content.items():
         if isinstance(key, str) and isinstance(value, Mapping) and value:
             if all(isinstance(leaf, Tensor) for leaf in value.values()):
-                yield before + key
+                yield (*before, key)
             elif depth:
-                yield from _state_dicts(value, f"{before}{key}.", depth - 1)
+                yield from _state_dicts(value, (*before, key), depth - 1)
+
+
+def _joined(keys: tuple[object, ...]) -> str:
+    """Return the name of a part: its keys with dots between them."""
+    return ".".join(map(str, keys))
 
 
 def _load(path: Path) -> object:

@@ -23,6 +23,12 @@ def is_finetuned_here(path: Path) -> bool:
     return bool(_facts(metadata_of(path)))
 
 
+def same_provenance(path: Path, other: Path) -> bool:
+    """Whether two files say that they follow from one fine-tuning."""
+    facts = _facts(metadata_of(path))
+    return bool(facts) and facts == _facts(metadata_of(other))
+
+
 def recipe_digest_of(path: Path) -> str | None:
     """Return the digest of the recipe and mode that weights were fine-tuned by here; None if they were not."""
     facts = _facts(metadata_of(path))
@@ -59,11 +65,12 @@ def _facts(metadata: Mapping[str, str]) -> dict:
     """Return the provenance in the metadata of a file; {} if it has none that this program wrote."""
     try:
         facts = json.loads(metadata.get("made_from", "{}"))
-        return facts if {"pretrained", "recipe"} <= facts.keys() and isinstance(facts["recipe"], dict) else {}
+        is_ours = {"pretrained", "recipe"} <= facts.keys() and isinstance(facts["recipe"], dict)
+        return facts if is_ours and isinstance(facts.get("mode", {}), dict) else {}
     except (ValueError, RecursionError, AttributeError):
         return {}
 
 
 def _changes(before: dict, now: dict) -> str:
-    changed = [key for key in now if before.get(key) != now[key]]
-    return ", ".join(f"{key}={before.get(key)}, not {now[key]}" for key in changed)
+    changed = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+    return ", ".join(f"{key}={before.get(key)}, not {now.get(key)}" for key in changed)

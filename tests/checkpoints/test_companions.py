@@ -97,5 +97,5 @@ def test_a_file_that_grows_while_it_is_copied_is_refused(tmp_path, monkeypatch):
     (tmp_path / "log.txt").write_text("x" * 100)
     found = companions_of(tmp_path)
     monkeypatch.setattr(companions, "LARGEST", 50)
-    with pytest.raises(UserError, match=r"log\.txt has more than"):
+    with pytest.raises(UserError, match=r"log\.txt has grown"):
         found.copy_to(tmp_path / "copy")

@@ -14,7 +14,7 @@ MODELS = {
     "bitsandbytes (8 bit)": {"q.weight": CODES.to(torch.int8), "q.SCB": torch.ones(8)},
     "GPTQ or AWQ": {"q.qweight": CODES.int(), "q.qzeros": CODES.int(), "q.scales": torch.ones(4).half()},
     "8-bit floats with scales": {"q.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "q.weight_scale_inv": torch.ones(1, 1)},
-    "MXFP4": {"experts.gate_up_proj_blocks": CODES, "experts.gate_up_proj_scales": CODES},
+    "EXL2": {"q.q_weight": CODES.int(), "q.q_scale": CODES.int()},
     "compressed-tensors": {"q.weight_packed": CODES.int(), "q.weight_scale": torch.ones(1)},
     "HQQ, AQLM or quanto": {"q.W_q": CODES, "q.meta": torch.ones(1)},
 }
@@ -33,6 +33,19 @@ def test_codes_and_scales_are_refused_by_their_format(kind):
     assert kind in str(excinfo.value) and "a.safetensors is quantised" in str(excinfo.value)
 
 
+@pytest.mark.parametrize(
+    "kind,entries",
+    [
+        ("MXFP4", {"experts.gate_up_proj_blocks": CODES, "experts.gate_up_proj_scales": CODES}),
+        ("8-bit floats with scales", {"q.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "q.scale_weight": torch.ones(1)}),
+        ("a matrix of torch.int8", {"q.weight": CODES.to(torch.int8), "q.scales": torch.ones(8)}),
+    ],
+)
+def test_codes_are_known_by_what_lies_beside_them(kind, entries):
+    with pytest.raises(UserError, match=kind):
+        check_plain("a", entries)
+
+
 def test_scales_without_a_mantissa_are_refused():
     with pytest.raises(UserError, match="float8_e8m0fnu"):
         check_plain("a", {"q.scales": torch.zeros(4, dtype=torch.uint8).view(torch.float8_e8m0fnu)})
@@ -42,7 +55,7 @@ def test_plain_weights_are_not():
     check_plain("a", {
         "layer_scales": torch.ones(3), "logit_scale": torch.ones(()), "positions": torch.arange(77)[None], "res_blocks": torch.ones(2),
         "g_idx_like": torch.ones(2), "w": torch.ones(2, 2).bfloat16(), "mask": torch.ones(2, 2, dtype=torch.bool),
-        "proj_scale": torch.ones(4),
+        "proj_scale": torch.ones(4), "num_blocks": torch.tensor(3, dtype=torch.int32),
     })  # fmt: skip
     check_plain("all of 8 bit, and no scales", {"w": torch.ones(2, 2).to(torch.float8_e5m2)})
 

@@ -145,11 +145,13 @@ def test_outputs_that_would_destroy_something_are_refused_before_any_work(tmp_pa
     (tmp_path / "model").mkdir()
     save_file(TREE, tmp_path / "model" / "model.safetensors")  # somebody else's, without our mark
     (tmp_path / "file").write_text("a file")
-    stream_file(TREE, tmp_path / "earlier" / "model.safetensors")
+    save_folder(TREE, tmp_path / "earlier", TREE)
+    stream_file(TREE, tmp_path / "several" / "one.safetensors")  # an output of its own, and not of a folder
     stream_file(TREE, tmp_path / "digits.safetensors", {"made_from": "{}"})  # fine-tuned here, and no output of a merge
     source = tmp_path / "model" / "model.safetensors"
     for path, as_folder, word in (
         ("home", True, "thesis"), ("model", True, "input"), ("file", True, "is a file"), ("merged.pt", True, "safetensors"),
+        ("several", True, "one.safetensors"), ("model/new.safetensors", False, "input"),
         ("file", False, "no earlier output"), ("digits.safetensors", False, "no earlier output"),
         ("model", False, "folder"), ("model/model.safetensors", False, "input"), ("model/deeper", True, "input"), (".", True, "input"),
     ):  # fmt: skip

@@ -90,7 +90,7 @@ def test_depth_grows_over_the_stages_of_a_hierarchical_backbone(name):
     assert [depth(key) for key in keys] == [number / 17 for number in range(18)] and depth("head.w") is None
 
 
-def test_what_lies_between_the_blocks_of_stages_is_as_deep_as_the_next_block():
+def test_what_else_lies_in_a_stage_is_as_deep_as_its_first_block():
     keys = [*blocks_of_stages("stages.{}.blocks.{}.w", 2, 3), "stages.1.downsample.w", "stem.w"]
     depth = depth_by_name(keys)
     assert depth("stages.1.downsample.w") == depth("stages.1.blocks.0.w") == 0.5 and depth("stem.w") is None

@@ -18,7 +18,17 @@ from torch import Tensor
 from src.elementwise import zeros_view
 from src.errors import UserError
 from src.merging.engine.threads import Prefetched, parallel_map
-from src.state_dict import Lazy, Memoized, StateDict, is_finite, model_differences, same_values, vector_outline, weight_names
+from src.state_dict import (
+    Lazy,
+    Memoized,
+    StateDict,
+    is_finite,
+    model_differences,
+    outline,
+    same_values,
+    vector_outline,
+    weight_names,
+)
 from src.task_vectors import TaskVector
 
 SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
@@ -96,8 +106,8 @@ class MergeInputs:
 
     def changed_integers(self) -> list[str]:
         """Return the names of entries that are not floating point and that some task changed: no merge has these changes."""
-        return [key for key, before in self.pretrained.items() if key not in self.outline
-                and not all(torch.equal(before, model[key]) for model in self.finetuned.values())]  # fmt: skip
+        return [key for key in outline(self.pretrained) if key not in self.outline
+                and not all(torch.equal(self.pretrained[key], model[key]) for model in self.finetuned.values())]  # fmt: skip
 
     def is_matrix(self, key: str) -> bool:
         """Whether a parameter is a layer's matrix."""
