@@ -20,7 +20,9 @@ from src.runtime.files import expand_path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("folder", help="with .pt files in it, at any depth")
     parser.add_argument("--output", help="where to write; default: beside each file")
     parser.add_argument(

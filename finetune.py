@@ -36,7 +36,7 @@ def main() -> None:
     if config.model.family is None:
         raise UserError(f"model={config.model.name} has no architecture to fine-tune; choose another of config/model")
     if config.finetuned is not None:
-        raise UserError("finetuned= names weights that are there; fine-tuned ones are written below model_location")
+        raise UserError("finetune.py takes no finetuned=: leave it out (weights are written below model_location)")
     mode = build_mode(config)
     if mode.scored_linearized and not mode.trained_linearized:
         raise UserError(f"{mode.name} scores models that were fine-tuned as standard; use --finetuning-mode=standard here")

@@ -180,10 +180,10 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
     """
     open_one = partial(open_finetuned, pretrained=family.pretrained, base_digest=family.pretrained_digest, spell=family.canonical)
     checkpoints = open_all({task: paths.finetuned(task) for task in tasks}, open_one)
-    misfits = {task: differences("it", checkpoint, "the pre-trained model", family.pretrained)
+    misfits = {task: differences("this file", checkpoint, "the pre-trained model", family.pretrained)
                for task, checkpoint in checkpoints.items()}  # fmt: skip
     raise_any(
-        f"{checkpoints[task].path} is of another model than {family.name}: {problems[0]} ({len(problems)} in all)"
+        f"{checkpoints[task].path} is of another model than {family.name}: {problems[0]}; check finetuned="
         for task, problems in misfits.items()
         if problems
     )

@@ -14,12 +14,12 @@ from command_line.sweeps import claim_output
 from src.checkpoints.mask_files import MaskProvenance, load_masks
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.elementwise import as_real
-from src.errors import UserError, shorten
+from src.errors import UserError, raise_any, shorten
 from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path
-from src.state_dict import digest
+from src.state_dict import digest, kind_differences
 
 
 def merge_files(config: DictConfig) -> None:
@@ -38,13 +38,20 @@ def merge_files(config: DictConfig) -> None:
     finetuned = open_all(sources, partial(open_finetuned, pretrained=pretrained))
     models = [pretrained, *finetuned.values()]
     depth = depth_by_name(pretrained, config.method.depth_pattern) if config.method.apply_lines else lambda key: None
+    raise_any(problem for task, model in finetuned.items() for problem in kind_differences(pretrained, task, model))
     real = {task: as_real(model) for task, model in finetuned.items()}
     inputs = MergeInputs(as_real(pretrained), real, depth, is_layer_by_name, build_device(config), keep=False)
     files = [file for checkpoint in models for file in (checkpoint.path, *checkpoint.files)]
     check_output(config, method, files, pretrained, len(sources))
     for checkpoint in models:
         print(*checkpoint.notes, sep="\n", end="\n" * bool(checkpoint.notes))
-    if integers := inputs.changed_integers():
+    integers = inputs.changed_integers()
+    if codes := [key for key in integers if pretrained.outline[key].ndim > 1]:
+        raise UserError(
+            f"{shorten(codes)} hold integers that fine-tuning changed: codes of a quantisation, it seems, which no method merges;"
+            " load the models without it, and save them in 16 bit first"
+        )
+    if integers:
         print(f"not merged, but kept as in the pre-trained model, though fine-tuning changed them: {shorten(integers)}")
     provenance = masks = None
     if load or config.output_kind == "bundle":

@@ -55,7 +55,9 @@ def without_weights(config: DictConfig, paths: Paths, family: ModelFamily, tasks
         if file.exists() and is_finetuned_here(file):
             different = mismatch(file, family, build_recipe(config, task.name), mode, task)
         if different and (is_own or not config.overwrite):
-            problems.append(different)
+            problems.append(
+                f"finetuned={{{task.name}: ...}}: {different.partition(';')[0]}; name others" if is_own else different
+            )
         elif not is_own and (different or not weights.exists()):
             missing.append(task)
     raise_any(problems)

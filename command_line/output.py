@@ -59,8 +59,12 @@ def write_output(
     else:
         save_folder(next(iter(contents.values())), path, pretrained, metadata)
         folder = pretrained.folder if isinstance(pretrained, Checkpoint) else None
-        if folder and (left := companions_of(folder).left):
+        if folder and (left := companions_of(folder, pretrained.files).left):
             print(f"not copied from {folder}: {shorten(left, 10)}")
+        elif isinstance(pretrained, Checkpoint) and not folder and (pretrained.path.parent / "config.json").exists():
+            print(
+                f"only weights are in {path}: give the folder {pretrained.path.parent} as pretrained= for what lies beside them"
+            )
     return None
 
 

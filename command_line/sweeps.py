@@ -50,5 +50,5 @@ def _sentence(output: str, jobs: int | None) -> str:
     number = "N" * (len(output) + 1)  # stands for the job's number in what is quoted, and is no part of it
     numbered = plain_or_quoted(str(path.with_name(f"{path.stem}-{number}{path.suffix}")))
     suggestion = shell_word(f"{OUTPUT}={numbered.replace(number, '${hydra:job.num}')}")
-    whose = f"of {jobs} jobs" if jobs else "of another job"
-    return f"output={output} is that {whose} of this sweep, and the last would replace the others; number them: {suggestion}"
+    whose = f"{jobs} jobs" if jobs else "another job"
+    return f"output={output} would be written by {whose} of this sweep, too; give each its own: {suggestion}"

@@ -193,10 +193,14 @@ def _fits(out: Tensor, wide: Tensor, step: Tensor, scale: float) -> bool:
 def _check_finite(key: str, start: Tensor, step: Tensor, out: Tensor) -> None:
     """Raise UserError if the sum of finite numbers, or of a step that is not finite, is infinite or NaN."""
     if not torch.isfinite(step).all():
-        raise UserError(f"the vector to add holds NaN or infinite values in {key}; make it again from finite weights")
+        raise UserError(
+            f"the vector to add has NaN or infinite values in {key}; lower the coefficient, or check the vector's weights"
+        )
     wide = working_dtype(out.dtype)
     if out.itemsize == 1 or (~torch.isfinite(out) & torch.isfinite(start.to(wide))).any():
-        raise UserError(f"the merged {key} overflows {out.dtype}; lower the coefficient, or use a wider dtype")
+        raise UserError(
+            f"the merged {key} overflows {out.dtype}; lower the coefficient, or give the pre-trained model in float32"
+        )
 
 
 def _is_constant(leaf: Tensor) -> bool:

@@ -149,6 +149,13 @@ def model_differences(name: str, tree: StateDict, other_name: str, other: StateD
     ]
 
 
+def kind_differences(pretrained: StateDict, name: str, model: StateDict) -> list[str]:
+    """Return a sentence for each entry of a model that is complex where the pre-trained one is not, or the reverse."""
+    ours, theirs = outline(pretrained), outline(model)
+    return [f"{key} is {leaf.dtype} in the pre-trained model and {theirs[key].dtype} in {name}"
+            for key, leaf in ours.items() if key in theirs and theirs[key].is_complex() != leaf.is_complex()]  # fmt: skip
+
+
 def _kind(leaf: Tensor) -> tuple[bool, bool]:
     return leaf.is_floating_point(), leaf.is_complex()
 

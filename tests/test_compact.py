@@ -170,7 +170,7 @@ def test_a_bundle_that_lacks_a_file_is_refused_by_name(missing, tmp_path):
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no file of masks, and of no bundle"):
+    with pytest.raises(UserError, match="neither a mask file nor a bundle"):
         open_bundle(tmp_path)
     (tmp_path / TASKS).write_text(json.dumps({}))
     with pytest.raises(UserError):

@@ -167,7 +167,7 @@ def test_an_overflow_is_refused_by_name_wherever_it_is(monkeypatch):
     base["w"][9] = float("inf")
     assert add_vector(base, {"w": step})["w"][9] == float("inf")
     step[3] = float("nan")
-    with pytest.raises(UserError, match="vector to add holds NaN or infinite values in w"):
+    with pytest.raises(UserError, match="vector to add has NaN or infinite values in w"):
         add_vector(base, {"w": step})["w"]
 
 

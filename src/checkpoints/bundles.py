@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from src.checkpoints.reading import Checkpoint, metadata_of, open_files
+from src.checkpoints.shards import BUNDLED
 from src.checkpoints.writing import IN_FOLDER, save_file
 from src.compact import ENTRY, LEFT, MASK, RIGHT, Compact, packed_size, parts_of
 from src.elementwise import add_vector, as_complex, as_real
@@ -17,7 +18,7 @@ from src.runtime.files import folder_beside, require_space
 from src.runtime.untrusted import parse_json
 from src.state_dict import StateDict, byte_size, outline, vector_outline
 
-PRETRAINED, SHARED, TASKS = BUNDLE_FILES = ("pretrained.safetensors", "shared.safetensors", "tasks.safetensors")
+PRETRAINED, SHARED, TASKS = BUNDLE_FILES = ("pretrained.safetensors", "shared.safetensors", BUNDLED)
 
 
 def save_bundle(compact: Compact, pretrained: StateDict, folder: Path, facts: Mapping[str, object]) -> int:
@@ -46,6 +47,8 @@ def open_bundle(folder: str | os.PathLike) -> tuple[Compact, dict]:
     Raise UserError if `folder` is no bundle, or if its files do not fit one another.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no bundle at {folder}; check the path")
     facts = facts_of_file(folder / TASKS)
     parts = parts_of(open_files(folder / TASKS), list(facts["finetuned"]))
     is_masked = any(name.startswith(MASK) for part in parts.values() for name in outline(part))
@@ -68,7 +71,7 @@ def facts_of_file(file: Path) -> dict:
     text = metadata_of(file).get("facts")
     facts = {} if text is None else parse_json(text, f"the header of {file}")
     if not isinstance(facts, dict) or not isinstance(facts.get("finetuned"), dict):
-        raise UserError(f"{file} is no file of masks, and of no bundle, that this program wrote; its header names no tasks")
+        raise UserError(f"{file} is neither a mask file nor a bundle of this program (its header names no tasks); check the path")
     return facts
 
 

@@ -6,7 +6,7 @@ sentence encoder, say), so that a merged model is loaded as the original was. Ot
 
 import filecmp
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +55,11 @@ class Companions:
                     raise UserError(f"{source} has grown while it was copied, or has more than {LARGEST / 2**20:.0f} MiB")
 
 
-def companions_of(folder: Path) -> Companions:
-    """Return what lies beside the weights in a folder; files and folders that are hidden are none."""
+def companions_of(folder: Path, own: Collection[Path] = ()) -> Companions:
+    """Return what lies beside the weights in a folder; files and folders that are hidden are none.
+
+    own: the model's files.
+    """
     files, modules, left = [], [], []
     declared = _declared_modules(folder)
     for path in sorted(folder.iterdir()):
@@ -73,7 +76,7 @@ def companions_of(folder: Path) -> Companions:
                 modules += weights
         elif _comes_along(path):
             files.append(path.name)
-        elif not (_is_weights(path.name) or path.name.endswith(".index.json")):
+        elif path not in own and not path.name.endswith(".index.json"):
             left.append(path.name)
     return Companions(folder, tuple(files), tuple(modules), tuple(left))
 

@@ -11,9 +11,10 @@ from src.checkpoints.reading import Checkpoint, contents_of, metadata_of, metada
 from src.checkpoints.shards import INDEX, PICKLED, index_of
 from src.checkpoints.writing import save_file
 from src.errors import UserError
-from src.pickles.archives import check_contents
+from src.pickles.archives import check_contents, unread_members
 from src.pickles.state_dicts import Contents
 from src.runtime.files import hash_file, write_json
+from src.runtime.untrusted import read_json
 from src.state_dict import StateDict, byte_size, digest
 
 # What the metadata of a conversion say of its source.
@@ -67,7 +68,9 @@ def convert(source: Path, target: Path) -> list[Path]:
     written = [path for shard, path in shards.items() for path in _convert_file(shard, path)]
     weight_map = {key: shards[shard].name for key, shard in index_of(source).items()}
     size = sum(byte_size(open_files(path)) for path in shards.values())
-    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    earlier = read_json(source)
+    facts = earlier.get("metadata") if isinstance(earlier.get("metadata"), dict) else {}
+    index = {**earlier, "metadata": {**facts, "total_size": size}, "weight_map": weight_map}
     if target.exists() and index_of(target) == {key: target.with_name(name) for key, name in weight_map.items()}:
         return written
     if target.exists():
@@ -123,6 +126,7 @@ def _not_converted(source: Path, target: Path) -> Iterator[str]:
     check_contents(source)
     contents = contents_of(source)
     yield from contents.leftovers
+    yield from unread_members(source)
     for path, entries in _models(source, target, contents).items():
         if not path.exists() or digest(open_files(path).items()) != digest(entries.items()):
             yield f"the weights of {path.name}, which has others"

@@ -7,10 +7,12 @@ prefix before it, published encoders of CLIP lack parts of the text tower, and l
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
+import torch
 from torch import Tensor
 
 from src.errors import shorten
@@ -24,9 +26,11 @@ TEXT_ENTRIES = re.compile(
     r"(model\.)?((token_embedding|ln_final)\..+|"
     r"positional_embedding|text_projection(\.weight)?|logit_scale|logit_bias|input_resolution|context_length|vocab_size)"
 )
+BUFFERS = re.compile(r"(.*\.)?(inv_freq|masked_bias)")  # floating-point ones that libraries have stopped saving
 HEAD = re.compile(r"classification_head\..+")
 MOST_COMPONENTS = 32  # of a name, before which prefixes are looked for
 MOST_PREFIXES = 8  # of one side, that are tried
+MOST_TIED = 4  # matrices that are compared with others
 SAMPLE = 500  # names that tell which prefix fits best
 
 
@@ -73,6 +77,13 @@ def spelled_like(weights: StateDict, model: StateDict) -> Spelling:
         name for name in table if name not in shapes and _is_optional(name, own[table[name]], is_clip, they_have)
     )
     missing = dict.fromkeys(key for key in shapes if key not in table and _is_optional(key, shapes[key], is_clip, we_have))
+    read = {name: partial(weights.__getitem__, key) for name, key in table.items()}
+    tied = _twins([key for key in shapes if key not in table and key not in missing], shapes, model.__getitem__, table)
+    surplus = [name for name in table if name not in shapes and name not in extra]
+    extra |= _twins(surplus, {name: own[key] for name, key in table.items()}, lambda name: read[name](), shapes)
+    if tied:
+        notes.append(f"has no {shorten(tied)}, taken from its {shorten(list(tied.values()))}, as the pre-trained model ties them")
+    table |= {key: table[twin] for key, twin in tied.items()}
     if extra:
         notes.append(f"read without its {shorten(extra)}, which the pre-trained model has not")
     if missing:
@@ -142,12 +153,27 @@ def _prefixes(names: Iterable[str]) -> list[str]:
     return sorted((prefix for prefix, count in counts.items() if 2 * count >= len(names)), key=len)[:MOST_PREFIXES]
 
 
+def _twins(names: Sequence[str], shapes: StateDict, read: Callable[[str], Tensor], there: Container[str]) -> dict[str, str]:
+    """Return, for matrices that one side has not, the equal matrix that both have: embeddings that are tied to an output.
+
+    shapes, read: of the side that has them.
+    there: the names of the other side.
+    """
+    twins = {}
+    for name in names[:MOST_TIED]:
+        same_shape = (key for key, leaf in shapes.items() if key != name and key in there and leaf.shape == shapes[name].shape)
+        twin = next((key for key in same_shape if shapes[name].ndim == 2 and torch.equal(read(name), read(key))), None)
+        if twin:
+            twins[name] = twin
+    return twins
+
+
 def _is_optional(name: str, leaf: Tensor, is_clip: bool, has_blocks: bool) -> bool:
     """Whether an entry that one side has not is no difference between two copies of a model.
 
     has_blocks: whether that side has some blocks of a text tower, which is damaged if it lacks others.
     """
-    if not is_weight(leaf):
+    if not is_weight(leaf) or BUFFERS.fullmatch(name):
         return True
     if not is_clip:
         return False

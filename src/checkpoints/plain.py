@@ -19,10 +19,12 @@ QUANTISED = {
     "bitsandbytes (8 bit)": r"\.(SCB|weight_format)$",
     "GPTQ or AWQ": r"(^|\.)(qweight|qzeros|g_idx)$",
     "compressed-tensors": r"(^|\.)weight_(packed|shape|zero_point|global_scale)$",
-    "8-bit floats with scales": r"((weight|kernel|proj)_(scale|scale_inv)|(^|\.)(scale_weight|scaled_fp8|scale_input))$",
+    "8-bit floats with scales": r"(^|\.)scaled_fp8$",
     "EXL2": r"(^|\.)(q_weight|q_scale|q_scale_max|q_group_map)$",
     "HQQ, AQLM or quanto": r"(^|\.)(W_q|codebooks|codes|weight\._data|weight\._scale)$",
 }
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+SCALE = re.compile(r"scale|_s$")
 SCALE_DTYPES = {getattr(torch, name) for name in ("float8_e8m0fnu", "float4_e2m1fn_x2") if hasattr(torch, name)}
 # By the library that writes them: names of an adapter's entries.
 ADAPTERS = {
@@ -56,6 +58,11 @@ def check_plain(name: object, model: StateDict, folder: Path | None = None) -> N
     matrix = next((key for key, leaf in shapes.items() if key.endswith("weight") and leaf.ndim > 1 and _is_byte(leaf)), None)
     if matrix:
         raise UserError(_quantised(name, f"a matrix of {shapes[matrix].dtype}", matrix))
+    modules = {_module(key) for key, leaf in shapes.items() if leaf.dtype in FLOAT8} - {""}
+    scale = next((key for key, leaf in shapes.items() if leaf.is_floating_point() and leaf.dtype not in FLOAT8
+                  and SCALE.search(key) and modules & {_module(key), _module(_module(key)[:-1])}), None)  # fmt: skip
+    if scale:
+        raise UserError(_quantised(name, "8-bit floats with scales", scale))
     narrow = [key for key, leaf in shapes.items() if leaf.dtype in SCALE_DTYPES]
     if narrow:
         raise UserError(_quantised(name, f"{shapes[narrow[0]].dtype} scales", narrow[0]))
@@ -72,6 +79,10 @@ def check_plain(name: object, model: StateDict, folder: Path | None = None) -> N
 def _is_code(leaf: Tensor) -> bool:
     """Whether an entry has the dtype of codes; position ids and counters have wider ones."""
     return leaf.dtype == torch.int32 or (leaf.dtype.itemsize == 1 and leaf.dtype != torch.bool)
+
+
+def _module(key: str) -> str:
+    return key[: key.rfind(".") + 1]
 
 
 def _is_byte(leaf: Tensor) -> bool:

@@ -9,6 +9,7 @@ from src.runtime.untrusted import read_json
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 INDEX = ".index.json"
+BUNDLED = "tasks.safetensors"  # of a bundle: all tasks' masks or factors
 ADAPTER = "adapter_model.safetensors"  # of a LoRA adapter, in a folder of its own
 FORMATS = (((".safetensors",), "model.safetensors"), (PICKLED, "pytorch_model.bin"))  # endings, and the Hub's name
 
@@ -26,6 +27,8 @@ def model_file(folder: Path) -> Path:
     Raise UserError if there is none, and if several could be meant, as with `model.fp16.*` beside `model.ema.*`.
     """
     files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    if (folder / BUNDLED).exists():
+        raise UserError(f"{folder} is a bundle; name one task's model in it, {folder}/TASK, or {folder}/pretrained.safetensors")
     for endings, usual in FORMATS:
         indices = [file for file in files if file.name.endswith(tuple(f"{suffix}{INDEX}" for suffix in endings))]
         weights = [file for file in files if file.suffix in endings]

@@ -57,7 +57,7 @@ def save_folder(entries: StateDict, folder: Path, like: StateDict, metadata: Map
     for key, leaf in outline(entries).items():
         name = f"{Path(like.shard_of[key]).stem}.safetensors" if is_sharded else "model.safetensors"
         shards.setdefault(name, {})[key] = leaf
-    companions = companions_of(like.folder) if isinstance(like, Checkpoint) and like.folder else None
+    companions = companions_of(like.folder, like.files) if isinstance(like, Checkpoint) and like.folder else None
     require_space(folder.parent, byte_size(entries) + (companions.size if companions else 0))
     with folder_beside(folder) as draft:
         for name, shard in shards.items():
@@ -100,8 +100,11 @@ def check_target(path: Path, as_folder: bool, inputs: Iterable[Path], size: int)
             problems.append(f"output={path} holds other files ({examples}); choose an output folder of its own")
     elif target.exists() and as_folder:
         problems.append(f"output={path} is a file, and a folder is to be written; choose another name")
-    elif target.exists() and not _is_result(target):
-        problems.append(f"output={path} is there and is no earlier output; choose another name, or move it away")
+    elif target.exists() and not problems and not _is_result(target):
+        problems.append(
+            f"output={path} is there and was not written as an output of this program; choose another name, or move that file "
+            "away"
+        )
     raise_any(problems)
     require_space(target.parent, size)
 

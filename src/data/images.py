@@ -29,6 +29,7 @@ from src.runtime.untrusted import open_regular
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
 MOST_PIXELS = 89_478_485  # 256 MiB in three bytes a pixel: where PIL warns of a decompression bomb
+BITS, PHOTOMETRIC, SAMPLE_FORMAT, WHITE_IS_ZERO = 258, 262, 339, 0  # tags of TIFF, and a value
 CHUNK = 2**16  # pixels that are scaled at a time, in 64-bit floats
 UNIT, BYTE, WORD = (1, 1), (255, 255), (65535, 65280)  # of a range of values: the largest, and what becomes 255
 
@@ -110,6 +111,13 @@ def _other_format(file: BinaryIO) -> str:
 def _scaled(image: Image.Image) -> Image.Image:
     """Return an image in integers of 16 or 32 bits, or in floats, in 8-bit grey."""
     values = np.asarray(image)
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    if tags.get(BITS, (16,))[0] not in (8, 16, 32):
+        raise ValueError(f"it has {tags[BITS][0]} bits a pixel, and 8, 16 and 32 are read")
+    if tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
+        values = values.view(np.uint32)  # PIL takes them for signed
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO and image.mode.startswith("I;16"):
+        values = 65535 - values  # which PIL does in 8 bits only
     if image.mode.startswith("I;16"):
         return Image.fromarray((values >> 8).astype(np.uint8))
     black, white = _range(image, float(values.min()), float(values.max()))

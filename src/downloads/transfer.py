@@ -70,8 +70,9 @@ def _continue(client: HubClient, url: str, draft: Path, path: str, size: int, pa
     with client.get(url, patience, {"Range": f"bytes={start}-"} if start else {}) as response, draft.open("ab") as output:
         if response.status_code == 200:
             _check_range(response, path, 0, size)
-            output.truncate(0)  # the server sends no ranges: all of the file comes again
-            progress.report(path, -start)
+            if start:  # the server sends no ranges: all of the file comes again
+                output.truncate(0)
+                progress.report(path, -start)
             start = 0
         else:
             _check_range(response, path, start, size)

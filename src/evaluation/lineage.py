@@ -34,7 +34,9 @@ def read_manifests(paths: Iterable[Path]) -> list[tuple[str, dict]]:
                 for model, sections in (models or {}).items():
                     unknown = [section for section in sections if section not in SECTIONS]
                     if unknown:
-                        problems.append(f"{path}: {name}, {model} has {', '.join(unknown)}; sections are {', '.join(SECTIONS)}")
+                        problems.append(
+                            f"{path}: {name}, {model} has unknown sections, {', '.join(unknown)}; they are {', '.join(SECTIONS)}"
+                        )
                 entries.append((str(name), models or {}))
         except UserError as error:
             problems += error.problems

@@ -259,7 +259,9 @@ def require_shared(base: Method) -> None:
     if not isinstance(base, Method):
         raise UserError(f"method.base is a method, as in method@method.base=sum; got {base}")
     if base.per_task:
-        raise UserError("method.base gives each task its own vector, and masks select from one that all share; choose another")
+        raise UserError(
+            "method.base is a method that makes one model, such as method@method.base=sum; this one makes a model for each task"
+        )
 
 
 def multi_task_vector(base: Method, inputs: MergeInputs) -> StateDict:

@@ -26,7 +26,7 @@ class Ties(Searched):
         super().__post_init__()
         check_percentage(self.k, "ties")
         if self.agg not in list(COMBINE):
-            raise UserError(f"ties.agg is one of {', '.join(COMBINE)}; got {self.agg}")
+            raise UserError(f"method.agg is one of {', '.join(COMBINE)}; got {self.agg}")
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         trimmed_inputs = trimmed(inputs, self.k)

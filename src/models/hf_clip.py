@@ -38,6 +38,7 @@ RENAMED_IN_BLOCK = {
 }
 STACKED = {f"attn.in_proj_{part}": [f"self_attn.{name}_proj.{part}" for name in "qkv"] for part in ("weight", "bias")}
 TRANSPOSED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
+PROJECTIONS = tuple(TRANSPOSED.values())
 TEXT = {
     "logit_scale": "logit_scale",
     "positional_embedding": "text_model.embeddings.position_embedding.weight",
@@ -45,7 +46,7 @@ TEXT = {
     **{f"ln_final.{part}": f"text_model.final_layer_norm.{part}" for part in ("weight", "bias")},
 }
 OPTIONAL = {PREFIX + key for key in (*TEXT, *TRANSPOSED)}  # what vision-only files lack
-UNUSED = re.compile(r"(vision_model\.|text_model\.)?embeddings\.position_ids|text_model\.encoder\..+")
+UNUSED = re.compile(r"(vision_model\.|text_model\.)?embeddings\.position_ids|text_model\.encoder\..+|classifier\..+")
 
 
 class _Conversion(NamedTuple):

@@ -2,16 +2,16 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
-from src.errors import UserError
+from src.errors import UserError, shorten
 from src.runtime.patterns import PatternError, compile_pattern
 
 # `...resblocks.7...`, `...layers.7...`, `encoder.block.7.layer.0...` (sublayers of a block), `...layer.7...`, `h.7...`, and
 # `layers.1.blocks.0...`, blocks of a stage.
-BLOCK_PATTERN = r"(?:^|\.)(?:resblocks|layers|layer|blocks|block|h)\.(\d+)\.(?:blocks?\.(\d+)\.)?"
-STAGES = ("stages", "stage", "layers")  # what is numbered like this before blocks is one stack, one stage after another
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+BLOCK_PATTERN = r"(?:^|\.)(?:resblocks|layers|layer|blocks|block|h)\.(\d+)\.(?:(?:(?:blocks?|layers)\.)?(\d+)\.)?"
+STAGE = re.compile(r"(?:^|\.)(?:stages|stage|layers)\.$")  # what is numbered so before blocks is one stack, stage after stage
+_NUMBER = re.compile(r"\d+")
 
 Position = tuple[int, ...]  # of a block: its number, or those of its stage and block
 
@@ -45,8 +45,8 @@ def depth_by_name(keys: Iterable[str], pattern: str | None = None) -> Callable[[
             places[key] = key[: match.start(match.groups().index(numbers[0]) + 1)], tuple(map(int, numbers))
     if not places:
         raise UserError(
-            f"LiNeS needs to know how deep a parameter is, and no name matches {pattern or BLOCK_PATTERN}; "
-            "give method.depth_pattern= a regular expression whose group is the block number"
+            f"LiNeS scales by block, and no name is like {pattern or 'block.N. or layers.N.'} (names are {shorten(matches)}); "
+            "say where the block number is: \"method.depth_pattern='stage(\\d+)\\.'\""
         )
     if pattern is None:
         places = _with_stages(matches, places)
@@ -88,15 +88,18 @@ def _with_stages(keys: Iterable[str], places: dict[str, tuple[str, Position]]) -
     by_template: dict[str, set[str]] = {}
     for stack, _ in places.values():
         by_template.setdefault(_NUMBER.sub("#", stack), set()).add(stack)
-    together = {template: stacks for template, stacks in by_template.items() if len(stacks) > 1}
     result = dict(places)
-    for template, stacks in together.items():
-        before, _, after = template.partition("#.")
-        if "#" in after or before.rstrip(".").rpartition(".")[2] not in STAGES:
-            one, other, *_ = (stack.rstrip(".") for stack in sorted(stacks))
+    for template, stacks in by_template.items():
+        if len(stacks) == 1:
+            continue
+        one, other, *_ = sorted(stacks)
+        before = _before_stage(stacks)
+        if before is None:
             raise UserError(
-                f"nothing tells whether {one} and {other} number the blocks of one stack or of several side by side; give "
-                "method.depth_pattern= a regular expression whose groups are the numbers that order blocks"
+                f"nothing tells whether {one.rstrip('.')} and {other.rstrip('.')} number the blocks of one stack or of several "
+                "side by side; give a pattern with both numbers in groups, "
+                "\"method.depth_pattern='STAGE(\\d+)\\.blocks\\.(\\d+)'\", or, "
+                "for several, with the last alone: \"method.depth_pattern='blocks\\.(\\d+)'\""
             )
         for key in keys:
             stage, dot, _ = key.removeprefix(before).partition(".")
@@ -105,3 +108,13 @@ def _with_stages(keys: Iterable[str], places: dict[str, tuple[str, Position]]) -
                 if stack in stacks or key not in places:
                     result[key] = template, (int(stage), *position)
     return result
+
+
+def _before_stage(stacks: Collection[str]) -> str | None:
+    """Return what stands before the number in which stacks differ; None unless it is one, of a stage."""
+    numbers = [[(match.start(), match[0]) for match in _NUMBER.finditer(stack)] for stack in stacks]
+    differing = [place for place in zip(*numbers) if len({number for _, number in place}) > 1]
+    starts = {stack[:start] for stack, (start, _) in zip(stacks, differing[0])}
+    before = min(starts)
+    is_whole = all(stack.startswith(f"{before}{number}.") for stack, (_, number) in zip(stacks, differing[0]))
+    return before if len(differing) == len(starts) == 1 and is_whole and STAGE.search(before) else None

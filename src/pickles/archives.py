@@ -1,5 +1,6 @@
 """The zip archives that torch.save and torch.jit.save write: uncompressed entries, one after another, each with a checksum."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -7,6 +8,9 @@ from src.errors import UserError
 from src.runtime.untrusted import open_regular
 
 SIGNATURE = b"PK\x03\x04"
+MEMBERS = re.compile(
+    r"data\.pkl|constants\.pkl|version|byteorder|\.format_version|\.storage_alignment|(\.?data|constants|code)/.*"
+)
 CODE = "code/"  # folder of TorchScript's programs, compressed and never read here
 
 
@@ -28,6 +32,14 @@ def check_archive(path: Path) -> None:
         raise zipfile.BadZipFile(f"{compressed[0]} is compressed, which torch.save never does")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise zipfile.BadZipFile("its entries say they are larger than the file, or share its bytes")
+
+
+def unread_members(path: Path) -> list[str]:
+    """Return the names of what an archive holds beside what torch.save and torch.jit.save write; [] of any other file."""
+    if not is_archive(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return [name for name in archive.namelist() if not MEMBERS.fullmatch(name.partition("/")[2])]
 
 
 def check_contents(path: Path) -> None:

@@ -5,10 +5,11 @@ a module becomes an object that keeps its attributes, tensors are rebuilt by us,
 """
 
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
+import torch
 from torch import Tensor
 
 from src.pickles.stand_ins import STAND_INS, InertObject, PendingTensor, ScriptModule
@@ -22,29 +23,30 @@ SCRIPTED = "__torch__."  # of classes in a TorchScript archive
 MAX_DEPTH = 4  # of dicts in dicts: {"model": {"weight": ...}} has 1
 MAX_ENTRIES = 100_000  # modules and tensors in one file
 MAX_NAME_LENGTH = 1000
+MOST_CONTEXT = 4096  # positions of a causal mask
 OWN = ("_parameters", "_buffers", "_modules")  # the attributes of a module that its state dict is made of
 
 
-def read_modules(path: Path) -> object:
-    """Return what torch.save wrote, with each module in it replaced by its state dict, a `ModuleEntries`.
+class Unpickled(NamedTuple):
+    """What is in a file.
+
+    content: what torch.save wrote, with the state dict of each module in its place.
+    dropped: names of what the file holds and `content` does not: attributes of modules, state dicts and tensors, programs.
+    """
+
+    content: object
+    dropped: list[str]
+
+
+def read_modules(path: Path) -> Unpickled:
+    """Return what torch.save wrote, with each module in it replaced by its state dict.
 
     Raise UserError naming what the file asks to call, if that is anything but what rebuilds modules and tensors. An
     unreadable file raises whatever a damaged pickle happens to raise.
     """
-    return _Converter().convert(read_torch_file(path, lambda file, storages: _ModuleUnpickler(file, path, storages).load()))
-
-
-class ModuleEntries(dict):
-    """The state dict of a module.
-
-    others: names of attributes that hold tensors and are in no state dict.
-    """
-
-    __slots__ = ("others",)
-
-    def __init__(self, entries: Iterable[tuple[str, Tensor]], others: list[str]):
-        super().__init__(entries)
-        self.others = others
+    converter = _Converter()
+    content = converter.convert(read_torch_file(path, lambda file, storages: _ModuleUnpickler(file, path, storages).load()))
+    return Unpickled(content, converter.dropped)
 
 
 class _ModuleUnpickler(InertUnpickler):
@@ -88,7 +90,7 @@ class _Converter:
     def __init__(self):
         self._remaining = MAX_ENTRIES
         self._results: dict[tuple[int, int], object] = {}
-        self._others: list[str] = []  # of the module that is being converted
+        self.dropped: list[str] = []
 
     def convert(self, value: object, depth: int = 0) -> object:
         if not isinstance(value, PendingTensor | InertObject | dict):
@@ -99,29 +101,36 @@ class _Converter:
 
     def _convert(self, value: PendingTensor | InertObject | dict, depth: int) -> object:
         if isinstance(value, PendingTensor):
-            return value.to_tensor()
+            return self._tensor(value)
         if isinstance(value, InertObject):
-            self._others = []
-            return ModuleEntries(self._entries(value, ""), self._others)
+            return dict(self._entries(value, ""))
+        self.dropped += [f"the attribute {name}" for name in getattr(value, "attributes", ())]
         return {key: self.convert(child, depth + 1) for key, child in value.items()} if depth <= MAX_DEPTH else value
+
+    def _tensor(self, pending: PendingTensor) -> Tensor:
+        self.dropped += [f"the attribute {name} of a tensor" for name in pending.attributes]
+        return pending.to_tensor()
 
     def _entries(self, module: InertObject, prefix: str) -> Iterator[tuple[str, Tensor]]:
         """Yield the entries of a module's state dict, with the names and in the order of its own state_dict()."""
         self._count(prefix)
         is_script = isinstance(module, ScriptModule)
-        self._others += [f"{prefix}{name}" for name, value in module.state.items()
-                         if name not in OWN and not (is_script and isinstance(value, PendingTensor | ScriptModule))
-                         and _holds_tensor(value)]  # fmt: skip
+        own = (PendingTensor, ScriptModule) if is_script else ()
+        self.dropped += [f"{prefix}{name}" for name, value in module.state.items()
+                         if name not in OWN and not isinstance(value, own) and _holds_tensor(value)]  # fmt: skip
         if is_script:
+            self.dropped += ["its program (TorchScript)"] * (not prefix)
             yield from self._script_entries(module, prefix)
             return
         non_persistent = module.state.get("_non_persistent_buffers_set")
         non_persistent = non_persistent if isinstance(non_persistent, set | frozenset) else ()
         for attribute in ("_parameters", "_buffers"):
             for name, leaf in _dict_of(module, attribute).items():
-                if isinstance(leaf, PendingTensor) and not (attribute == "_buffers" and name in non_persistent):
+                if isinstance(leaf, PendingTensor) and attribute == "_buffers" and name in non_persistent:
+                    self.dropped += [f"{prefix}{name}"] * (not _is_causal_mask(leaf.to_tensor()))
+                elif isinstance(leaf, PendingTensor):
                     self._count(name)
-                    yield f"{prefix}{name}", leaf.to_tensor()
+                    yield f"{prefix}{name}", self._tensor(leaf)
         for name, child in _dict_of(module, "_modules").items():
             if isinstance(child, InertObject):
                 yield from self._entries(child, f"{prefix}{name}.")
@@ -131,7 +140,7 @@ class _Converter:
         for name, leaf in module.state.items():
             if isinstance(leaf, PendingTensor):
                 self._count(name)
-                yield f"{prefix}{name}", leaf.to_tensor()
+                yield f"{prefix}{name}", self._tensor(leaf)
         for name, child in module.state.items():
             if isinstance(child, ScriptModule):
                 yield from self._entries(child, f"{prefix}{name}.")
@@ -143,6 +152,12 @@ class _Converter:
             raise pickle.UnpicklingError(
                 f"it holds more than {MAX_ENTRIES} modules and tensors, or a name of over {MAX_NAME_LENGTH} letters"
             )
+
+
+def _is_causal_mask(leaf: Tensor) -> bool:
+    """Whether a buffer is the mask of causal attention, which its size alone says."""
+    is_square = leaf.ndim == 2 and leaf.shape[0] == leaf.shape[1] <= MOST_CONTEXT and leaf.is_floating_point()
+    return is_square and torch.equal(leaf, torch.full_like(leaf, -torch.inf).triu_(1))
 
 
 def _holds_tensor(value: object) -> bool:

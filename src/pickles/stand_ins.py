@@ -49,9 +49,12 @@ class OddTensor:
 
 
 class PendingTensor:
-    """Stands for a tensor until its storage is mapped."""
+    """Stands for a tensor until its storage is mapped.
 
-    __slots__ = ("dtype", "offset", "shape", "storage", "stride")
+    attributes: the names of those that were set on it, which are not read.
+    """
+
+    __slots__ = ("attributes", "dtype", "offset", "shape", "storage", "stride")
 
     def __init__(self, storage: object, offset: object, shape: object, stride: object, dtype: object, metadata: object):
         """metadata: whether the numbers are conjugated or negated when they are used, by torch's names."""
@@ -62,6 +65,7 @@ class PendingTensor:
         if isinstance(metadata, dict) and any(map(bool, metadata.values())):
             raise TypeError("a tensor that is a conjugate or negative view, save its resolve_conj() or resolve_neg()")
         self.storage, self.offset, self.shape, self.stride, self.dtype = storage, offset, shape, stride, dtype
+        self.attributes: tuple[str, ...] = ()
 
     def __setstate__(self, _: object) -> None:
         pass
@@ -79,11 +83,17 @@ def _rebuild_v3(storage, offset, shape, stride, _grad: object, _hooks: object, d
     return PendingTensor(storage, offset, shape, stride, dtype, metadata)
 
 
-def _rebuild_with_attributes(rebuild: object, _type: object, arguments: tuple, *_: object) -> object:
-    """Return a tensor without the attributes that were set on it."""
+def _rebuild_with_attributes(rebuild: object, _type: object, arguments: tuple, state: object = None, *_: object) -> object:
+    """Return a tensor without the attributes that were set on it; it keeps their names."""
     if rebuild not in REBUILD.values():
         raise TypeError("a tensor of an unknown class")
-    return rebuild(*arguments)
+    return _rebuild_parameter_with_state(rebuild(*arguments), None, None, state)
+
+
+def _rebuild_parameter_with_state(tensor: object, _grad: object, _hooks: object, state: object, *_: object) -> object:
+    if isinstance(tensor, PendingTensor) and isinstance(state, dict):
+        tensor.attributes = tuple(map(str, state))
+    return tensor
 
 
 def _odd(kind: str) -> FunctionStandIn:
@@ -97,7 +107,7 @@ REBUILD = {
     "_rebuild_tensor_v2": FunctionStandIn(_rebuild),
     "_rebuild_tensor_v3": FunctionStandIn(_rebuild_v3),
     "_rebuild_parameter": _first,
-    "_rebuild_parameter_with_state": _first,
+    "_rebuild_parameter_with_state": FunctionStandIn(_rebuild_parameter_with_state),
     "_rebuild_sparse_tensor": _odd("sparse"),
     "_rebuild_sparse_csr_tensor": _odd("sparse"),
     "_rebuild_nested_tensor": _odd("nested"),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from src.errors import UserError, shorten
 from src.pickles.linearized import FINETUNED, MODEL_NAME, REFERENCE, is_linearized, named_parameters
-from src.pickles.modules import read_modules
+from src.pickles.modules import Unpickled, read_modules
 from src.pickles.stand_ins import OddTensor
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # the one that is read where a file holds several dicts
@@ -45,7 +45,7 @@ def read_contents(path: Path, part: str = "") -> Contents:
     Raise UserError if the file cannot be read, holds other things than tensors and modules where a state dict is
     looked for, or no such part, or several and no usual one.
     """
-    content = _load(path)
+    content, dropped = _load(path)
     where = _find(path, content, part)
     entries, siblings = content, {}
     for depth, key in enumerate(where):
@@ -53,7 +53,6 @@ def read_contents(path: Path, part: str = "") -> Contents:
         entries = entries[key]
     _check_entries(path, entries)
     reference = None
-    others_of_module = getattr(entries, "others", [])
     if is_linearized(entries):
         try:
             entries, reference = named_parameters(entries, FINETUNED), named_parameters(entries, REFERENCE)
@@ -65,7 +64,7 @@ def read_contents(path: Path, part: str = "") -> Contents:
         reference,
         _joined(where),
         list(map(_joined, others)),
-        [*(_joined(keys) for keys, value in siblings.items() if not isinstance(value, PLAIN)), *others_of_module],
+        [*(_joined(keys) for keys, value in siblings.items() if not isinstance(value, PLAIN)), *dropped],
         {_joined(keys): value for keys, value in siblings.items() if isinstance(value, PLAIN)},
     )
 
@@ -74,10 +73,10 @@ def _find(path: Path, content: object, part: str) -> Keys:
     """Return the keys that lead to the state dict to read."""
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
-    is_wrapped = any(isinstance(content.get(name), Mapping) for name in WRAPPERS)
+    parts = list(_state_dicts(content))
+    is_wrapped = parts or any(isinstance(content.get(name), Mapping) for name in WRAPPERS)
     if not is_wrapped and any(isinstance(leaf, Tensor) for leaf in content.values()):
         return ()
-    parts = list(_state_dicts(content))
     where: Keys = ()
     if part:
         where = tuple(part.split("."))
@@ -122,8 +121,8 @@ def _joined(keys: tuple[object, ...]) -> str:
     return ".".join(map(str, keys))
 
 
-def _load(path: Path) -> object:
-    """Return the content of a file. Raise UserError if it cannot be read."""
+def _load(path: Path) -> Unpickled:
+    """Return what is in a file. Raise UserError if it cannot be read."""
     try:
         return read_modules(path)
     except UserError:

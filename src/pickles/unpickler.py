@@ -187,13 +187,17 @@ class FunctionStandIn:
 
 
 class DictStandIn(dict):
-    """Stands for OrderedDict, defaultdict and Counter: a dict on which no attribute can be set."""
+    """Stands for OrderedDict, defaultdict and Counter: a dict on which no attribute can be set.
 
-    __slots__ = ()
+    attributes: the names of those that were set, but for the versions of modules, which state dicts carry.
+    """
+
+    __slots__ = ("attributes",)
 
     def __init__(self, pairs: object = ()):
         entries = pairs.items() if isinstance(pairs, dict) else pairs if isinstance(pairs, list) else ()
         super().__init__((safe_key(key), value) for key, value in entries)
+        self.attributes: tuple[str, ...] = ()
 
-    def __setstate__(self, _: object) -> None:
-        pass  # the versions of modules, which state dicts carry as an attribute
+    def __setstate__(self, state: object) -> None:
+        self.attributes = tuple(str(name) for name in state if name != "_metadata") if isinstance(state, dict) else ()

@@ -58,7 +58,7 @@ def mismatch(path: Path, family: ModelFamily, recipe: Recipe, mode: Mode, task: 
         what = f"on {task.name} with other classes or prompts"
     else:
         return None
-    return f"{path} was fine-tuned {what}; give overwrite=true to fine-tune anew, remove it, or choose another model_location"
+    return f"{path} was fine-tuned {what}; give overwrite=true to fine-tune anew and replace it, or choose another model_location"
 
 
 def _facts(metadata: Mapping[str, str]) -> dict:

@@ -35,7 +35,7 @@ def encoder(tmp_path):
 
 
 def test_what_a_model_needs_comes_along_and_the_rest_is_named(tmp_path, encoder):
-    found = companions_of(encoder)
+    found = companions_of(encoder, [encoder / "model.safetensors"])
     assert set(found.files) == {
         "1_Pooling/config.json",
         "2_Dense/config.json",
@@ -44,7 +44,12 @@ def test_what_a_model_needs_comes_along_and_the_rest_is_named(tmp_path, encoder)
         "config.json",
         "modules.json",
     }
-    assert found.modules == ("2_Dense/model.safetensors",) and set(found.left) == {"checkpoint-500", "many", "original"}
+    assert found.modules == ("2_Dense/model.safetensors",) and set(found.left) == {
+        "checkpoint-500",
+        "many",
+        "model.gguf",
+        "original",
+    }
     found.copy_to(tmp_path / "copy")
     assert (tmp_path / "copy/assets/vocab.txt").read_text() == "{}"
     assert open_checkpoint(encoder).notes == [
@@ -60,7 +65,7 @@ def test_a_merged_folder_loads_as_the_original_did(tmp_path, encoder):
         done = run_script(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert "not merged are the weights in its sub-folders, 2_Dense/model.safetensors" in done.stdout
-    assert "not copied from encoder: checkpoint-500, many, original" in done.stdout
+    assert "not copied from encoder: checkpoint-500, many, model.gguf, original" in done.stdout
     out = tmp_path / "out"
     assert load_file(out / "model.safetensors")["w"].tolist() == [2, 2]
     assert load_file(out / "2_Dense/model.safetensors").keys() == {"linear.weight"} and (out / "1_Pooling/config.json").exists()

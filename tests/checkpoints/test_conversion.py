@@ -1,6 +1,9 @@
 """What a conversion holds of its source, and what --remove therefore leaves where it is."""
 
 import json
+import warnings
+import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -34,6 +37,59 @@ def test_an_original_that_holds_more_is_kept(tmp_path, kind):
     done = run_script("convert_checkpoints.py", str(tmp_path), "--remove", cwd=tmp_path)
     assert done.returncode == 1 and source.exists() and "removed" not in done.stdout
     assert "last.pt is kept" in done.stderr and all(name in done.stderr for name in lacking)
+
+
+def module(**attributes):
+    net = torch.nn.Linear(2, 2)
+    for name, value in attributes.items():
+        setattr(net, name, value)
+    return net
+
+
+def with_buffer():
+    net = module()
+    net.register_buffer("cache", torch.ones(2), persistent=False)
+    return net
+
+
+def with_attribute(value):
+    value.ema = {"w": torch.ones(2)}
+    return value
+
+
+MORE_THAN_STATE = {
+    "an attribute of a module": (lambda: module(ema={"w": torch.ones(2)}), "ema"),
+    "a list of modules": (lambda: module(teachers=[module()]), "teachers"),
+    "an attribute of an inner module": (lambda: torch.nn.Sequential(module(best=torch.ones(2))), "0.best"),
+    "a buffer that is not saved": (with_buffer, "cache"),
+    "an attribute of a state dict": (lambda: with_attribute(OrderedDict(A)), "the attribute ema"),
+    "an attribute of a parameter": (
+        lambda: {"p": with_attribute(torch.nn.Parameter(torch.ones(2)))},
+        "the attribute ema of a tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MORE_THAN_STATE)
+def test_what_a_state_dict_has_not_keeps_the_original(tmp_path, kind):
+    make, name = MORE_THAN_STATE[kind]
+    source, target = tmp_path / "net.pt", tmp_path / "net.safetensors"
+    torch.save(make(), source)
+    convert(source, target)
+    assert not_converted(source, target) == [name]
+
+
+def test_a_program_and_other_members_of_an_archive_keep_the_original(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(module()), tmp_path / "script.pt")
+    torch.save(A, tmp_path / "extra.pt")
+    with zipfile.ZipFile(tmp_path / "extra.pt", "a") as archive:
+        archive.writestr("extra/optimizer.bin", b"moments")
+    for name, lacking in (("script", "its program (TorchScript)"), ("extra", "extra/optimizer.bin")):
+        source, target = tmp_path / f"{name}.pt", tmp_path / f"{name}.safetensors"
+        convert(source, target)
+        assert not_converted(source, target) == [lacking]
 
 
 def test_numbers_and_texts_beside_weights_come_along(tmp_path):

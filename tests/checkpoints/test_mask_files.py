@@ -335,7 +335,7 @@ def test_masks_of_a_bundle_serve_consensus_and_the_same_masks(tmp_path):
         (("method=TSVC", "specify_lambda=0.4"), ["fixed coefficient 1"]),
         (("method=TSVC", "method.rank_fraction=2"), ["rank_fraction"]),
         (("method=TSVC", "output=out.safetensors"), ["a folder"]),
-        (("method=mag_masking", "method@method.base=TSVC"), ["choose another"]),
+        (("method=mag_masking", "method@method.base=TSVC"), ["this one makes a model for each task"]),
         (("method=tall_mask", "specify_lambda=0.4", "method.use_ties=true", "method.base.k=5"), ["give one of the two"]),
         (("method=sum", "specify_lambda=1", "finetuned={../x: task0.pt, b: task1.pt}"), ["'../x'"]),
         (("method=sum", "specify_lambda=1", "finetuned={shared: task0.pt, b: task1.pt}"), ["'shared'"]),

@@ -129,3 +129,37 @@ def test_what_was_done_about_names_is_said_of_the_file(tmp_path):
     same(checkpoint, trained(BASE))
     assert checkpoint.notes == [f"{tmp_path / 'a.pt'}: read without regard to module in names, which wrappers add"]
     assert not checkpoint.base_digest
+
+
+def test_tied_embeddings_that_one_side_has_not_are_those_that_it_has():
+    shared = torch.randn(5, 3)
+    base = {"embed.weight": shared, "other.weight": torch.randn(5, 3), "lm_head.weight": shared, "norm.weight": torch.ones(3)}
+    tuned = {key: leaf + 1 for key, leaf in base.items() if key != "lm_head.weight"}
+    spelling = spelled_like(tuned, base)
+    same(spelling.entries, {**{key: base[key] + 1 for key in base}})
+    assert not spelling.is_filled and "has no lm_head.weight, taken from its embed.weight" in spelling.notes[0]
+    spelling = spelled_like({key: leaf + 1 for key, leaf in base.items()}, {key: base[key] for key in tuned})
+    same(spelling.entries, tuned)
+    untied = {**base, "lm_head.weight": torch.randn(5, 3)}
+    assert "lm_head.weight" not in spelled_like(tuned, untied).entries
+
+
+def test_two_entries_never_come_to_have_one_name():
+    base = {"encoder.w": torch.zeros(1), "head.w": torch.zeros(1)}
+    tuned = {"model.encoder.w": torch.ones(1), "model.head.w": torch.ones(1), "encoder.w": torch.full((1,), 9.0)}
+    assert spelled_like(tuned, base).entries is tuned or set(spelled_like(tuned, base).entries) == set(tuned)
+    assert (
+        "dec.w"
+        in spelled_like(
+            {"dec.w": torch.ones(2), "aux.w": torch.ones(2)}, {"enc.w": torch.ones(2), "dec.w": torch.ones(2)}
+        ).entries
+    )
+    part = {**CLIP, **TEXT}
+    del part["transformer.resblocks.1.w"]
+    assert "transformer.resblocks.1.w" not in spelled_like(part, {**CLIP, **TEXT}).entries  # damage, and no lack of a tower
+
+
+def test_names_of_thousands_of_components_take_no_time():
+    names = (".".join(letter * 3000) for letter in "ab")
+    one, other = ({name: torch.ones(1)} for name in names)
+    assert spelled_like(one, other).entries is one

@@ -13,7 +13,7 @@ MODELS = {
     },
     "bitsandbytes (8 bit)": {"q.weight": CODES.to(torch.int8), "q.SCB": torch.ones(8)},
     "GPTQ or AWQ": {"q.qweight": CODES.int(), "q.qzeros": CODES.int(), "q.scales": torch.ones(4).half()},
-    "8-bit floats with scales": {"q.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "q.weight_scale_inv": torch.ones(1, 1)},
+    "8-bit floats with scales": {"q.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "scaled_fp8": torch.ones(1)},
     "EXL2": {"q.q_weight": CODES.int(), "q.q_scale": CODES.int()},
     "compressed-tensors": {"q.weight_packed": CODES.int(), "q.weight_scale": torch.ones(1)},
     "HQQ, AQLM or quanto": {"q.W_q": CODES, "q.meta": torch.ones(1)},
@@ -38,6 +38,12 @@ def test_codes_and_scales_are_refused_by_their_format(kind):
     [
         ("MXFP4", {"experts.gate_up_proj_blocks": CODES, "experts.gate_up_proj_scales": CODES}),
         ("8-bit floats with scales", {"q.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "q.scale_weight": torch.ones(1)}),
+        (
+            "8-bit floats with scales",
+            {"q.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "q.weight_scale_inv": torch.ones(1, 1)},
+        ),
+        ("8-bit floats with scales", {"q.weight": torch.ones(2, 2).to(torch.float8_e5m2), "q.weight.scale": torch.ones(1)}),
+        ("8-bit floats with scales", {"a.q.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "a.q.w_scale": torch.ones(1)}),
         ("a matrix of torch.int8", {"q.weight": CODES.to(torch.int8), "q.scales": torch.ones(8)}),
     ],
 )

@@ -152,7 +152,7 @@ def test_outputs_that_would_destroy_something_are_refused_before_any_work(tmp_pa
     for path, as_folder, word in (
         ("home", True, "thesis"), ("model", True, "input"), ("file", True, "is a file"), ("merged.pt", True, "safetensors"),
         ("several", True, "one.safetensors"), ("model/new.safetensors", False, "input"),
-        ("file", False, "no earlier output"), ("digits.safetensors", False, "no earlier output"),
+        ("file", False, "not written as an output"), ("digits.safetensors", False, "not written as an output"),
         ("model", False, "folder"), ("model/model.safetensors", False, "input"), ("model/deeper", True, "input"), (".", True, "input"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=word):

@@ -21,10 +21,10 @@ from tests.helpers.processes import run_script
     ],
 )
 def test_one_output_for_several_jobs_is_refused_and_a_way_is_said(texts):
-    with pytest.raises(UserError, match=r"jobs of this sweep, and the last would replace the others; number them: ") as excinfo:
+    with pytest.raises(UserError, match=r"jobs of this sweep, too; give each its own: ") as excinfo:
         check_outputs_differ(texts)
     for sentence in excinfo.value.problems:
-        (suggestion,) = shlex.split(sentence.partition("number them: ")[2])
+        (suggestion,) = shlex.split(sentence.partition("its own: ")[2])
         (override,), problems = parse_overrides([suggestion])
         assert not problems and "${hydra:job.num}" in override.value()
 
@@ -57,5 +57,7 @@ def test_the_jobs_of_a_sweep_keep_what_each_wrote(tmp_path):
     for number, value in enumerate((0.1, 0.2)):
         assert load_file(tmp_path / f"m-{number}.safetensors")["w"][0] == pytest.approx(value)
     done = run_script(*command, "output=n-${method.apply_lines}.safetensors", cwd=tmp_path)
-    assert done.returncode == 1 and "output=n-False.safetensors is that of another job of this sweep" in done.stderr, done.stderr
+    assert done.returncode == 1 and "output=n-False.safetensors would be written by another job of this sweep" in done.stderr, (
+        done.stderr
+    )
     assert load_file(tmp_path / "n-False.safetensors")["w"][0] == pytest.approx(0.1)

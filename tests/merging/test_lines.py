@@ -82,6 +82,10 @@ def blocks_of_stages(name: str, *sizes: int) -> list[str]:
         "convnext.encoder.stages.{}.layers.{}.dwconv.w",  # of transformers
         "layers.{}.blocks.{}.attn.w",  # Swin
         "stages.{}.blocks.{}.layer.0.w",
+        "model.0.stages.{}.blocks.{}.w",
+        "blocks.{}.{}.conv.w",  # EfficientNet of timm
+        "encoder.block.{}.{}.attn.w",  # SegFormer
+        "blocks.{}.layers.{}.layers.MBconv.w",  # MaxViT of torchvision
     ],
 )
 def test_depth_grows_over_the_stages_of_a_hierarchical_backbone(name):
@@ -96,6 +100,14 @@ def test_what_else_lies_in_a_stage_is_as_deep_as_its_first_block():
     assert depth("stages.1.downsample.w") == depth("stages.1.blocks.0.w") == 0.5 and depth("stem.w") is None
     swin = depth_by_name([*blocks_of_stages("layers.{}.blocks.{}.w", 2, 3), "layers.1.downsample.w"])
     assert swin("layers.1.downsample.w") == 0.5
+
+
+@pytest.mark.parametrize(
+    "name", ["net.layers{}.0.blocks.{}.w", "stage{}.blocks.{}.w", "encoder_{}.layers.{}.w", "{}.blocks.{}.w"]
+)
+def test_stages_by_other_names_are_asked_about(name):
+    with pytest.raises(UserError, match=r"method\.depth_pattern"):
+        depth_by_name(blocks_of_stages(name, 2, 3))
 
 
 def test_numbered_parts_that_may_stand_side_by_side_are_asked_about():

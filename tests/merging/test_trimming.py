@@ -52,7 +52,7 @@ def test_thresholds_are_computed_once(inputs):
 
 @pytest.mark.parametrize("k", [0, -1, 100.5, "20", None, True])
 def test_impossible_percentages_are_refused_by_name(k):
-    with pytest.raises(ValueError, match=r"ties\.k"):
+    with pytest.raises(ValueError, match=r"method\.k of ties"):
         check_percentage(k, "ties")
 
 

@@ -10,6 +10,7 @@ from command_line.build import build_family, build_mode, build_recipe
 from command_line.config import compose_config
 from command_line.paths import paths_of
 from src.checkpoints.opening import open_checkpoint, open_finetuned
+from src.checkpoints.reading import open_files
 from src.data.registry import find_tasks
 from src.errors import UserError
 from src.models.modes import TRAINS, LowRank, Mode, trained_parameters
@@ -199,7 +200,7 @@ def test_an_adapter_in_its_folder_is_the_model_that_was_trained(family, trains, 
     path = tmp_path / "lora_finetuned" / "adapter_model.safetensors"
     finetune(family, FirstExamples(task(), 96), recipe(), mode, path, TrainingSettings())
     trainable, batch = family.trainable(mode), batch_of(family)
-    saved = open_checkpoint(path)
+    saved = open_files(path)
     for name, leaf in trainable.entries.items():
         leaf.data.copy_(saved[name])
     dense = open_finetuned(path.parent, family.pretrained)

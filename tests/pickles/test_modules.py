@@ -301,7 +301,7 @@ def test_a_module_that_many_names_share_is_converted_once(tmp_path):
     linear = nn.Linear(2, 2)
     inner = dict.fromkeys(range(9), linear)
     torch.save(dict.fromkeys(range(9), inner), tmp_path / "wide.pt")
-    content = read_modules(tmp_path / "wide.pt")
+    content = read_modules(tmp_path / "wide.pt").content
     assert len({id(value) for value in content.values()}) == len({id(value) for value in content[0].values()}) == 1
     assert same(content[8][8], linear.state_dict())
 
@@ -309,7 +309,7 @@ def test_a_module_that_many_names_share_is_converted_once(tmp_path):
 def test_the_number_of_modules_is_bounded_for_the_whole_file(tmp_path, monkeypatch):
     torch.save({name: nn.Linear(2, 2) for name in "abc"}, tmp_path / "three.pt")
     monkeypatch.setattr("src.pickles.modules.MAX_ENTRIES", 9)  # a module and two tensors each
-    assert list(read_modules(tmp_path / "three.pt")) == list("abc")
+    assert list(read_modules(tmp_path / "three.pt").content) == list("abc")
     monkeypatch.setattr("src.pickles.modules.MAX_ENTRIES", 8)
     with pytest.raises(pickle.UnpicklingError, match="more than 8"):
         read_modules(tmp_path / "three.pt")

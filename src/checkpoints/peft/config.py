@@ -65,7 +65,10 @@ class Settings:
         ranks = self._matching_values("rank_pattern", pattern_name, "r")
         alphas = self._matching_values("alpha_pattern", pattern_name, "lora_alpha")
         if rank not in ranks:
-            raise UserError(f"{pattern_name} has rank {rank}, and {ranks} in {CONFIG}; copy both files of one training again")
+            raise UserError(
+                f"the factors of {pattern_name} have rank {rank}, and {CONFIG} says {' or '.join(map(str, ranks))}; copy both "
+                "files again from the same training run"
+            )
         if len(set(alphas)) > 1:  # the first one would count, but peft sorts them when it writes
             raise UserError(
                 f"{pattern_name} has several factors by the alpha_pattern in {CONFIG}, {alphas}; leave the one that was meant"

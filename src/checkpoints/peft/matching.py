@@ -73,8 +73,8 @@ def match_adapter(adapter: Adapter, shapes: StateDict) -> Match:
         problems.append(f"{adapter.path} does not fit {len(nearest.misfits) - 3} entries more; give the model it is of")
     if nearest.missing:
         problems.append(
-            f"{adapter.path} changes {shorten(nearest.missing)}, and the pre-trained model has no such names, with no one prefix "
-            f"more or less; it has {shorten(list(shapes))}; give the model that the adapter was trained on, or {ADVICE}"
+            f"{adapter.path} changes {shorten(nearest.missing)}, which the pre-trained model has not, even with a prefix "
+            f"more or less; its names are {shorten(list(shapes))}; give the model that the adapter was trained on, or {ADVICE}"
         )
     raise UserError(problems)
 

@@ -291,9 +291,11 @@ class MergeInputs:
         models = {"the pre-trained model": self.pretrained, **self.finetuned}
         names = [name for name, model in models.items() if not is_finite(model[key])]
         if names:
-            raise UserError(f"{key} holds NaN or infinite values in {', '.join(names)}; train or fetch it again")
+            raise UserError(f"{key} holds NaN or infinite values in {', '.join(names)}; train or download these weights again")
         if is_last:
-            raise UserError(f"the task vectors' entries of {key} are too large to add up in {self.outline[key].dtype}")
+            raise UserError(
+                f"the sum of the task vectors overflows {self.outline[key].dtype} in {key}; save the pre-trained model in float64"
+            )
 
 
 def _largest_trimmed(threshold: Tensor, dtype: torch.dtype) -> float | None:

@@ -19,7 +19,9 @@ DIGIT = 12
 def check_percentage(k: float, name: str) -> None:
     """Raise UserError unless `k` is a percentage in (0, 100], or a fraction in (0, 1), which means the same."""
     if not isinstance(k, int | float) or isinstance(k, bool) or not 0 < k <= 100:
-        raise UserError(f"{name}.k is the percentage of entries kept, in (0, 100] (a number below 1 is a fraction); got {k}")
+        raise UserError(
+            f"method.k of {name} is the percentage of entries to keep, above 0 and up to 100 (below 1 it is a fraction); got {k}"
+        )
 
 
 def trimmed(inputs: MergeInputs, k: float) -> MergeInputs:

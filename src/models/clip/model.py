@@ -36,7 +36,7 @@ from src.models.clip.loading import (
 )
 from src.models.clip.pixel_cache import PixelStore, Split
 from src.models.family import PRECISIONS, Batch, Predictor, TaskLike, Trainable
-from src.models.hf_clip import from_hf, hf_prefix, is_hf
+from src.models.hf_clip import PROJECTIONS, from_hf, hf_prefix, is_hf
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.models.linearize import tangent
 from src.models.loader import ExampleId, load_batches
@@ -140,7 +140,10 @@ class Clip:
         prefix = hf_prefix(plain)
         if prefix is None:
             return spelled_like(weights, self.pretrained)
-        return Spelling(from_hf(without_prefix(plain, prefix), self.pretrained), is_filled=True)
+        theirs = without_prefix(plain, prefix)
+        lacking = [name for name in PROJECTIONS if name not in theirs]
+        notes = [f"has no {' and '.join(lacking)}, taken from the pre-trained model"] if lacking else []
+        return Spelling(from_hf(theirs, self.pretrained), notes, is_filled=True)
 
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
         self._check_fits(weights)
