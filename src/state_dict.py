@@ -50,6 +50,12 @@ class Lazy(Computed):
         self._make = make
 
 
+def renamed(tree: StateDict, names: Mapping[str, str]) -> Lazy:
+    """Return the entries of `tree` under other names: `names` maps these, in order, to those that they have."""
+    shapes = outline(tree)
+    return Lazy({name: shapes[key] for name, key in names.items()}, lambda name: tree[names[name]])
+
+
 class Memoized(Lazy):
     """As `Lazy`, but an entry is computed once and kept."""
 

@@ -9,14 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from src.errors import shorten
-from src.state_dict import Lazy, StateDict, is_weight, outline
+from src.state_dict import Lazy, StateDict, is_weight, outline, renamed
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "_module")
 # Of a CLIP: what is no image tower, which fine-tuned encoders have, lack, or have beside a head.
@@ -61,10 +60,10 @@ def spelled_like(weights: StateDict, model: StateDict) -> Spelling:
         return Spelling(weights)
     theirs, ours = _unwrapped(shapes), _unwrapped(own)
     drop, add = _best_prefix(ours, own, theirs, shapes)
-    renamed = _renamed(ours, drop, add)
-    if not any(name in theirs for name in renamed):
+    spelled = _exchanged(ours, drop, add)
+    if not any(name in theirs for name in spelled):
         return Spelling(weights)
-    table = {theirs.get(name, name): key for name, key in renamed.items()}
+    table = {theirs.get(name, name): key for name, key in spelled.items()}
     notes = []
     if wrappers := sorted({part for name, key in [*ours.items(), *theirs.items()] if name != key
                            for part in key.split(".") if part in WRAPPERS}):  # fmt: skip
@@ -77,10 +76,9 @@ def spelled_like(weights: StateDict, model: StateDict) -> Spelling:
         name for name in table if name not in shapes and _is_optional(name, own[table[name]], is_clip, they_have)
     )
     missing = dict.fromkeys(key for key in shapes if key not in table and _is_optional(key, shapes[key], is_clip, we_have))
-    read = {name: partial(weights.__getitem__, key) for name, key in table.items()}
     tied = _twins([key for key in shapes if key not in table and key not in missing], shapes, model.__getitem__, table)
     surplus = [name for name in table if name not in shapes and name not in extra]
-    extra |= _twins(surplus, {name: own[key] for name, key in table.items()}, lambda name: read[name](), shapes)
+    extra |= _twins(surplus, {name: own[key] for name, key in table.items()}, lambda name: weights[table[name]], shapes)
     if tied:
         notes.append(f"has no {shorten(tied)}, taken from its {shorten(list(tied.values()))}, as the pre-trained model ties them")
     table |= {key: table[twin] for key, twin in tied.items()}
@@ -97,19 +95,13 @@ def spelled_like(weights: StateDict, model: StateDict) -> Spelling:
 def without_wrappers(weights: StateDict) -> StateDict:
     """Return weights under their names without the components that wrappers add."""
     names = _unwrapped(weights)
-    if all(name == key for name, key in names.items()):
-        return weights
-    shapes = outline(weights)
-    return Lazy({name: shapes[key] for name, key in names.items()}, lambda name: weights[names[name]])
+    return weights if all(name == key for name, key in names.items()) else renamed(weights, names)
 
 
 def without_prefix(weights: StateDict, prefix: str) -> StateDict:
     """Return weights under their names without a prefix; those that have it not keep theirs."""
-    names = _renamed({key: key for key in weights}, prefix, "")
-    if not prefix or len(names) < len(weights):
-        return weights
-    shapes = outline(weights)
-    return Lazy({name: shapes[key] for name, key in names.items()}, lambda name: weights[names[name]])
+    names = _exchanged({key: key for key in weights}, prefix, "")
+    return renamed(weights, names) if prefix and len(names) == len(weights) else weights
 
 
 def _unwrapped(names: Iterable[str]) -> dict[str, str]:
@@ -128,15 +120,16 @@ def _best_prefix(ours: Mapping[str, str], own: StateDict, theirs: Mapping[str, s
     sample = dict(islice(ours.items(), 0, None, -(-len(ours) // SAMPLE) or 1))
 
     def fit(change: tuple[str, str]) -> int:
-        renamed = _renamed(sample, *change)
-        return sum(name in theirs and shapes[theirs[name]].shape == own[key].shape for name, key in renamed.items())
+        names = _exchanged(sample, *change)
+        return sum(name in theirs and shapes[theirs[name]].shape == own[key].shape for name, key in names.items())
 
     changes = [(drop, add) for drop in ("", *_prefixes(ours)) for add in ("", *_prefixes(theirs)) if not drop or drop != add]
     best = max(changes, key=fit)
-    return best if len(_renamed(ours, *best)) == len(ours) else ("", "")  # else two entries would have one name
+    return best if len(_exchanged(ours, *best)) == len(ours) else ("", "")  # else two entries would have one name
 
 
-def _renamed(names: Mapping[str, str], drop: str, add: str) -> dict[str, str]:
+def _exchanged(names: Mapping[str, str], drop: str, add: str) -> dict[str, str]:
+    """Return names with the prefix `add` in the place of `drop`; those that do not begin with it stay."""
     return {(add + name.removeprefix(drop) if name.startswith(drop) else name): key for name, key in names.items()}
 
 

@@ -3,7 +3,6 @@
 Both are told by the names of entries, which every library has its own for.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
+from src.runtime.untrusted import read_json
 from src.state_dict import StateDict, outline
 
 # By the format that writes them: names of entries beside codes, which are of 8 or 32 bits.
@@ -99,7 +99,7 @@ def _quantised(name: object, kind: str, sign: str) -> str:
 def _quantisation_of(file: Path) -> str | None:
     """Return the quantisation that a model's config.json names; None if there is none."""
     try:
-        settings = json.loads(file.read_bytes()[: 2**20])["quantization_config"]
+        settings = read_json(file)["quantization_config"]
         return str(settings.get("quant_method", "of a kind that is not named"))
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (OSError, UserError, KeyError, TypeError, AttributeError):
         return None

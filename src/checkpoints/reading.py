@@ -16,7 +16,7 @@ from src.checkpoints.formats import Format, format_of
 from src.checkpoints.shards import ADAPTER, INDEX, index_of, model_file, require_keys, split_part
 from src.errors import UserError, shorten
 from src.pickles.state_dicts import Contents, read_contents
-from src.state_dict import Lazy, StateDict, outline
+from src.state_dict import StateDict, outline, renamed
 
 NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -210,8 +210,7 @@ def _below(path: Path, entries: StateDict, prefix: str) -> StateDict:
     names = {key.removeprefix(prefix): key for key in entries if key.startswith(prefix)}
     if not names:
         raise UserError(f"{path}: no names begin with {prefix} there; they are {shorten(list(entries))}")
-    shapes = outline(entries)
-    return Lazy({name: shapes[key] for name, key in names.items()}, lambda name: entries[names[name]])
+    return renamed(entries, names)
 
 
 def _notes(file: Path, contents: Contents) -> list[str]:

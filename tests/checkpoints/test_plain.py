@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -79,3 +81,6 @@ def test_a_config_that_says_so_is_enough(tmp_path):
     for text in ("{", "[]", '{"quantization_config": null}', "[" * 100_000):
         (tmp_path / "config.json").write_text(text)
         check_plain("model", {"w": torch.ones(2, 2)}, tmp_path)
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")  # which is not waited for
+    check_plain("model", {"w": torch.ones(2, 2)}, tmp_path)
