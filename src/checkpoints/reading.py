@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from operator import mul
 from pathlib import Path
@@ -182,7 +182,7 @@ def metadata_of_file(path: Path) -> dict[str, str]:
         return {}
 
 
-def _places(path: Path) -> dict[str, tuple[torch.dtype, int, list[int], list[int]]]:
+def _places(path: Path) -> dict[str, tuple[torch.dtype, int, list[int], tuple[int, ...]]]:
     """Return the dtype, the offset in elements of it, the shape and the strides of each entry of a safetensors file.
 
     Those are left out that are not aligned, or of a dtype that is not written here: the library reads them.
@@ -196,13 +196,14 @@ def _places(path: Path) -> dict[str, tuple[torch.dtype, int, list[int], list[int
         if dtype is not None and entry["data_offsets"][0] < entry["data_offsets"][1]:
             offset, rest = divmod(8 + length + entry["data_offsets"][0], dtype.itemsize)
             if not rest:
-                places[key] = dtype, offset, entry["shape"], _strides(entry["shape"])
+                places[key] = dtype, offset, entry["shape"], _strides(tuple(entry["shape"]))
     return places
 
 
-def _strides(shape: Sequence[int]) -> list[int]:
+@cache
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides of a contiguous tensor."""
-    return list(accumulate(reversed(shape[1:]), mul, initial=1))[::-1] if shape else []
+    return tuple(accumulate(reversed(shape[1:]), mul, initial=1))[::-1] if shape else ()
 
 
 def _below(path: Path, entries: StateDict, prefix: str) -> StateDict:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from src.elementwise import zeros_view
 from src.errors import UserError
+from src.merging.engine.groups import Group, extended, groups_of
 from src.merging.engine.threads import Prefetched, parallel_map
 from src.state_dict import (
     Lazy,
@@ -32,6 +33,7 @@ from src.state_dict import (
 from src.task_vectors import TaskVector
 
 SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
+BLOCK = 64  # columns that torch adds at a time, at most
 T = TypeVar("T")
 
 
@@ -152,43 +154,33 @@ class MergeInputs:
         Thousands of small parameters (of experts, say) cost hardly more than their bytes then.
         """
 
-        def at(keys: Sequence[str]) -> list[T]:
-            dtype = self.outline[keys[0]].dtype
-            size, end = self._slice_size(dtype), 0
-            if len(keys) == 1:
-                return list(self.each(keys[0], lambda _, stack: visit(stack)))
-            with self._buffer(dtype, len(self.finetuned) * size) as buffer:
-                rows = buffer.view(len(self.finetuned), size)
-                for key in keys:
-                    start, end = end, end + self.outline[key].numel()
-                    self._subtract(*self.weights(key), rows[:, start:end])
-                stack = rows[:, :end]
-                self._finish(stack, keys)
+        def at(group: Group) -> list[T]:
+            if len(group.starts) == 1:
+                return list(self.each(*group.starts, lambda _, stack: visit(stack)))
+            with self._read(group, group.size) as stack:
                 return [visit(stack)]
 
-        for results in parallel_map(at, self._groups(), self.device):
+        for results in parallel_map(at, self._groups, self.device):
             yield from results
 
-    def _groups(self) -> list[list[str]]:
-        """Return the changed parameters in order, small ones of one dtype together, as many as fit a slice."""
-        groups: list[list[str]] = []
-        room, last = 0, None
-        for key, leaf in self.outline.items():
-            if self.changed(key):
-                if leaf.dtype != last or leaf.numel() > room:
-                    groups.append([])
-                    room, last = self._slice_size(leaf.dtype), leaf.dtype
-                groups[-1].append(key)
-                room -= leaf.numel()
-        return groups
-
     def slicewise(self, merge: Callable[[Tensor], Tensor]) -> TaskVector:
-        """Return the vector whose every slice is `merge(stack)`, (tasks, n) -> (n); zero where no task changed a parameter."""
+        """Return the vector whose every slice is `merge(stack)`, (tasks, n) -> (n); zero where no task changed a parameter.
+
+        Small parameters share a stack, and are merged when the first of them is read.
+        """
+        groups = {next(iter(group.starts)): group for group in self._groups}
+        last: Mapping[str, Tensor] = {}  # the merged parameters of the group that was read last
 
         def entry(key: str) -> Tensor:
+            nonlocal last
             leaf = self.outline[key]
             if not self.changed(key):
                 return zeros_view(leaf, self.device)
+            if leaf.numel() <= self._slice_size(leaf.dtype):
+                if key in groups:
+                    last = self._merged(groups[key], merge)
+                group = last  # another thread may read another group meanwhile
+                return group[key] if key in group else self._merged(Group.of(key, leaf), merge)[key]
             out = torch.empty(leaf.shape, dtype=leaf.dtype, device=self.device)
             flat = out.view(-1)
 
@@ -236,6 +228,43 @@ class MergeInputs:
             for _ in self.each(key, visit):
                 pass
             yield stack.view(tasks, *leaf.shape)
+
+    def _merged(self, group: Group, merge: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return `merge(stack)`, (tasks, n) -> (n), of a group by parameter."""
+        # torch adds the columns at the end of a stack in another order than those of whole blocks: with zeros to fill the
+        # last block, no column's sum depends on the parameters beside it
+        width = min(-(-group.size // BLOCK) * BLOCK, self._slice_size(group.dtype))
+        flat = torch.empty(width, dtype=group.dtype, device=self.device)
+        with self._read(group, width) as stack:
+            flat[:] = merge(stack)
+        return {key: flat[start : start + self.outline[key].numel()].view(self.outline[key].shape)
+                for key, start in group.starts.items()}  # fmt: skip
+
+    @contextmanager
+    def _read(self, group: Group, width: int) -> Iterator[Tensor]:
+        """Yield the task vectors' entries of a group, (tasks, width), on the device, trimmed; zeros after its last."""
+        tasks, size = len(self.finetuned), self._slice_size(group.dtype)
+        with self._buffer(group.dtype, tasks * size) as buffer:
+            stack = buffer.view(tasks, size)[:, :width]
+            for run in group.runs:
+                pretrained, *models = (extended(flat, run.size) for flat in self._flat(run.key))
+                self._subtract(pretrained, models, stack[:, run.start : run.start + run.size])
+            stack[:, group.size :] = 0
+            self._finish(stack, group.keys)
+            yield stack
+
+    @property
+    def _groups(self) -> list[Group]:
+        """The changed parameters in order, small ones of one dtype together, as many as fit a slice."""
+        if "groups" not in self.memo:
+            changed = ((key, leaf) for key, leaf in self.outline.items() if self.changed(key))
+            self.memo["groups"] = groups_of(changed, self._slice_size, self._flat)
+        return self.memo["groups"]
+
+    def _flat(self, key: str) -> list[Tensor]:
+        """Return a parameter, (n,), of the pre-trained model and then of each task's."""
+        pretrained, models = self.weights(key)
+        return [pretrained, *models]
 
     def _vector(self, entry: Callable[[str], Tensor]) -> TaskVector:
         return TaskVector.of((Memoized if self.keep else Lazy)(self.outline, entry))
