@@ -12,24 +12,39 @@ from src.state_dict import StateDict
 
 @dataclass(frozen=True)
 class Score:
-    """A score: `right` of `count` examples are predicted correctly."""
+    """A score: `right` of `count` examples are answered correctly.
 
-    right: int
+    right: the sum of the examples' scores, each 0 to 1.
+    squares: the sum of their squares; by default that of scores that are 0 or 1.
+    """
+
+    right: float
     count: int
+    squares: float | None = None
 
     @property
     def accuracy(self) -> float:
-        """The share of examples predicted correctly, 0 to 1."""
+        """The mean score, 0 to 1: of scores that are 0 or 1, the share of examples answered correctly."""
         return self.right / self.count
 
     @property
     def variance(self) -> float:
         """The sampling variance of the accuracy."""
-        return self.accuracy * (1 - self.accuracy) / self.count
+        within = 0 if self.squares is None else (self.right - self.squares) / self.count
+        return (self.accuracy * (1 - self.accuracy) - within) / self.count
+
+    def plus(self, sums: int | list[float], count: int) -> "Score":
+        """Return the score of `count` further examples, too: how many are right, or the sums of scores and of squares."""
+        right, squares = (sums, None) if isinstance(sums, int) else sums
+        if squares is None and self.squares is None:
+            return Score(self.right + right, self.count + count)
+        own = self.right if self.squares is None else self.squares
+        return Score(self.right + right, self.count + count, own + (right if squares is None else squares))
 
     def record(self) -> dict:
         """Return right, count and accuracy as JSON values."""
-        return {"right": self.right, "count": self.count, "accuracy": self.accuracy}
+        squares = {} if self.squares is None else {"squares": self.squares}
+        return {"right": self.right, "count": self.count, "accuracy": self.accuracy, **squares}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,35 +104,35 @@ class Scorer:
         task, split, candidates = job.task, job.split, list(job.candidates())
         self._predictors = {id(c): self._predictors[id(c)] for c in candidates if id(c) in self._predictors}
         key = self.key(task, split)
-        totals, computed = [[0, 0] for _ in candidates], set()
+        totals, computed = [Score(0, 0) for _ in candidates], set()
         for span in self.family.spans(task, split):
             keys = [[*key, candidate.digest, span.start, span.stop] for candidate in candidates]
-            counts = [self.cache.find("scores", each) for each in keys]
-            missing = [number for number, count in enumerate(counts) if count is None]
-            for number, right in zip(missing, self._count([candidates[n] for n in missing], task, split, span)):
-                counts[number] = right
-                self.cache.keep("scores", keys[number], right)
+            sums = [self.cache.find("scores", each) for each in keys]
+            missing = [number for number, value in enumerate(sums) if value is None]
+            for number, value in zip(missing, self._sums([candidates[n] for n in missing], task, split, span)):
+                sums[number] = value
+                self.cache.keep("scores", keys[number], value)
                 computed.add(number)
-            for number, total in enumerate(totals):
-                total[0] += counts[number]
-                total[1] += len(span)
+            totals = [total.plus(value, len(span)) for total, value in zip(totals, sums)]
             if len(missing) < len(candidates):
                 cached = (len(candidates) - len(missing)) * len(span)
                 self.progress.report(f"reading cached scores of {_names(candidates)} on {task.name} ({split})", cached)
         self.computed += len(computed)
-        return [Score(*total) for total in totals]
+        return totals
 
-    def _count(self, candidates: list[Candidate], task: TaskLike, split: str, span: range) -> list[int]:
-        """Return how many of a span's examples each candidate gets right."""
+    def _sums(self, candidates: list[Candidate], task: TaskLike, split: str, span: range) -> list[int | list[float]]:
+        """Return the sum of each candidate's scores on a span, and that of their squares where it is another."""
         if not candidates:
             return []
         predictors = [self._predictor(candidate) for candidate in candidates]
-        totals = [0] * len(candidates)
+        totals = [[0.0, 0.0] for _ in candidates]
         for batch in self.family.batches(task, split, self.batch_size, span):
-            right = [(predict(batch) == batch.labels).sum() for predict in predictors]  # on a GPU, queued before any is read
-            totals = [total + int(more) for total, more in zip(totals, right)]
-            self.progress.report(f"scoring {_names(candidates)} on {task.name} ({split})", len(batch.labels) * len(candidates))
-        return totals
+            scores = [predictor.scores(batch).double() for predictor in predictors]  # on a GPU, queued before any is read
+            for total, each in zip(totals, scores):
+                total[0] += each.sum().item()
+                total[1] += each.square().sum().item()
+            self.progress.report(f"scoring {_names(candidates)} on {task.name} ({split})", len(batch) * len(candidates))
+        return [int(right) if right == squares else [right, squares] for right, squares in totals]
 
     def _predictor(self, candidate: Candidate) -> Predictor:
         """Return the candidate's predictor, made once for all jobs in a row that score it."""

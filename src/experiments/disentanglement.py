@@ -88,14 +88,11 @@ class _Examples:
 
     @cached_property
     def _sample(self) -> list[Batch]:
-        inputs, labels, first = [], [], 0
+        parts, first = [], 0
         for batch in self._all():
-            indices = self._indices[(self._indices >= first) & (self._indices < first + len(batch.labels))] - first
-            inputs.append(batch.inputs[indices.to(batch.inputs.device)])
-            labels.append(batch.labels[indices.to(batch.labels.device)])
-            first += len(batch.labels)
-        batches = zip(torch.cat(inputs).split(self._scorer.batch_size), torch.cat(labels).split(self._scorer.batch_size))
-        return [Batch(self._task.name, *batch) for batch in batches]
+            parts.append(batch.take(self._indices[(self._indices >= first) & (self._indices < first + len(batch))] - first))
+            first += len(batch)
+        return Batch.joined(parts).split(self._scorer.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,31 +22,80 @@ class Batch:
     """Examples of one task, ready for the model.
 
     task: its name.
-    inputs: what the model takes.
-    labels: (n,) class indices.
+    inputs: what the model takes: a tensor (n, ...), or several by name, padded with zeros at the end.
+    labels: (n,) indices of the right classes or choices.
+    references: of answers that are generated, those that count as right, by example.
     """
 
     task: str
-    inputs: Tensor
+    inputs: Tensor | Mapping[str, Tensor]
     labels: Tensor
+    references: Sequence[Sequence[str]] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> "Batch":
+        """Return the examples of these indices."""
+        inputs = self._map(lambda leaf: leaf[indices.to(leaf.device)])
+        references = [self.references[index] for index in indices.tolist()] if self.references else ()
+        return Batch(self.task, inputs, self.labels[indices.to(self.labels.device)], references)
+
+    def split(self, size: int) -> list["Batch"]:
+        """Return the examples in batches of at most `size`."""
+        return [self.take(indices) for indices in torch.arange(len(self)).split(size)]
+
+    @classmethod
+    def joined(cls, batches: Sequence["Batch"]) -> "Batch":
+        """Return the examples of several batches of one task as one."""
+        first = batches[0]
+        if isinstance(first.inputs, Tensor):
+            inputs = torch.cat([batch.inputs for batch in batches])
+        else:
+            inputs = {name: _padded_cat([batch.inputs[name] for batch in batches]) for name in first.inputs}
+        references = [each for batch in batches for each in batch.references]
+        return cls(first.task, inputs, torch.cat([batch.labels for batch in batches]), references)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor]:
+        if isinstance(self.inputs, Tensor):
+            return change(self.inputs)
+        return {name: change(leaf) for name, leaf in self.inputs.items()}
 
 
-Predictor = Callable[[Batch], Tensor]  # returns the predicted class indices, (n,)
+class Predictor(Protocol):
+    """A model's answers with some weights."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the answers, (n,): indices of classes or choices, or digests of texts."""
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Return how right each answer is, (n,), 0 to 1."""
+
+
+class ClassPredictor:
+    """The predictor of a function from a batch to class indices, (n,): an answer is right or wrong."""
+
+    def __init__(self, predict: Callable[[Batch], Tensor]):
+        self._predict = predict
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self._predict(batch)
+
+    def scores(self, batch: Batch) -> Tensor:
+        return self._predict(batch) == batch.labels
+
+
 Loss = Callable[[dict[str, Tensor], Batch], Tensor]  # returns the loss summed over a batch's examples
 Save = Callable[[dict[str, Tensor], Path, Mapping[str, str]], None]
 
 
 class TaskLike(Protocol):
-    """The part of a task (`data.task.Task`) that a model family reads.
+    """The part of a task (`data.task.Task`) that every model family reads; each reads more of its own kind of tasks.
 
-    classes: names in label order; a class with several names is a tuple of them.
-    templates: prompts with a `{}` for the class name.
-    definition: digest of name, classes, prompts and kind of source.
+    definition: digest of all that defines it beside its examples.
     """
 
     name: str
-    classes: Sequence[str | tuple[str, ...]]
-    templates: Sequence[str]
     definition: str
 
     def examples(self, split: str) -> Dataset[Any]:
@@ -157,3 +206,10 @@ class ModelFamily(Protocol):
 
     def head_sources(self, tasks: Iterable[TaskLike]) -> dict[str, str]:
         """Return the origin of each task's head by task, for the lineage."""
+
+
+def _padded_cat(leaves: Sequence[Tensor]) -> Tensor:
+    """Return tensors side by side along their first dimension, with zeros at the end of shorter ones."""
+    sizes = [max(lengths) for lengths in zip(*(leaf.shape[1:] for leaf in leaves))]
+    pads = ([pad for size, length in zip(sizes[::-1], leaf.shape[:0:-1]) for pad in (0, size - length)] for leaf in leaves)
+    return torch.cat([torch.nn.functional.pad(leaf, pad) for leaf, pad in zip(leaves, pads)])

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from src.checkpoints.writing import save_file
-from src.models.family import Batch, Trainable
+from src.models.family import Batch, ClassPredictor, Trainable
 from src.state_dict import combined_digest, entry_digest
 
 
@@ -54,7 +54,7 @@ class LinearFamily:
         return split
 
     def predictor(self, weights, precision=None):
-        return lambda batch: torch.func.functional_call(self._model, dict(weights), (batch.inputs,)).argmax(1)
+        return ClassPredictor(lambda batch: torch.func.functional_call(self._model, dict(weights), (batch.inputs,)).argmax(1))
 
 
 class Points:

@@ -35,7 +35,7 @@ from src.models.clip.loading import (
     resolve_quick_gelu,
 )
 from src.models.clip.pixel_cache import PixelStore, Split
-from src.models.family import PRECISIONS, Batch, Predictor, TaskLike, Trainable
+from src.models.family import PRECISIONS, Batch, ClassPredictor, Predictor, TaskLike, Trainable
 from src.models.hf_clip import PROJECTIONS, from_hf, hf_prefix, is_hf
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.models.linearize import tangent
@@ -156,7 +156,7 @@ class Clip:
                 features = self._features(tower, batch.inputs)
             return self._logits(features, batch.task).argmax(1)
 
-        return predict
+        return ClassPredictor(predict)
 
     def linearized(self) -> "Clip":
         """Return the same family with the tangent model of the image tower, around the pre-trained weights, in its place.
