@@ -205,13 +205,13 @@ def test_golden_search_climbs_to_the_first_of_a_flat_top():
 
 def test_scores_between_0_and_1_have_their_own_variance():
     values = [0.0, 0.25, 1.0, 1.0, 0.5]
-    score = Score(0, 0).plus([2.25, 2.0625 + 0.25], 4).plus([0.5, 0.25], 1)
-    assert score == Score(2.75, 5, 2.5625) and score.accuracy == sum(values) / 5
+    score = Score(0, 0).plus([2.25, 2.0625], 4).plus([0.5, 0.25], 1)
+    assert score == Score(2.75, 5, 2.3125) and score.accuracy == sum(values) / 5
     assert score.variance == pytest.approx(statistics.pvariance(values) / 5)
     assert Score(3, 4).variance == Score(3, 4, 3).variance == 0.75 * 0.25 / 4
     assert Score(0, 0).plus(3, 4).plus([0.5, 0.25], 1) == Score(3.5, 5, 3.25)
     assert Score(3, 4).record() == {"right": 3, "count": 4, "accuracy": 0.75}
-    assert score.record()["squares"] == 2.5625
+    assert score.record()["squares"] == 2.3125
 
 
 def test_scores_between_0_and_1_are_cached_with_their_squares(tmp_path):
