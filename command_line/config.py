@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from command_line.composition import ROOT, composition_problems, explained, one_line
 from command_line.config_files import check_config_files
-from command_line.overrides import parse_overrides, repetitions, typed_overrides
+from command_line.overrides import expanded, parse_overrides, repetitions, typed_overrides
 from src.errors import UserError, raise_any
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path, process_mark
@@ -30,6 +30,7 @@ HOLDERS = {
     "method": "method",
     "finetuning_mode": "finetuning_mode",
     "heads": "heads.source",
+    "statistics": "statistics.files",
     "wandb": "wandb.mode",
     "model.family": "model",
     "model.recipe": "model.recipe.lr",
@@ -70,6 +71,7 @@ VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
 
 def compose_config(overrides: list[str]) -> DictConfig:
     """Return the configuration that main.py would run with under these overrides. Raise UserError for all that is wrong."""
+    overrides = list(map(expanded, overrides))
     with explained(overrides), initialize_config_dir(str(ROOT / "config"), version_base=None):
         config = compose("config", overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)

@@ -8,18 +8,20 @@ from omegaconf import DictConfig
 
 from command_line.build import build_device, build_method, specified_coefficient
 from command_line.output import check_output, publish_analysis, write_output
-from command_line.paths import file_sources
+from command_line.paths import file_sources, statistics_paths
 from command_line.readers import FILES, refuse_unread
 from command_line.sweeps import claim_output
 from src.checkpoints.mask_files import MaskProvenance, load_masks
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.elementwise import as_real
 from src.errors import UserError, raise_any, shorten
+from src.merging.engine.conjugate_gradient import convergence_notes
 from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path
-from src.state_dict import digest, kind_differences
+from src.state_dict import digest, kind_differences, vector_outline
+from src.statistics.files import open_statistics
 
 
 def merge_files(config: DictConfig) -> None:
@@ -40,7 +42,9 @@ def merge_files(config: DictConfig) -> None:
     depth = depth_by_name(pretrained, config.method.depth_pattern) if config.method.apply_lines else lambda key: None
     raise_any(problem for task, model in finetuned.items() for problem in kind_differences(pretrained, task, model))
     real = {task: as_real(model) for task, model in finetuned.items()}
-    inputs = MergeInputs(as_real(pretrained), real, depth, is_layer_by_name, build_device(config), keep=False)
+    base_model = as_real(pretrained)
+    statistics = open_statistics(statistics_paths(config), finetuned, vector_outline(base_model))
+    inputs = MergeInputs(base_model, real, depth, is_layer_by_name, build_device(config), False, statistics)
     files = [file for checkpoint in models for file in (checkpoint.path, *checkpoint.files)]
     check_output(config, method, files, pretrained, len(sources))
     for checkpoint in models:
@@ -67,4 +71,6 @@ def merge_files(config: DictConfig) -> None:
     if config.analysis:
         folder = expand_path(config.results_dir) / f"{Path(config.output).stem}-analysis"
         publish_analysis(inputs, merges.masks_at(coefficients), f"{len(sources)} models", folder)
+    for note in convergence_notes(inputs.convergence):
+        print(note)
     print(f"{config.output}: {len(sources)} models merged in {time.monotonic() - started:.1f} s")

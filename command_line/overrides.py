@@ -17,6 +17,12 @@ OPEN, CLOSE = "{[(", "}])"
 PARSER = OverridesParser.create()
 
 
+def expanded(text: str) -> str:
+    """Return an override with its shorthand written out: `statistics=[A,B]` sets the files, as `statistics.files=[A,B]`."""
+    key, equals, value = text.partition("=")
+    return f"statistics.files={value}" if key == "statistics" and equals and not value.startswith("{") else text
+
+
 def typed_overrides() -> list[str]:
     """Return the overrides of this run as they were typed, `${...}` in them included, without those of Hydra's own options."""
     return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)

@@ -114,6 +114,12 @@ def file_sources(config: DictConfig) -> tuple[Path, dict[str, Path]]:
     return expand_path(config.pretrained), sources
 
 
+def statistics_paths(config: DictConfig) -> list[Path]:
+    """Return the files of statistics that the user names: statistics=[...], or one path."""
+    files = config.statistics.files
+    return [expand_path(path) for path in ([files] if isinstance(files, str) else files or [])]
+
+
 def _stem(name: str) -> str:
     """Return a file's name, and the part of it that is named, without the endings that only say how weights are stored."""
     name, at, part = name.partition("@")

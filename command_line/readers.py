@@ -11,6 +11,7 @@ TRAIN = SCORE | {FINETUNE}  # weights that are missing are fine-tuned where mode
 # The longest name that an option starts with counts.
 READERS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("model", "pretrained", "finetuned", "device", "world_size", "results_dir", "plugins"), TRAIN | MERGES),
+    **dict.fromkeys(("statistics",), MERGES),
     **dict.fromkeys(("method", "specify_lambda", "output", "output_kind", "analysis"), MERGES),
     "method.depth_pattern": MERGES - SCORE,
     **dict.fromkeys(("search", "n_eval_points"), MERGES & SCORE),

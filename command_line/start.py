@@ -1,16 +1,19 @@
 """Start a script under Hydra, with errors of its command line as sentences."""
 
+import sys
 from collections.abc import Callable
 
 from hydra._internal import utils
 
 from command_line.composition import explained
+from command_line.overrides import expanded
 from command_line.sweeps import check_outputs_differ
 from src.errors import UserError, raise_any
 
 
 def start(main: Callable[[], None]) -> None:
     """Run a script of `hydra.main` with the arguments of this process. Raise UserError for all that is wrong with them."""
+    sys.argv[1:] = map(expanded, sys.argv[1:])
     parser = utils.get_args_parser()
     parser.error = lambda message: raise_any([f"{message}; --help lists the options, --hydra-help the flags"])
     arguments, others = parser.parse_known_args()

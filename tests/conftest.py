@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import torch
 from torch import Generator, Tensor
 
 from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.statistics import FISHER_DIAG, SHAPES
 from src.models.layers import depth_by_name, is_layer_by_name
+from src.state_dict import Lazy
 from tests.helpers.processes import run_fresh
 
 # Tests run side by side, one a core, and so must the processes they start. Set after torch was imported here, this
@@ -37,7 +40,20 @@ def tiny_models(tasks: int = 3, blocks: int = 3, seed: int = 0) -> Models:
 
 def merge_inputs(models: Models, keep: bool = False) -> MergeInputs:
     pretrained, finetuned = models
-    return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, torch.device("cpu"), keep)
+    statistics = {kind: {task: random_statistic(pretrained, kind, task) for task in finetuned} for kind in SHAPES}
+    return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, torch.device("cpu"), keep, statistics)
+
+
+def random_statistic(model: dict[str, Tensor], kind: str, task: str) -> Lazy:
+    """A statistic of every parameter that can have one; made when it is read, as some are large."""
+    shapes = {key: shape for key, leaf in model.items() if leaf.is_floating_point() and (shape := SHAPES[kind](leaf.shape))}
+
+    def make(key: str) -> Tensor:
+        draw = Generator().manual_seed(crc32(f"{kind} {task} {key}".encode()))
+        root = torch.randn(shapes[key], generator=draw)
+        return root.square() if kind == FISHER_DIAG else root @ root.T
+
+    return Lazy({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, make)
 
 
 @pytest.fixture

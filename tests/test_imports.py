@@ -16,7 +16,7 @@ LEVELS = [
     {"src.checkpoints"},
     {"src.task_vectors"},
     {"src.data", "src.merging", "src.models"},
-    {"src.training"},
+    {"src.training", "src.statistics"},
     {"src.evaluation"},
     {"src.experiments"},
     {"src.reports"},

@@ -80,11 +80,16 @@ class Method(ABC):
     per_task: whether each task gets a vector of its own.
     makes_masks: whether it makes masks, which a run saves beside the checkpoints.
     decomposes: whether it decomposes matrices: so slow that LiNeS, which reads the merged vector twice, holds it in memory.
+    needs: kinds of statistics of the tasks that it reads (see `engine.statistics`).
     """
 
     per_task: ClassVar[bool] = False
     makes_masks: ClassVar[bool] = False
     decomposes: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ()
 
     @abstractmethod
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
@@ -172,6 +177,10 @@ class Wrapper(Method):
     @property
     def decomposes(self) -> bool:
         return self.base.decomposes
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.base.needs
 
     def coefficients(self, tasks: int) -> tuple[float, ...]:
         return self.base.coefficients(tasks)

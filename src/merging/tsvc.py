@@ -37,7 +37,7 @@ class TSVC(Unscaled):
         share = 1 / len(inputs.tasks) if self.rank_fraction is None else self.rank_fraction
         changed = {key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)}
         cut = {key: leaf for key, leaf in changed.items() if leaf.ndim == 2 and _rank(leaf, share) < min(leaf.shape)}
-        factors = inputs.each_matrix(cut, lambda stack: [_truncated(matrix, share) for matrix in stack])
+        factors = inputs.each_parameter(cut, lambda _, stack: [_truncated(matrix, share) for matrix in stack])
         factors_of = cache(factors.__getitem__)
 
         def part(row: int, task: str) -> Lazy:

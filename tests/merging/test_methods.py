@@ -1,12 +1,13 @@
 """Properties of every method in config/method."""
 
-import ast
+import inspect
 import re
 import shutil
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from src.merging.engine import inputs as module
 from src.merging.engine.inputs import MergeInputs
 from src.merging.lines import LiNeS
 from src.merging.method import Fixed, Method, Wrapper, normalised, respace
+from src.merging.weighted_mean import OffDiagonal, WeightedMean
 from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import ROOT
 
@@ -262,13 +264,15 @@ def test_an_infinite_mask_that_all_models_share_is_no_error():
 
 def test_every_method_has_a_yaml_that_names_it():
     targets = {OmegaConf.load(path).get("_target_") for path in METHODS.values()}
+    modules = [import_module(f"src.merging.{path.stem}") for path in (ROOT / "src" / "merging").glob("[!_]*.py")]
     classes = {
-        f"src.merging.{path.stem}.{node.name}"
-        for path in (ROOT / "src" / "merging").glob("*.py")
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.ClassDef) and {"Searched", "Fixed", "Unscaled"} & {ast.unparse(base) for base in node.bases}
-    }
-    assert classes - {"src.merging.method.Unscaled"} == targets - {None}
+        f"{module.__name__}.{each.__name__}"
+        for module in modules
+        for each in vars(module).values()
+        if isinstance(each, type) and each.__module__ == module.__name__
+        and issubclass(each, Method) and not inspect.isabstract(each) and not issubclass(each, Wrapper)
+    }  # fmt: skip
+    assert classes == targets - {None}
 
 
 def test_a_wrapper_forwards_every_member_of_a_method():
@@ -280,10 +284,13 @@ def test_a_wrapper_forwards_every_member_of_a_method():
 @pytest.mark.parametrize("name", [name for name, lines in VARIANTS if lines and not name.startswith("single_task")])
 def test_under_lines_a_method_answers_as_it_does_itself(name):
     method, scaled = build(name), build(name, lines=True)
-    assert isinstance(scaled, LiNeS) and scaled.coefficients(3) == method.coefficients(3)
-    for member in ("per_task", "makes_masks", "decomposes", "mask_base"):
+    searches_another = isinstance(method, WeightedMean)  # whose own coefficient is no scale, or 1 alone
+    assert isinstance(scaled, LiNeS)
+    assert scaled.coefficients(3) == (tuple(method.betas) if searches_another else method.coefficients(3))
+    for member in ("per_task", "makes_masks", "decomposes", "mask_base", "needs"):
         assert getattr(scaled, member) == getattr(method, member), member
-    assert scaled.mask_method == method.mask_method and scaled.description["base"] == method.description
+    expected = method.description | ({"off_diagonal": 1.0} if isinstance(method, OffDiagonal) else {})
+    assert scaled.mask_method == method.mask_method and scaled.description["base"] == expected
     with pytest.raises(UserError, match="finite"):
         scaled.check_coefficient(float("nan"), 3)
 
@@ -352,11 +359,11 @@ def test_matrices_asked_for_in_order_are_made_once_each():
     inputs, made = merge_inputs(tiny_models(blocks=6)), []
     keys = [key for key in inputs.outline if inputs.is_matrix(key)]
 
-    def work(stack: torch.Tensor) -> torch.Tensor:
+    def work(key: str, stack: torch.Tensor) -> torch.Tensor:
         made.append(tuple(stack.shape[1:]))
         return stack.sum(0)
 
-    matrices = inputs.each_matrix(keys, work)
+    matrices = inputs.each_parameter(keys, work)
     assert list(matrices) == [key for key in keys if inputs.changed(key)] and "frozen.weight" not in matrices
     for key in matrices:
         assert key in matrices

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from src.elementwise import zeros_view
 from src.errors import UserError
+from src.merging.engine.conjugate_gradient import Convergence
 from src.merging.engine.groups import Group, extended, groups_of
 from src.merging.engine.threads import Prefetched, parallel_map
 from src.state_dict import (
@@ -45,6 +46,7 @@ class MergeInputs:
     depth: returns the depth of a parameter, 0 (first block) to 1 (last block), None outside the blocks.
     is_layer: whether a two-dimensional parameter is a layer's matrix, which decompositions see whole.
     keep: whether vectors made here keep the entries they computed (a search reads them again) or not (a file is written).
+    statistics: of the tasks, by kind and task, by parameter (see `engine.statistics`); read when a method needs them.
     thresholds: (tasks,) magnitudes below which an entry of a task vector counts as zero; None to trim nothing.
     memo: what trimmed copies of these inputs need not compute again.
 
@@ -57,6 +59,7 @@ class MergeInputs:
     is_layer: Callable[[str], bool]
     device: torch.device
     keep: bool
+    statistics: Mapping[str, Mapping[str, StateDict]] = field(default_factory=dict, repr=False)
     thresholds: Tensor | None = None
     memo: dict = field(default_factory=dict, repr=False)
 
@@ -181,15 +184,17 @@ class MergeInputs:
                     last = self._merged(groups[key], merge)
                 group = last  # another thread may read another group meanwhile
                 return group[key] if key in group else self._merged(Group.of(key, leaf), merge)[key]
-            out = torch.empty(leaf.shape, dtype=leaf.dtype, device=self.device)
-            flat = out.view(-1)
+            return self._by_parts(key, lambda _, stack: merge(stack))
 
-            def visit(part: slice, stack: Tensor) -> None:
-                flat[part] = merge(stack)
+        return self._vector(entry)
 
-            for _ in self.each(key, visit):
-                pass
-            return out
+    def partwise(self, merge: Callable[[str, slice, Tensor], Tensor]) -> TaskVector:
+        """As `slicewise`, but `merge(key, part, stack)` hears which part of which parameter it merges."""
+
+        def entry(key: str) -> Tensor:
+            if not self.changed(key):
+                return zeros_view(self.outline[key], self.device)
+            return self._by_parts(key, partial(merge, key))
 
         return self._vector(entry)
 
@@ -197,29 +202,47 @@ class MergeInputs:
         """Return the vector whose matrices are `merge(stack)`, (tasks, m, n) -> (m, n), and whose other entries are
         `rest(stack)`, (tasks, n) -> (n), a slice at a time; zero where no task changed a parameter."""
         others = self.slicewise(rest)
-        matrices = self.each_matrix(filter(self.is_matrix, self.outline), merge)
+        matrices = self.each_parameter(filter(self.is_matrix, self.outline), lambda _, stack: merge(stack))
         return self._vector(lambda key: matrices[key].contiguous() if key in matrices else others[key])
 
-    def each_matrix(self, keys: Iterable[str], work: Callable[[Tensor], T]) -> Mapping[str, T]:
-        """Return `work(stack)`, the stack (tasks, m, n), by key for the changed ones of `keys`; computed when read.
+    def parameterwise(
+        self,
+        is_whole: Callable[[str], bool],
+        merge: Callable[[str, Tensor], Tensor],
+        rest: Callable[[Tensor], Tensor],
+    ) -> TaskVector:
+        """Return the vector whose parameters `is_whole` names are `merge(key, stack)`, the stack (tasks, *shape), whole, and
+        whose other entries are `rest(stack)`, (tasks, n) -> (n), a slice at a time; zero where no task changed a parameter."""
+        others = self.slicewise(rest)
 
-        Read in order, matrices are worked on side by side, one core each.
+        def entry(key: str) -> Tensor:
+            if not (is_whole(key) and self.changed(key)):
+                return others[key]
+            with self.stacked(key) as stack:  # on all cores: statistics of one parameter at a time are enough to hold
+                return merge(key, stack).to(self.outline[key].dtype).contiguous()
+
+        return self._vector(entry)
+
+    def each_parameter(self, keys: Iterable[str], work: Callable[[str, Tensor], T]) -> Mapping[str, T]:
+        """Return `work(key, stack)`, the stack (tasks, *shape), by key for the changed ones of `keys`; computed when read.
+
+        Read in order, parameters are worked on side by side, one core each.
         """
 
         def make(key: str) -> T:
             with self.stacked(key) as stack:
-                return work(stack)
+                return work(key, stack)
 
         return Prefetched([key for key in keys if self.changed(key)], make, self.device)
 
     @contextmanager
     def stacked(self, key: str) -> Iterator[Tensor]:
-        """Yield the task vectors' entries of a changed matrix, (tasks, m, n), on the device, trimmed; free to edit inside.
+        """Yield the task vectors' entries of a changed parameter, (tasks, *shape), on the device, trimmed; free to edit inside.
 
         Raise UserError naming the task and parameter if an entry is NaN or infinite.
         """
         leaf, tasks = self.outline[key], len(self.finetuned)
-        with self._buffer(leaf.dtype, tasks * self._largest_matrix) as buffer:
+        with self._buffer(leaf.dtype, tasks * max(self._largest_matrix, leaf.numel())) as buffer:
             stack = buffer[: tasks * leaf.numel()].view(tasks, -1)
 
             def visit(part: slice, values: Tensor) -> None:
@@ -228,6 +251,19 @@ class MergeInputs:
             for _ in self.each(key, visit):
                 pass
             yield stack.view(tasks, *leaf.shape)
+
+    def _by_parts(self, key: str, merge: Callable[[slice, Tensor], Tensor]) -> Tensor:
+        """Return the parameter whose every slice is `merge(part, stack)`, (tasks, n) -> (n)."""
+        leaf = self.outline[key]
+        out = torch.empty(leaf.shape, dtype=leaf.dtype, device=self.device)
+        flat = out.view(-1)
+
+        def visit(part: slice, stack: Tensor) -> None:
+            flat[part] = merge(part, stack)
+
+        for _ in self.each(key, visit):
+            pass
+        return out
 
     def _merged(self, group: Group, merge: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Return `merge(stack)`, (tasks, n) -> (n), of a group by parameter."""
@@ -266,13 +302,18 @@ class MergeInputs:
         pretrained, models = self.weights(key)
         return [pretrained, *models]
 
+    @property
+    def convergence(self) -> dict[str, Convergence]:
+        """What became of each parameter's equations, where a method solves them by iteration, so far."""
+        return self.memo.setdefault("convergence", {})
+
     def _vector(self, entry: Callable[[str], Tensor]) -> TaskVector:
         return TaskVector.of((Memoized if self.keep else Lazy)(self.outline, entry))
 
     @cached_property
     def _largest_matrix(self) -> int:
         """The number of entries of the largest matrix that any task changed."""
-        return max(leaf.numel() for key, leaf in self.outline.items() if leaf.ndim == 2 and self.changed(key))
+        return max((leaf.numel() for key, leaf in self.outline.items() if leaf.ndim == 2 and self.changed(key)), default=0)
 
     @contextmanager
     def _buffer(self, dtype: torch.dtype, size: int) -> Iterator[Tensor]:

@@ -1,0 +1,45 @@
+"""Least squares by normal equations whose matrix may be singular: by Cholesky, or by eigenvalues where it nearly is."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+SMALLEST = 1e-6  # of the largest eigenvalue: below it, Gram matrices in float32 hold rounding
+STEPS = 6  # of the power iterations that estimate eigenvalues
+
+
+def solve_positive(matrix: Tensor, target: Tensor) -> Tensor:
+    """Return the X of `matrix @ X = target` that has no part in the matrix's null space, (d, n), float64.
+
+    Eigenvalues below SMALLEST times the largest one count as zero.
+
+    matrix: (d, d), symmetric, positive semi-definite but for rounding, float64; it is edited.
+    target: (d, n), float64.
+    """
+    scale = matrix.diagonal().amax()
+    if not scale > 0:
+        return torch.zeros_like(target)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if not failed and not _is_nearly_singular(matrix, factor):
+        return torch.cholesky_solve(target, factor)
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values > SMALLEST * values[-1]
+    basis = vectors[:, kept]
+    return basis @ ((basis.T @ target) / values[kept, None])
+
+
+def _is_nearly_singular(matrix: Tensor, factor: Tensor) -> bool:
+    """Whether the smallest eigenvalue is below SMALLEST times the largest, as a few power iterations estimate them."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(len(matrix), 4, generator=generator, dtype=matrix.dtype).to(matrix.device)
+    largest = _largest(lambda vectors: matrix @ vectors, start)
+    inverse_smallest = _largest(lambda vectors: torch.cholesky_solve(vectors, factor), start)
+    return bool(SMALLEST * largest * inverse_smallest > 1)
+
+
+def _largest(product: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
+    """Return an estimate, from below, of the largest eigenvalue of a positive semi-definite operator."""
+    for _ in range(STEPS):
+        vectors = product(torch.linalg.qr(vectors).Q)
+    return torch.linalg.matrix_norm(vectors, 2)

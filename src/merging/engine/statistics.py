@@ -1,0 +1,100 @@
+"""Statistics of the tasks (Fisher information, Gram matrices) as merging methods read them: one parameter at a time."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from src.errors import UserError, raise_any, shorten
+from src.merging.engine.inputs import MergeInputs
+from src.state_dict import StateDict, outline
+
+FISHER_DIAG, FISHER_BLOCK, GRAM_IN, GRAM_OUT = "fisher_diag", "fisher_block", "gram_in", "gram_out"
+Shape = Callable[[torch.Size], tuple[int, ...] | None]
+# The shape of a statistic by that of its parameter; None where a parameter has none.
+SHAPES: dict[str, Shape] = {
+    FISHER_DIAG: tuple,
+    FISHER_BLOCK: lambda shape: (shape[0], shape[0]) if len(shape) == 1 else None,
+    GRAM_IN: lambda shape: (shape[1], shape[1]) if len(shape) == 2 else None,
+    GRAM_OUT: lambda shape: (shape[0], shape[0]) if len(shape) == 2 else None,
+}
+
+
+class Statistic:
+    """One kind of statistic of every task, by parameter.
+
+    kind: a key of SHAPES.
+
+    Raise UserError, with all problems at once, if a task has none, or lacks what others have, or has other shapes.
+    """
+
+    def __init__(self, inputs: MergeInputs, kind: str):
+        self._inputs, self.kind = inputs, kind
+        by_kind = inputs.statistics.get(kind)
+        if by_kind is None:
+            raise UserError(
+                f"this method needs statistics of kind {kind}, and there are none; with model=files give a file of them for each "
+                "fine-tuned model: statistics=[A.safetensors,B.safetensors]"
+            )
+        self._tasks: list[StateDict] = [by_kind[task] for task in inputs.tasks]
+        outlines = [outline(entries) for entries in self._tasks]
+        everywhere = set.intersection(*map(set, outlines))
+        self._keys = {key for key in inputs.outline if key in everywhere}
+        problems = [
+            f"the {kind} of {task} lacks {shorten(missing)}, which other tasks' have; collect it again"
+            for task, entries in zip(inputs.tasks, outlines)
+            if (missing := [key for key in inputs.outline if key not in entries and any(key in each for each in outlines)])
+        ]
+        problems += [
+            f"the {kind} of {task} has shape {tuple(entries[key].shape)} in {key}, whose own shape is "
+            f"{tuple(inputs.outline[key].shape)}; it is of another model, or of another kind"
+            for task, entries in zip(inputs.tasks, outlines)
+            for key in inputs.outline
+            if key in self._keys and SHAPES[kind](inputs.outline[key].shape) != tuple(entries[key].shape)
+        ]
+        if not self._keys and not problems:
+            names = shorten(sorted(set().union(*outlines)))
+            problems.append(
+                f"the {kind} fits no parameter: it is of {names}, and the models have {shorten(list(inputs.outline))}"
+            )
+        raise_any(problems)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def of(self, key: str) -> list[Tensor]:
+        """Return the statistic of a parameter by task, as it is stored."""
+        return [entries[key] for entries in self._tasks]
+
+    def stacked(self, key: str, dtype: torch.dtype) -> Tensor:
+        """Return the statistic of a parameter, (tasks, ...), on the device; a copy, free to edit.
+
+        Raise UserError naming the task and the parameter if one is NaN or infinite.
+        """
+        parts = self.of(key)
+        stack = torch.empty((len(parts), *parts[0].shape), dtype=dtype, device=self._inputs.device)
+        for row, part, task in zip(stack, parts, self._inputs.tasks):
+            row.copy_(part)
+            if not row.sum().isfinite() and not row.isfinite().all():
+                raise UserError(f"the {self.kind} of {task} holds NaN or infinite values in {key}; collect it again")
+        return stack
+
+    @cached_property
+    def traces(self) -> Tensor:
+        """The trace of each task's statistic over all parameters, (tasks,), float64: of a diagonal its sum."""
+        return sum((self.traces_of(key) for key in self._inputs.outline if key in self), torch.zeros(len(self._tasks)).double())
+
+    def traces_of(self, key: str) -> Tensor:
+        """Return the trace of each task's statistic of a parameter, (tasks,), float64, on the CPU."""
+        parts = self.of(key)
+        diagonals = parts if self.kind == FISHER_DIAG else [part.diagonal() for part in parts]
+        return torch.stack([diagonal.sum(dtype=torch.float64).cpu() for diagonal in diagonals])
+
+
+def scale_off_diagonal(matrices: Tensor, factor: float) -> Tensor:
+    """Return the matrices, (..., d, d), with all but their diagonals times `factor`; edited in place."""
+    if factor != 1:
+        diagonals = matrices.diagonal(dim1=-2, dim2=-1).clone()
+        matrices.mul_(factor).diagonal(dim1=-2, dim2=-1).copy_(diagonals)
+    return matrices

@@ -1,0 +1,41 @@
+"""RegMean (Jin et al., ICLR 2023): each layer's matrix is the least-squares fit to all tasks' outputs on their own inputs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.least_squares import solve_positive
+from src.merging.engine.statistics import GRAM_IN, Statistic, scale_off_diagonal
+from src.merging.weighted_mean import OffDiagonal
+from src.task_vectors import TaskVector
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegMean(OffDiagonal):
+    """W minimises the sum over tasks of tr((W - W_i) A_i (W - W_i)^T), A_i the Gram matrix of the layer's inputs.
+
+    Directions that no task's inputs have, and all parameters but the layers' matrices, are averaged.
+    """
+
+    decomposes = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (GRAM_IN,)
+
+    def vector(self, inputs: MergeInputs, off_diagonal: float) -> TaskVector:
+        grams, weights = Statistic(inputs, GRAM_IN), self.task_weights(len(inputs.tasks))
+        if self.normalise:
+            weights = weights * self.scales(grams.traces)
+
+        def merge(key: str, stack: Tensor) -> Tensor:
+            gram = scale_off_diagonal(grams.stacked(key, stack.dtype), off_diagonal)
+            gram.mul_(weights.to(gram)[:, None, None])
+            mean = stack.mean(0)
+            pulls = torch.bmm(stack - mean, gram).sum(0)  # of the mean's outputs to each task's own
+            correction = solve_positive(gram.sum(0, dtype=torch.float64), pulls.T.double())
+            return mean + correction.T.to(mean)
+
+        return inputs.parameterwise(grams.__contains__, merge, lambda stack: stack.mean(0))

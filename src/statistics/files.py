@@ -1,0 +1,180 @@
+"""Files of statistics: safetensors with their provenance; symmetric matrices by their upper triangles, equal ones once.
+
+Such a file of other programs, without provenance, is read, too: its entries are called as parameters or as modules.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from src.checkpoints.reading import Checkpoint, metadata_of_file, open_files
+from src.checkpoints.writing import save_file
+from src.errors import UserError, collect, raise_any, shorten
+from src.merging.engine.statistics import FISHER_DIAG, SHAPES
+from src.runtime.untrusted import parse_json
+from src.state_dict import Lazy, StateDict, digest, outline
+
+KIND, CHECKPOINT, ALIASES, FACTS = "statistic", "checkpoint", "aliases", "facts"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a statistic is of.
+
+    kind: a key of SHAPES.
+    checkpoint: the digest of the fine-tuned model.
+    facts: further ones that decide its values (data, split, estimator, seed), as JSON values, and counts.
+    """
+
+    kind: str
+    checkpoint: str
+    facts: Mapping[str, object]
+
+
+def save_statistic(entries: StateDict, path: Path, provenance: Provenance, aliases: Mapping[str, str] | None = None) -> None:
+    """Write a statistic by parameter, float32.
+
+    aliases: parameters that have the same as another, by the name of that one, which alone is in `entries`.
+    """
+    shapes, pack = outline(entries), provenance.kind != FISHER_DIAG
+    packed = Lazy({key: _packed_outline(leaf) if pack else leaf for key, leaf in shapes.items()},
+                  lambda key: _packed(entries[key]) if pack else entries[key].float())  # fmt: skip
+    metadata = {
+        KIND: provenance.kind,
+        CHECKPOINT: provenance.checkpoint,
+        FACTS: json.dumps(provenance.facts, sort_keys=True),
+        ALIASES: json.dumps(aliases or {}),
+    }
+    save_file(packed, path, metadata)
+
+
+def provenance_of(path: Path) -> Provenance | None:
+    """Return the provenance of a statistic that this program wrote; None of any other file."""
+    metadata = metadata_of_file(path)
+    if metadata.get(KIND) not in SHAPES:
+        return None
+    facts = parse_json(metadata.get(FACTS, "{}"), f"{path}: its provenance")
+    return Provenance(metadata[KIND], metadata.get(CHECKPOINT, ""), facts if isinstance(facts, dict) else {})
+
+
+class StatisticFile(Mapping[str, Tensor]):
+    """A statistic on disk, by parameter; an entry is unpacked when it is read.
+
+    kind: a key of SHAPES.
+    provenance: None of a file of another program, whose kind follows from shapes, or from its name where these allow several.
+
+    Raise UserError if the file cannot be read, or nothing tells its kind.
+    """
+
+    def __init__(self, path: Path, shapes: StateDict):
+        """shapes: the parameters of the model that it is of."""
+        self._entries, self.provenance = open_files(path), provenance_of(path)
+        self._names = {_parameter(key, shapes): key for key in self._entries}
+        if self.provenance:
+            aliases = parse_json(metadata_of_file(path).get(ALIASES, "{}"), f"{path}: its aliases")
+            self._names |= {key: name for key, name in dict(aliases).items() if name in self._entries}
+        self._is_packed = self.provenance is not None and self.provenance.kind != FISHER_DIAG
+        stored = self._entries.outline
+        self.outline = {key: _unpacked_outline(stored[name]) if self._is_packed else stored[name]
+                        for key, name in self._names.items()}  # fmt: skip
+        self.kind = self.provenance.kind if self.provenance else _kind(path, self.outline, shapes)
+
+    def __getitem__(self, key: str) -> Tensor:
+        leaf = self._entries[self._names[key]]
+        return _unpacked(leaf) if self._is_packed else leaf
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._names
+
+
+def open_statistics(
+    paths: Sequence[Path], checkpoints: Mapping[str, Checkpoint], shapes: StateDict
+) -> dict[str, dict[str, StatisticFile]]:
+    """Return the statistics in files by kind and task: of each kind one file a model, in the order of the models.
+
+    checkpoints: the fine-tuned models by task.
+    shapes: their parameters.
+
+    Raise UserError, with all problems at once, for files that cannot be read, of other models, or too few or many of a kind.
+    """
+    problems: list[str] = []
+    files: dict[str, list[tuple[Path, StatisticFile]]] = {}
+    for path in paths:
+        with collect(problems):
+            file = StatisticFile(path, shapes)
+            files.setdefault(file.kind, []).append((path, file))
+    for kind, found in files.items():
+        if len(found) != len(checkpoints):
+            names = ", ".join(str(path) for path, _ in found)
+            problems.append(f"there are {len(found)} files of {kind} ({names}) for {len(checkpoints)} models; give one for each")
+            continue
+        for (path, file), (task, checkpoint) in zip(found, checkpoints.items()):
+            if file.provenance and file.provenance.checkpoint != digest(checkpoint.items()):
+                problems.append(
+                    f"{path} is of another model than {checkpoint.path} ({task}); give the files in the models' order"
+                )
+    raise_any(problems)
+    return {kind: {task: file for task, (_, file) in zip(checkpoints, found)} for kind, found in files.items()}
+
+
+def _parameter(key: str, shapes: StateDict) -> str:
+    """Return the parameter that an entry is of, which may be called as the module whose weight it is."""
+    return f"{key}.weight" if key not in shapes and f"{key}.weight" in shapes else key
+
+
+def _kind(path: Path, entries: StateDict, shapes: StateDict) -> str:
+    """Return the kind of statistic that fits all parameters by its shapes."""
+    common = {key: leaf for key, leaf in entries.items() if key in shapes}
+    if not common:
+        raise UserError(f"{path} is of no parameter of these models: it has {shorten(list(entries))}")
+    kinds = [kind for kind, shape in SHAPES.items()
+             if all(shape(shapes[key].shape) == tuple(leaf.shape) for key, leaf in common.items())]  # fmt: skip
+    if len(kinds) > 1:
+        kinds = [kind for kind in kinds if kind in path.name]
+    if len(kinds) != 1:
+        key, leaf = next(iter(common.items()))
+        raise UserError(
+            f"nothing tells what {path} is: its {key} has shape {tuple(leaf.shape)}, the parameter {tuple(shapes[key].shape)}; "
+            f"put one of {', '.join(SHAPES)} into its name"
+        )
+    return kinds[0]
+
+
+def _packed(matrix: Tensor) -> Tensor:
+    """Return the upper triangle of a symmetric matrix, row by row."""
+    return matrix.float().cpu()[torch.triu_indices(*matrix.shape).unbind()]
+
+
+def _packed_outline(leaf: Tensor) -> Tensor:
+    size = leaf.shape[0] * (leaf.shape[0] + 1) // 2
+    return torch.empty(size, dtype=torch.float32, device="meta")
+
+
+def _unpacked(triangle: Tensor) -> Tensor:
+    """Return the symmetric matrix of an upper triangle."""
+    size = _side(triangle)
+    matrix = torch.zeros(size, size, dtype=triangle.dtype)
+    rows, columns = torch.triu_indices(size, size).unbind()
+    matrix[rows, columns] = triangle
+    matrix[columns, rows] = triangle
+    return matrix
+
+
+def _unpacked_outline(triangle: Tensor) -> Tensor:
+    return torch.empty(_side(triangle), _side(triangle), dtype=triangle.dtype, device="meta")
+
+
+def _side(triangle: Tensor) -> int:
+    """Return the number of rows of the matrix with this triangle."""
+    return (math.isqrt(8 * triangle.numel() + 1) - 1) // 2
