@@ -26,6 +26,7 @@ from src.runtime.distributed import ProcessGroup
 from src.runtime.environment import available_cores, is_distributed, local_world_size
 from src.runtime.progress import SILENT, Progress
 from src.state_dict import differences, digest
+from src.statistics.collection import StatisticsSettings
 from src.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -188,6 +189,12 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
         if problems
     )
     return checkpoints
+
+
+def build_statistics_settings(config: DictConfig) -> StatisticsSettings:
+    """Return what statistics are collected on."""
+    options = OmegaConf.to_container(config.statistics, resolve=True)
+    return StatisticsSettings(**{key: value for key, value in options.items() if key != "files"})
 
 
 def workers_of(config: DictConfig) -> int:

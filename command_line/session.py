@@ -3,18 +3,25 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from command_line.build import batch_size_of, build_device, build_family, build_finetuned, candidates_per_pass
+from command_line.build import (
+    batch_size_of,
+    build_device,
+    build_family,
+    build_finetuned,
+    build_statistics_settings,
+    candidates_per_pass,
+)
 from command_line.config import manifest_paths, portable, setting, validate
 from command_line.console import ProgressBar
 from command_line.finetuning import finetune_missing
 from command_line.launch import run_processes
-from command_line.paths import Paths, paths_of
+from command_line.paths import Paths, paths_of, statistics_paths
 from command_line.preflight import check_inputs, fetch_data
 from command_line.readers import refuse_unread
 from command_line.trackers import report_run
@@ -33,7 +40,9 @@ from src.runtime.distributed import ProcessGroup, init_distributed
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path
 from src.runtime.memory import keep_freed_memory
-from src.state_dict import byte_size
+from src.state_dict import StateDict, byte_size
+from src.statistics.files import open_statistics
+from src.statistics.store import CollectedStatistics
 
 
 @dataclass(frozen=True)
@@ -72,12 +81,29 @@ class Session:
         inputs = None
         if checkpoints:
             inputs = MergeInputs(family.pretrained, checkpoints, family.depth, family.is_layer, family.device, keep=True)
-        return Evaluator(
+        evaluator = Evaluator(
             scorer=Scorer(family, Cache(self.paths.cache), batch_size_of(config, family.device), self.progress, self.group),
             tasks=tasks,
             checkpoints=checkpoints,
             inputs=inputs,
             candidates_per_pass=candidates_per_pass(config, family.device, byte_size(family.pretrained), self.group),
+        )
+        return replace(evaluator, inputs=inputs and replace(inputs, statistics=self._statistics(evaluator)))
+
+    def _statistics(self, evaluator: Evaluator) -> Mapping[str, Mapping[str, StateDict]]:
+        """Return the statistics of the fine-tuned models, the user's files or those collected when a method asks for them."""
+        config, checkpoints = self.config, evaluator.checkpoints
+        if files := statistics_paths(config):
+            return open_statistics(files, checkpoints, evaluator.inputs.outline)
+        return CollectedStatistics(
+            self.family,
+            evaluator.tasks,
+            checkpoints,
+            evaluator.finetuned_digests,
+            build_statistics_settings(config),
+            evaluator.scorer.batch_size,
+            self.group,
+            self.progress,
         )
 
     @property

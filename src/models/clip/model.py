@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 import xxhash
 from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torchvision.transforms import Compose, Normalize
 
 from src.checkpoints.naming import Spelling, spelled_like, without_prefix, without_wrappers
@@ -237,6 +238,46 @@ class Clip:
 
     def is_layer(self, key: str) -> bool:
         return is_layer_by_name(key)
+
+    def on_device(self, weights: StateDict) -> dict[str, Tensor]:
+        """Return the image tower's parameters where the model computes, by the names of `pretrained`."""
+        names = (TOWER + name for name, _ in self._clip.visual.named_parameters())
+        return {name: weights[name].to(self.device, torch.float32) for name in names}
+
+    def linear_layers(self) -> list[str]:
+        """Return the names of the weights W of layers y = W x, attention's projections included."""
+        names = []
+        for path, module in self._clip.visual.named_modules():
+            if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+                names.append(f"{TOWER}{path}.in_proj_weight")
+            elif isinstance(module, nn.Linear):
+                names.append(f"{TOWER}{path}.weight")
+        return names
+
+    def log_probs(self, entries: Mapping[str, Tensor], batch: Batch, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Return the log-probability of each class, (n, classes).
+
+        entries: parameters on the device, by the names of `pretrained`.
+        dtype: of the log-softmax.
+        """
+        tower = {**self._reference, **{name.removeprefix(TOWER): leaf for name, leaf in entries.items()}}
+        return self._logits(self._features(tower, batch.inputs), batch.task).to(dtype).log_softmax(1)
+
+    def objective(self, entries: Mapping[str, Tensor], batch: Batch, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Return the log-probability of each label, (n,); arguments as of `log_probs`."""
+        return self.log_probs(entries, batch, dtype).gather(1, batch.labels[:, None])[:, 0]
+
+    def with_choice(self, batch: Batch, choices: Tensor) -> Batch:
+        """Return the batch with these classes, (n,) indices, for labels."""
+        return replace(batch, labels=choices)
+
+    @torch.no_grad()
+    def sampled(self, entries: Mapping[str, Tensor], batch: Batch, generator: Generator) -> Batch:
+        """Return the batch with classes drawn by their probabilities for labels."""
+        return self.with_choice(batch, torch.multinomial(self.log_probs(entries, batch).exp(), 1, generator=generator)[:, 0])
+
+    def token_mask(self, layer: str, batch: Batch) -> None:
+        """Return None: all of an image's tokens count in every layer."""
 
     def notes(self, tasks: Iterable[TaskLike]) -> list[str]:
         """Return notes on the names of pre-trained weights, and where some heads are published ones, of unknown prompts."""
