@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from command_line.config import compose_config
+from command_line.config import published_tasks
 from command_line.console import ProgressBar, run_script
 from src.checkpoints.opening import open_all
 from src.checkpoints.published import SERVED_MODELS, PublishedFiles
@@ -54,7 +54,7 @@ def main() -> None:
 
 def check_checkpoints(published: PublishedFiles, model: str) -> None:
     """Open all encoders and heads. Raise UserError with all that cannot be opened, or else with all that is missing."""
-    tasks = list(compose_config(["tasks=vision"]).tasks.names)
+    tasks = published_tasks()
     files = {f"{task}'s encoder": path for task in tasks if (path := published.finetuned(task))}
     files |= {f"{task}'s head": path for task in tasks if (path := published.head(task))}
     zeroshot = published.zeroshot()

@@ -210,6 +210,11 @@ def export_root() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *paths])
 
 
+def published_tasks() -> list[str]:
+    """Return the tasks of which fine-tuned weights and heads are published: those of the papers."""
+    return list(OmegaConf.load(ROOT / "config" / "tasks" / "vision.yaml").names)
+
+
 def manifest_paths(config: DictConfig) -> list[Path]:
     """Return the files that name benchmarks: the user's, then the program's."""
     listed = config.lineages or []

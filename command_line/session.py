@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from command_line.build import batch_size_of, build_device, build_family, build_finetuned, candidates_per_pass
+from command_line.build import batch_size_of, build_device, build_family, build_finetuned, build_mode, candidates_per_pass
 from command_line.config import manifest_paths, portable, setting, validate
 from command_line.console import ProgressBar
 from command_line.finetuning import finetune_missing
@@ -172,6 +172,7 @@ def session(
     if config.model.family is None:
         raise UserError(f"model={config.model.name} is scored on nothing; choose another of config/model")
     validate(config)
+    build_mode(config)  # whose options the paths are made of
     paths, problems = paths_of(config), []
     named = (lambda: refuse_unread(script), lambda: build_device(config), lambda: read_manifests(manifest_paths(config)))
     for check in (*checks, *named, lambda: check_inputs(config, paths, tasks, others)):
