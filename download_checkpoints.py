@@ -20,7 +20,7 @@ from src.checkpoints.published import SERVED_MODELS, PublishedFiles
 from src.checkpoints.shards import PICKLED
 from src.downloads.drive import FOLDERS, fetch_folder
 from src.downloads.hub import fetch
-from src.errors import UserError, raise_any
+from src.errors import UserError, plural, raise_any
 from src.pickles.archives import check_contents
 from src.pickles.mask_arrays import read_arrays
 from src.runtime.files import expand_path
@@ -73,7 +73,7 @@ def check_masks(published: PublishedFiles, model: str) -> None:
     """Read all mask files. Raise UserError if there is none, or with all that cannot be read."""
     masks = published.masks()
     raise_any([] if masks else [f"there are no TALL masks of {model} in what was downloaded"])
-    check_all(lambda path: print(f"{path}: masks of {len(read_arrays(path))} tasks"), masks)
+    check_all(lambda path: print(f"{path}: masks of {plural(len(read_arrays(path)), 'task')}"), masks)
 
 
 def check_all(check: Callable[[Path], None], paths: Iterable[Path]) -> None:

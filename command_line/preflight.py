@@ -72,9 +72,8 @@ def _missing_weights(config: DictConfig, paths: Paths, names: list[str], all_nam
     all_names: all tasks of the run.
     """
     own = paths.user_finetuned
-    problems = [
-        f"finetuned= names {name}, which is no task of this run ({', '.join(all_names)})" for name in own if name not in all_names
-    ]
+    problems = [f"finetuned= names {name}, which is no task of this run: name one of {', '.join(all_names)}"
+                for name in own if name not in all_names]  # fmt: skip
     problems += [f"finetuned= says {name} is at {own[name]}, and nothing is there; check the path"
                  for name in names if name in own and not split_part(own[name])[0].exists()]  # fmt: skip
     missing = [name for name in names if name not in own and not paths.finetuned(name).exists()]

@@ -18,6 +18,7 @@ from command_line.paths import Paths, paths_of
 from command_line.preflight import check_inputs, fetch_data
 from command_line.readers import refuse_unread
 from command_line.trackers import report_run
+from src.checkpoints.opening import repetitions
 from src.checkpoints.shards import split_part
 from src.data.task import Task
 from src.errors import UserError, collect, raise_any
@@ -119,6 +120,7 @@ class Session:
             "benchmark": benchmark_of(lineage, config.model.name, self.manifests),
             "notes": [
                 *self.family.notes(tasks.values()),
+                *repetitions(self.paths.pretrained, {task.name: self.paths.finetuned(task.name) for task in self.tasks}),
                 *(note for source in (*self.evaluator.checkpoints.values(), *tasks.values()) for note in source.notes),
                 *notes,
             ],

@@ -52,9 +52,9 @@ def shorten(things: Collection[object], most: int = 3) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Return a number of things: `1 task`, `2 tasks`, `3 classes`."""
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count:,} {noun}{ending}"
+    """Return a number of things: `1 task`, `2 tasks`, `3 classes`, `4 entries`."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else many}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

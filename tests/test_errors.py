@@ -26,3 +26,4 @@ def test_a_long_sentence_keeps_its_ends():
 def test_numbers_of_things_are_in_the_singular_or_the_plural():
     assert [plural(count, "task") for count in (0, 1, 2, 3000)] == ["0 tasks", "1 task", "2 tasks", "3,000 tasks"]
     assert [plural(count, "class") for count in (1, 2)] == ["1 class", "2 classes"]
+    assert [plural(count, "entry") for count in (1, 2)] == ["1 entry", "2 entries"]

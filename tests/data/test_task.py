@@ -143,7 +143,10 @@ def test_classes_can_be_given_in_another_order_or_with_other_words_but_not_confu
     assert task("kitten", "puppy", ["owl", "owlet"]).classes == ("kitten", "puppy", ("owl", "owlet"))
     order = {0: 1, 1: 2, 2: 0}
     assert_same(task("Owl", "Cat", "Dog").examples("test"), [(grey, order[label]) for grey, label in expected["test"]])
-    for classes, problem in ((("a dog", "cat", "owl"), "class cat is number 0"), (("cat", "dog"), "2 classes are given")):
+    for classes, problem in (
+        (("a dog", "cat", "owl"), "class cat is number 0"),
+        (("cat", "dog"), "3 classes, and classes= names 2"),
+    ):
         with pytest.raises(UserError, match=problem):
             task(*classes).examples("test")
     with pytest.raises(UserError, match="6 training examples, too few to hold some out"):
