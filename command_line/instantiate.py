@@ -11,7 +11,7 @@ from command_line.plugins import import_module, is_within
 from src.errors import UserError, raise_any
 
 TARGET = "_target_"
-TYPES = {str: "text", bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}  # and their names
+TYPES = {str: ["text"], bool: ["true", "false"], int: ["a whole number"], float: ["a number"], NoneType: ["null"]}  # in words
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def _other_types(annotation: object, value: object) -> str | None:
     types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     if not set(types) <= TYPES.keys() or type(value) in types or (float in types and type(value) is int):
         return None
-    return " or ".join(TYPES[each] for each in types)
+    *first, last = (word for each in types for word in TYPES[each])
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _shown(value: object) -> str:

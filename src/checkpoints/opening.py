@@ -70,7 +70,7 @@ def repetitions(pretrained: Path | None, finetuned: Mapping[str, Path]) -> list[
         if other == PRETRAINED:
             notes.append(f"{task} is {PRETRAINED} itself ({path}): its task vector is zero")
         elif other != task:
-            notes.append(f"{task} is the same file as {other} ({path}): it counts twice")
+            notes.append(f"{task} is the same file as {other} ({path}): it counts once more")
     return notes
 
 

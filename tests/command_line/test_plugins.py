@@ -188,7 +188,7 @@ def test_options_of_a_model_are_judged_by_their_types():
     assert error.value.problems == [
         "model.family.architecture is text; got null",
         "model.family.pretrained is text or null; got 5",
-        "model.family.quick_gelu is true or false or null; got 5",
+        "model.family.quick_gelu is true, false or null; got 5",
     ]
 
 

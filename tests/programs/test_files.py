@@ -202,7 +202,7 @@ def test_checkpoints_of_a_trainer_are_merged_and_what_was_read_is_said(tmp_path)
     assert "last.pt: read without regard to module in names, which wrappers add" in lines
 
 
-def test_a_file_that_is_given_twice_is_noted_and_counts_twice(tmp_path):
+def test_a_file_that_is_given_twice_is_noted(tmp_path):
     written(tmp_path)
     (tmp_path / "link.pt").symlink_to("task0.pt")
     (tmp_path / "hard.pt").hardlink_to(tmp_path / "task0.pt")
@@ -211,8 +211,8 @@ def test_a_file_that_is_given_twice_is_noted_and_counts_twice(tmp_path):
     assert done.returncode == 0, done.stderr
     folder = tmp_path.resolve()
     assert [line.replace(str(folder) + "/", "").replace(str(tmp_path) + "/", "") for line in done.stdout.splitlines()[:3]] == [
-        "b is the same file as a (link.pt): it counts twice",
-        "c is the same file as a (hard.pt): it counts twice",
+        "b is the same file as a (link.pt): it counts once more",
+        "c is the same file as a (hard.pt): it counts once more",
         "e is the pre-trained model itself (base.safetensors): its task vector is zero",
     ]
     assert "5 models merged" in done.stdout
