@@ -49,7 +49,7 @@ def folder(tmp_path):
         ["model=open_clip", "model.name=ViT-B-16", "model.pretrained=laion", "model.family.quick_gelu=true", "DATASETS=[DTD]"],
         ["model=open_clip", "model.name=mine", "model.pretrained='a=b (1).pt'", "model.family.like=openai", "num_tasks=1"],
         ["model=ViT-B-32", "finetuning_mode=lora", "finetuning_mode.lora.rank=4", "num_tasks=1", "plugins=[x.py]"],
-        ["model=ViT-B-32", "finetuning_mode=posthoc", "num_tasks=1", "finetuned={DTD: x.pt}"],
+        ["model=ViT-B-32", "finetuning_mode=posthoc", "num_tasks=3", "finetuned={DTD: x.pt}"],
         ["tasks=mine", "model=own", "DATASETS=[Fish]", "model.recipe.lr=1e-4"],
         ["tasks=lines", "model=ViT-L-14", "num_tasks=1", "pretrained=base.pt", "cache_dir=c", "results_dir=r"],
     ],
@@ -61,7 +61,8 @@ def test_the_fine_tuning_command_is_of_this_very_run(texts, folders, folder, tmp
     texts = [*shlex.split(quoted("hydra.searchpath", [f"file://{path}" for path in paths])), *texts]
     texts = [text.replace("some where", "'some where'") for text in texts]
     sentence, config = missing(texts)
-    names, sources, of_run = [task.name for task in selected_tasks(config)], config_folders(), paths_of(config)
+    sources, of_run = config_folders(), paths_of(config)
+    names = [task.name for task in selected_tasks(config) if task.name not in of_run.user_finetuned]
     assert sources == [str(path) for path in paths]
     monkeypatch.setattr("sys.argv", shlex.split(finetuning_command(sentence))[1:])
     overrides, _ = parse_flags(finetune.__doc__, TRAINING, RECIPE)
