@@ -13,14 +13,14 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from command_line.config import compose_config
+from command_line.config import published_tasks
 from command_line.console import ProgressBar, run_script
 from src.checkpoints.opening import open_all
 from src.checkpoints.published import SERVED_MODELS, PublishedFiles
 from src.checkpoints.shards import PICKLED
 from src.downloads.drive import FOLDERS, fetch_folder
 from src.downloads.hub import fetch
-from src.errors import UserError, raise_any
+from src.errors import UserError, plural, raise_any
 from src.pickles.archives import check_contents
 from src.pickles.mask_arrays import read_arrays
 from src.runtime.files import expand_path
@@ -54,7 +54,7 @@ def main() -> None:
 
 def check_checkpoints(published: PublishedFiles, model: str) -> None:
     """Open all encoders and heads. Raise UserError with all that cannot be opened, or else with all that is missing."""
-    tasks = list(compose_config(["tasks=vision"]).tasks.names)
+    tasks = published_tasks()
     files = {f"{task}'s encoder": path for task in tasks if (path := published.finetuned(task))}
     files |= {f"{task}'s head": path for task in tasks if (path := published.head(task))}
     zeroshot = published.zeroshot()
@@ -73,7 +73,7 @@ def check_masks(published: PublishedFiles, model: str) -> None:
     """Read all mask files. Raise UserError if there is none, or with all that cannot be read."""
     masks = published.masks()
     raise_any([] if masks else [f"there are no TALL masks of {model} in what was downloaded"])
-    check_all(lambda path: print(f"{path}: masks of {len(read_arrays(path))} tasks"), masks)
+    check_all(lambda path: print(f"{path}: masks of {plural(len(read_arrays(path)), 'task')}"), masks)
 
 
 def check_all(check: Callable[[Path], None], paths: Iterable[Path]) -> None:

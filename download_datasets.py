@@ -14,6 +14,7 @@ from command_line.config import compose_config
 from command_line.console import ProgressBar, run_script
 from command_line.preflight import selected_tasks
 from src.data.registry import require_data
+from src.errors import plural
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     with ProgressBar(unit="B") as bar:
         require_data([task for task in tasks if task.is_fetchable], True, bar)
     require_data(tasks, download=False)
-    print(f"{len(tasks)} datasets are under {config.data_location}")
+    print(f"{plural(len(tasks), 'dataset')} below {config.data_location}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from command_line.console import run_script
 from command_line.flags import BENCHMARK, parse_flags
 from command_line.preflight import selected_tasks
 from command_line.session import session
+from src.errors import plural
 from src.evaluation.lineage import leak_warnings, no_gain_warnings
 from src.experiments.single_task import SPLITS, SingleTaskResult
 from src.models.modes import POSTHOC
@@ -39,7 +40,7 @@ def main() -> None:
         if not run.group.is_main:
             return
         models = "pre-trained" if is_pretrained else f"fine-tuned ({config.finetuning_mode.name})"
-        title = f"{config.model.name}, {len(tasks)} tasks, {models}"
+        title = f"{config.model.name}, {plural(len(tasks), 'task')}, {models}"
         question = {"models": models, **({"finetuning_mode": None} if is_pretrained else {})}
         scores = {task.name: {split: own[split][task.name] for split in SPLITS} for task in tasks}
         about = run.about(title, question, [*warnings, *run.precision_note])

@@ -11,13 +11,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from command_line.instantiate import Kind, instantiate
+from command_line.overrides import quoted
 from command_line.paths import Paths
 from command_line.plugins import load_plugins
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.checkpoints.published import FILE_PREFIXES
 from src.checkpoints.reading import Checkpoint, open_tangent_pair
 from src.checkpoints.shards import PICKLED
-from src.errors import UserError, raise_any
+from src.errors import UserError, plural, raise_any
 from src.merging.lines import with_lines
 from src.merging.method import Method
 from src.models.family import ModelFamily
@@ -57,7 +58,7 @@ def build_device(config: DictConfig) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device={name} is not supported; use cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={name}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
+        raise UserError(f"device={name}, but torch sees {plural(torch.cuda.device_count(), 'GPU')}, counted from 0")
     if device.type == "cuda" and is_distributed() and device.index is not None:
         raise UserError(f"device={name} puts all processes of a group on one GPU; leave the number out")
     if device.type == "cuda":
@@ -85,7 +86,10 @@ def _fields(options: dict) -> dict:
     fields = {key: value for key, value in options.items() if key not in OPTIONS}
     if options.get("use_ties") is True:
         if fields["base"] != options["own_base"]:
-            raise UserError("method.use_ties=True masks TIES, and method.base says what else to mask; give one of the two")
+            raise UserError(
+                "method.use_ties=True masks TIES, and method@method.base= (or an option of method.base) what else to mask; "
+                "give one of the two"
+            )
         fields["base"] = options["ties_base"]
     return {key: _fields(value) if isinstance(value, dict) and "_target_" in value else value for key, value in fields.items()}
 
@@ -184,7 +188,8 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
     misfits = {task: differences("this file", checkpoint, "the pre-trained model", family.pretrained)
                for task, checkpoint in checkpoints.items()}  # fmt: skip
     raise_any(
-        f"{checkpoints[task].path} is of another model than {family.name}: {problems[0]}; check finetuned="
+        f"{checkpoints[task].path} is of another model than {family.name}: {problems[0]}; name another file with "
+        f"{quoted('finetuned', {task: 'PATH'})}"
         for task, problems in misfits.items()
         if problems
     )

@@ -2,22 +2,22 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Override
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from command_line.overrides import parse_overrides, quoted_text, shell_word
-from src.errors import UserError
+from command_line.overrides import parse_overrides, quoted, quoted_text, repetitions, shell_word
+from src.errors import UserError, nearest
 
 ROOT = Path(__file__).parent.parent
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -33,6 +33,7 @@ NOISE = (
     "See http",
     "provider=",
 )
+HINTS = {"tasks": ", or name tasks themselves, as in 'DATASETS=[Digits,Arrows]'"}  # of groups that may be taken for others
 
 OmegaConf.register_new_resolver("repository", lambda path: str(ROOT / path), replace=True)
 OmegaConf.register_new_resolver("tenths", lambda top: [n / 10 for n in range(1, round(10 * top) + 1)], replace=True)
@@ -67,21 +68,42 @@ def composition_problems(
     missing = [folder for folder in folders if not Path(folder).is_dir()]
     if missing:
         return [f"--config-dir={folder} is no folder; check the path" for folder in missing]
-    with _config_loader() as loader:
-        overrides, problems = parse_overrides(texts, loader)
-        problems += [] if sweep else [_several_values(override) for override in overrides if override.is_sweep_override()]
-        groups = Groups(loader, name, [*_search_path(overrides), *(f"file://{os.path.abspath(folder)}" for folder in folders)])
+    with read_overrides(texts, name, folders) as (overrides, problems, groups):
+        problems += repetitions(texts)
+        sweeps = [override for override in overrides if override.is_sweep_override()]
+        problems += empty_sweeps(sweeps, groups) if sweep else map(_several_values, sweeps)
         try:
-            choices = [override for override in overrides if groups.options(override.key_or_group)]
+            choices = [override for override in overrides if groups.get_group_options(override.key_or_group)]
             problems += [problem for override in choices for problem in groups.problems(override)]
-            unknown = {override.key_or_group for override in choices if not groups.chosen(override)}
+            unknown = {each.key_or_group for each in choices if not (each.is_delete() or groups.chosen(each))}
+            places = groups.places(choices)
+            misplaced = {override.input_line: problem for override in choices if override.key_or_group not in unknown
+                         if (problem := _misplacement(override, places))}  # fmt: skip
+            problems += misplaced.values()
             values = [each for each in overrides if each not in choices and each.key_or_group.split(".")[0] not in unknown]
-            for config in groups.configs(choices):
-                problems += filter(None, (_misspelling(override, config) for override in values if not _is_added(override)))
+            removed = {override.key_or_group for override in values if override.is_delete()}
+            for config in groups.configs([each for each in choices if each.input_line not in misplaced]):
+                problems += filter(None, (_misfit(override, config, removed) for override in values))
         except COMPOSITION_ERRORS as error:
             is_primary = isinstance(error, MissingConfigException) and error.missing_cfg_file == name
             problems.append(f"--config-name={name}: there is no such configuration" if is_primary else one_line(error))
     return list(dict.fromkeys(problems))
+
+
+@contextlib.contextmanager
+def read_overrides(
+    texts: Sequence[str], name: str = "config", folders: Sequence[str] = ()
+) -> Iterator[tuple[list[Override], list[str], "Groups"]]:
+    """Yield the overrides that can be read, a sentence for each that cannot, and the groups that they choose from.
+
+    name, folders: as in `composition_problems`.
+    """
+    overrides, problems = parse_overrides(texts)
+    with _config_loader() as loader:
+        groups = Groups(loader, name, [*_search_path(overrides), *(f"file://{os.path.abspath(folder)}" for folder in folders)])
+        for override in overrides:
+            override.config_loader = groups  # which patterns such as glob(T*) ask
+        yield overrides, problems, groups
 
 
 @contextlib.contextmanager
@@ -107,30 +129,43 @@ class Groups:
         paths = ",".join(map(quoted_text, search_path))
         self._loader, self._name, self._folders = loader, name, [f"hydra.searchpath=[{paths}]"] if paths else []
 
-    def options(self, group: str) -> list[str]:
-        """Return what a group has to choose from; [] if there is no such group."""
-        return self._loader.get_group_options(group, config_name=self._name, overrides=self._folders)
+    def get_group_options(self, group: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+        """Return what a group has to choose from, as Hydra's own loader does; [] if there is no such group."""
+        return self._loader.get_group_options(group, results_filter, self._name, self._folders)
 
     def problems(self, override: Override) -> Iterator[str]:
         """Yield a sentence for each choice of an override that its group has not."""
-        group, options = override.key_or_group, self.options(override.key_or_group)
+        group, options = override.key_or_group, self.get_group_options(override.key_or_group)
         listed = ", ".join(options)
-        values = alternatives(override)
-        for choice in (each for value in values for each in (value if isinstance(value, list) else [value])):
-            if choice in (None, ""):
-                yield f"{override.input_line} chooses no {group}; choose one of {listed}"
-            elif choice not in options:
-                near = nearest(str(choice), options)
-                guess = f"did you mean {near}? (all: {listed})" if near else f"choose one of {listed}"
-                yield f"there is no {group} {choice}; {guess}"
+        advice = f"choose one of {listed}{HINTS.get(group, '')}"
+        for value in alternatives(override):
+            for choice in value if isinstance(value, list) else [value]:
+                if choice in (None, ""):
+                    yield f"{override.input_line} chooses no {group}; choose one of {listed}"
+                elif choice not in options:
+                    meant = self._nearest(value, options)
+                    guess = f"did you mean {shell_word(f'{override.get_key_element()}={meant}')}? (all: {listed})"
+                    yield f"there is no {group} {choice}; {guess if meant else advice}"
 
     def chosen(self, override: Override) -> list[str]:
-        """Return the choices of an override, as written in a shell; the nearest right name for a misspelled one."""
-        options = self.options(override.key_or_group)
-        values = (value if isinstance(value, list) else [value] for value in alternatives(override))
-        near = ([nearest(str(choice), options) for choice in value] for value in values)
-        written = (names[0] if len(names) == 1 else f"[{','.join(names)}]" for names in near if all(names))
-        return [f"{override.get_key_element()}={each}" for each in written]
+        """Return the choices of an override, as Hydra's grammar has them; the nearest right name for a misspelled one."""
+        options = self.get_group_options(override.key_or_group)
+        meant = (self._nearest(value, options) for value in alternatives(override))
+        return [f"{override.get_key_element()}={each}" for each in meant if each]
+
+    @staticmethod
+    def _nearest(value: object, options: Collection[str]) -> str | None:
+        """Return a choice, or a list of them, with the nearest right names; None if one is like none."""
+        names = [nearest(str(choice), options) for choice in (value if isinstance(value, list) else [value])]
+        if not all(names):
+            return None
+        return f"[{','.join(names)}]" if isinstance(value, list) else names[0]
+
+    def places(self, overrides: Sequence[Override]) -> list[str]:
+        """Return where a choice stands that may be replaced, `method` or `method@method.base`, under overrides of groups."""
+        plain = [each for each in overrides if not (each.package or _is_added(each) or isinstance(each.value(), list))]
+        first, *others = (list(config.hydra.runtime.choices) for config in self.configs(plain))
+        return [place for place in first if all(place in each for each in others)]
 
     def configs(self, overrides: Sequence[Override]) -> Iterator[DictConfig]:
         """Yield the configurations that overrides of groups choose.
@@ -164,7 +199,56 @@ def _is_added(override: Override) -> bool:
 
 def _several_values(override: Override) -> str:
     """Return a sentence on an override with several values where there is no sweep."""
-    return f"{override.input_line} is several values: python main.py -m sweeps over them, [a,b] is a list, and 'a,b' is text"
+    sweep = f"python main.py -m {shell_word(override.input_line)} runs with each"
+    if override.value_type != ValueType.SIMPLE_CHOICE_SWEEP or override.config_loader.get_group_options(override.key_or_group):
+        return f"{override.input_line} is several values: {sweep}"
+    key, value = override.get_key_element(), override.get_value_string()
+    forms = f"{shell_word(f'{key}=[{value}]')} is a list, and {quoted(key, value)} is text"
+    return f"{override.input_line} is several values: {sweep}, {forms}"
+
+
+def empty_sweeps(overrides: Iterable[Override], groups: Groups) -> list[str]:
+    """Return a sentence for each override that gives no value to try: a sweep over it would be of no jobs."""
+    empty = [override for override in overrides if override.is_discrete_sweep() and not alternatives(override)]
+    listed = {override.key_or_group: ", ".join(groups.get_group_options(override.key_or_group)) for override in empty}
+    return [
+        f"{override.input_line} matches none of {listed[override.key_or_group]}; name one of them"
+        if listed[override.key_or_group]
+        else f"{override.input_line} gives no value to try; name some, such as {override.get_key_element()}=1,2"
+        for override in empty
+    ]
+
+
+def _misplacement(override: Override, places: Sequence[str]) -> str | None:
+    """Return a sentence on an override of a group that replaces no choice, or that adds where one is; None if it fits.
+
+    places: as `Groups.places` returns them.
+    """
+    line, place = override.input_line, override.get_key_element().lstrip("+~")
+    if _is_added(override):
+        return f"{line} adds to a choice; type {shell_word(line.lstrip('+'))} to replace it" if place in places else None
+    if place in places:
+        return None
+    others = [each for each in places if each.partition("@")[0] == override.key_or_group]
+    near = None if override.is_delete() else nearest(place, others) or next(iter(others), None)
+    guess = f"did you mean {shell_word(f'{near}={override.get_value_string()}')}?" if near else "leave it out"
+    return f"{line}: there is no {place} to choose; {guess}"
+
+
+def _misfit(override: Override, config: DictConfig, removed: Collection[str]) -> str | None:
+    """Return a sentence on an override that a configuration does not take; None if it fits.
+
+    removed: the options that other overrides remove first.
+    """
+    line, key = override.input_line, override.key_or_group
+    has_value = OmegaConf.select(config, key) is not None
+    if override.is_add() and has_value and key not in removed:
+        return f"{line} adds an option that is there; type {shell_word(line.lstrip('+'))} to set it"
+    if _is_added(override):
+        return None
+    if misspelling := _misspelling(override, config):
+        return misspelling
+    return f"{line}: {key} has no value to remove; leave it out" if override.is_delete() and not has_value else None
 
 
 def _misspelling(override: Override, config: DictConfig) -> str | None:
@@ -205,13 +289,6 @@ def _namesake(name: str, config: DictConfig, path: str = "") -> str | None:
         if OmegaConf.is_dict(child) and (found := _namesake(name, child, f"{path}.{each}".lstrip("."))):
             return found
     return None
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the name that is most like another, whatever their case; None if none is like it."""
-    by_lower = {each.lower(): each for each in names}
-    matches = get_close_matches(name.lower(), by_lower, n=1)
-    return name if name in by_lower.values() else by_lower[matches[0]] if matches else None
 
 
 def one_line(error: BaseException) -> str:

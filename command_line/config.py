@@ -10,11 +10,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from command_line.composition import ROOT, composition_problems, explained, one_line
 from command_line.config_files import check_config_files
-from command_line.overrides import expanded, parse_overrides, repetitions, typed_overrides
+from command_line.overrides import expanded, parse_overrides, quoted, repetitions, typed_overrides
 from src.errors import UserError, raise_any
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path, process_mark
@@ -23,20 +27,21 @@ from src.validation import is_number, is_whole
 OmegaConf.register_new_resolver("process_mark", process_mark, replace=True, use_cache=True)  # one for all jobs of a sweep
 check_config_files()
 
-# Options that hold others, and which of them, or which group, a user who sets them as a whole may mean.
+# Options that hold others: which of them, or which group, a user who sets them as a whole may mean, and a value of it.
 HOLDERS = {
-    "tasks": "tasks",
-    "model": "model",
-    "method": "method",
-    "finetuning_mode": "finetuning_mode",
-    "heads": "heads.source",
-    "statistics": "statistics.files",
-    "wandb": "wandb.mode",
-    "model.family": "model",
-    "model.recipe": "model.recipe.lr",
-    "method.base": "method@method.base",
-    "finetuning_mode.lora": "finetuning_mode",
+    "tasks": ("tasks", "vision"),
+    "model": ("model", "ViT-demo"),
+    "method": ("method", "ties"),
+    "finetuning_mode": ("finetuning_mode", "standard"),
+    "heads": ("heads.source", "prompts"),
+    "statistics": ("statistics.files", ["A.safetensors", "B.safetensors"]),
+    "wandb": ("wandb.mode", "disabled"),
+    "model.family": ("model", "ViT-demo"),
+    "model.recipe": ("model.recipe.lr", 1e-5),
+    "method.base": ("method@method.base", "ties"),
+    "finetuning_mode.lora": ("finetuning_mode.lora.rank", 16),
 }
+SINGLE_CHOICES = ("model", "method", "finetuning_mode")
 ADDABLE = ("tasks.", "method.", "hydra.", "hydra/")  # what `+` and `++` add there is checked where it is read
 FOLDERS = ("data_location", "model_location", "cache_dir", "results_dir")
 TASK_LISTS = ("names", "control")  # beside the tasks' own options
@@ -45,7 +50,9 @@ CHOICES = {
     "output_kind": ("model", "task_vector", "bundle"),
     "train_precision": ("fp32", "bf16", None),
     "wandb.mode": ("disabled", "online", "offline"),
-    **dict.fromkeys(("analysis", "compile", "download", "overwrite", "tensorboard"), (True, False)),
+    "heads.source": ("published", "prompts", None),
+    "model.finetune_missing": (True, False, None),
+    **dict.fromkeys(("analysis", "compile", "download", "heads.parity", "overwrite", "tensorboard"), (True, False)),
 }
 # Options without a list of choices: whether a value is valid, and which values are, in words.
 VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
@@ -91,6 +98,8 @@ def validate(config: DictConfig) -> None:
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} is needed; give {error.full_key}=VALUE") from error
+    except InterpolationResolutionError as error:
+        raise UserError(_without_value(error, parse_overrides(typed)[0])) from error
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {one_line(error)}") from error
     raise_any(_misplaced(config, parse_overrides(typed)[0]))
@@ -106,24 +115,64 @@ def validate(config: DictConfig) -> None:
     raise_any([*problems, *_contradictions(config)])
 
 
+def _without_value(error: InterpolationResolutionError, overrides: Sequence[Override]) -> str:
+    """Return a sentence on an option whose value is taken from elsewhere, `${...}`, where there is none."""
+    typed = next((override for override in overrides if override.key_or_group == error.full_key), None)
+    if not typed:
+        return f"{error.full_key} takes a value that is not there ({one_line(error)}); check the name in ${{}} of its file"
+    text = quoted(typed.get_key_element(), typed.value())
+    return f"{typed.input_line} takes a value that is not there; check the name in ${{}}, or type {text} for the text itself"
+
+
 def _misplaced(config: DictConfig, overrides: Sequence[Override]) -> list[str]:
     """Return a sentence for each group without one choice, and each override that replaces options or adds unknown ones."""
     choices = HydraConfig.get().runtime.choices
-    problems = [f"{group}= takes one name; python main.py -m {group}=A,B sweeps over several"
-                for group in ("model", "method", "finetuning_mode") if not isinstance(choices.get(group), str)]  # fmt: skip
+    typed = {override.key_or_group: override.value() for override in overrides}
+    problems = [_no_single_choice(group, typed.get(group)) for group in SINGLE_CHOICES if not isinstance(choices.get(group), str)]
+    added = {override.key_or_group for override in overrides if not override.is_delete()}
     for override in overrides:
         key, replaces = override.key_or_group, not isinstance(OmegaConf.select(config, override.key_or_group), DictConfig)
-        holder, _, name = key.partition(".")
-        is_task = holder == "tasks" and name and "." not in name and name not in TASK_LISTS
-        meant = f"{key}.source" if is_task else HOLDERS.get(key)
-        if meant and replaces:
-            problems.append(f"{override.input_line} replaces all options of {key}; did you mean {meant}=?")
+        if override.is_delete():
+            if replaces and not key.startswith(ADDABLE) and key not in (*SINGLE_CHOICES, *added):
+                problems.append(f"{override.input_line} removes what the program reads; leave it out")
+        elif replaces and (meant := _holder(key)):
+            others = [each.input_line for each in overrides if each is not override]
+            problems.append(f"{override.input_line} replaces all options of {key}; {_guess(override.value(), *meant, others)}")
     if any((each.is_add() or each.is_force_add()) and not each.key_or_group.startswith(ADDABLE) for each in overrides):
-        plain = [each.input_line.lstrip("+") for each in overrides if not each.is_delete()]
-        sources = HydraConfig.get().runtime.config_sources
-        folders = [source.path for source in sources if source.schema == "file" and source.provider not in ("main", "schema")]
-        problems += composition_problems(plain, HydraConfig.get().job.config_name, folders)
+        problems += _composition_problems([each.input_line.lstrip("+") for each in overrides if not each.is_delete()])
     return problems
+
+
+def _no_single_choice(group: str, typed: object) -> str:
+    """Return a sentence on a group of which no choice is made, or several."""
+    if not isinstance(typed, list):
+        return f"{group}= takes one name, as in {group}={HOLDERS[group][1]}"
+    return f"{group}= takes one name; python main.py -m {group}={','.join(map(str, typed))} sweeps over several"
+
+
+def _holder(key: str) -> tuple[str, object] | None:
+    """Return what a user who sets an option that holds others may mean, and a value of it; None if it holds none."""
+    holder, _, name = key.partition(".")
+    is_task = holder == "tasks" and name and "." not in name and name not in TASK_LISTS
+    return (f"{key}.source", "FOLDER") if is_task else HOLDERS.get(key)
+
+
+def _guess(value: object, meant: str, example: object, others: Sequence[str]) -> str:
+    """Return which override was probably meant: of what `meant` takes, the value itself or else the example."""
+    override = quoted(meant, value)
+    fits = isinstance(value, str) and value in CHOICES.get(meant, (value,)) and not _composition_problems([*others, override])
+    return f"did you mean {override}?" if fits else f"set one, as in {quoted(meant, example)}"
+
+
+def _composition_problems(texts: Sequence[str]) -> list[str]:
+    """Return what is wrong with overrides that this run might have."""
+    return composition_problems(texts, HydraConfig.get().job.config_name, config_folders())
+
+
+def config_folders() -> list[str]:
+    """Return the folders of further configurations that this run has, from --config-dir or hydra.searchpath."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [source.path for source in sources if source.schema == "file" and source.provider not in ("main", "schema")]
 
 
 def _alternatives(choices: tuple) -> str:
@@ -161,6 +210,11 @@ def export_root() -> None:
     """Let jobs that a launcher starts elsewhere import this program from wherever they run."""
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(ROOT)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *paths])
+
+
+def published_tasks() -> list[str]:
+    """Return the tasks of which fine-tuned weights and heads are published: those of the papers."""
+    return list(OmegaConf.load(ROOT / "config" / "tasks" / "vision.yaml").names)
 
 
 def manifest_paths(config: DictConfig) -> list[Path]:

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from command_line.composition import one_line
 from command_line.plugins import own_error
-from src.errors import UserError
+from src.errors import UserError, plural
 from src.runtime.environment import is_distributed, is_main_process
 from src.runtime.files import is_abandoned, write_json
 from src.runtime.signals import INTERRUPTED, StopRequested, end_by_signal
@@ -130,8 +130,7 @@ class AfterSweep(Callback):
                 print(*job["lines"], sep="\n", file=sys.stderr)
         if jobs:
             AfterSweep.failed = sum(len(job["lines"]) for job in jobs)
-            problems = "1 problem" if AfterSweep.failed == 1 else f"{AfterSweep.failed} problems"
-            print(f"error: {problems} in this sweep, named above", file=sys.stderr)
+            print(f"error: {plural(AfterSweep.failed, 'problem')} in this sweep, named above", file=sys.stderr)
         _remove_sweep(Path(config.hydra.sweep.dir))
 
 

@@ -12,9 +12,9 @@ from command_line.paths import file_sources, statistics_paths
 from command_line.readers import FILES, refuse_unread
 from command_line.sweeps import claim_output
 from src.checkpoints.mask_files import MaskProvenance, load_masks
-from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
+from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned, repetitions
 from src.elementwise import as_real
-from src.errors import UserError, raise_any, shorten
+from src.errors import UserError, plural, raise_any, shorten
 from src.merging.engine.conjugate_gradient import convergence_notes
 from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
@@ -47,8 +47,8 @@ def merge_files(config: DictConfig) -> None:
     inputs = MergeInputs(base_model, real, depth, is_layer_by_name, build_device(config), False, statistics)
     files = [file for checkpoint in models for file in (checkpoint.path, *checkpoint.files)]
     check_output(config, method, files, pretrained, len(sources))
-    for checkpoint in models:
-        print(*checkpoint.notes, sep="\n", end="\n" * bool(checkpoint.notes))
+    for note in (*repetitions(base, sources), *(note for checkpoint in models for note in checkpoint.notes)):
+        print(note)
     integers = inputs.changed_integers()
     if codes := [key for key in integers if pretrained.outline[key].ndim > 1]:
         raise UserError(
@@ -70,7 +70,7 @@ def merge_files(config: DictConfig) -> None:
     write_output(config, merges, coefficients, pretrained, provenance)
     if config.analysis:
         folder = expand_path(config.results_dir) / f"{Path(config.output).stem}-analysis"
-        publish_analysis(inputs, merges.masks_at(coefficients), f"{len(sources)} models", folder)
+        publish_analysis(inputs, merges.masks_at(coefficients), plural(len(sources), "model"), folder)
     for note in convergence_notes(inputs.convergence):
         print(note)
-    print(f"{config.output}: {len(sources)} models merged in {time.monotonic() - started:.1f} s")
+    print(f"{config.output}: {plural(len(sources), 'model')} merged in {time.monotonic() - started:.1f} s")

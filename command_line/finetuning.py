@@ -13,7 +13,7 @@ from command_line.console import ProgressBar
 from command_line.paths import Paths
 from command_line.trackers import trackers
 from src.data.task import Task
-from src.errors import UserError, raise_any
+from src.errors import UserError, plural, raise_any
 from src.models.family import ModelFamily
 from src.runtime.distributed import ProcessGroup
 from src.runtime.environment import local_world_size
@@ -68,7 +68,8 @@ def finetune_all(config: DictConfig, paths: Paths, family: ModelFamily, tasks: S
     """Fine-tune on each task, together with the group, and write its weights where they are looked for."""
     recipes, mode = {task.name: build_recipe(config, task.name) for task in tasks}, build_mode(config)
     if tasks and family.device.type == "cuda" and local_world_size() > torch.cuda.device_count():
-        raise UserError(f"{local_world_size()} processes cannot fine-tune on {torch.cuda.device_count()} GPUs; lower world_size")
+        gpus = plural(torch.cuda.device_count(), "GPU")
+        raise UserError(f"{local_world_size()} processes cannot fine-tune on {gpus}; lower world_size")
     names = [task.name for task in tasks]
     if any(other_names != names for other_names in group.all_gather(names)):
         raise UserError("not all processes see the same weights; give a model_location on a disk that all machines share")

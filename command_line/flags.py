@@ -6,9 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from command_line.composition import nearest
 from command_line.overrides import plain_or_quoted, quoted_text
-from src.errors import raise_any
+from src.errors import nearest, raise_any
 from src.models.modes import TRAINS
 from src.training.recipe import Recipe
 

@@ -3,12 +3,15 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Union, get_args, get_origin
 
 from command_line.composition import ROOT
 from command_line.plugins import import_module, is_within
 from src.errors import UserError, raise_any
 
 TARGET = "_target_"
+TYPES = {str: ["text"], bool: ["true", "false"], int: ["a whole number"], float: ["a number"], NoneType: ["null"]}  # in words
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,31 @@ def _build(value: object, kind: Kind, plugins: Sequence[str], option: str, value
         *(f"{option}.{name} is missing, and {class_.__name__} needs it; give {option}.{name}=VALUE"
           for name, each in named.items() if each.default is each.empty and name not in {**fields, **values}),
     ])  # fmt: skip
-    return class_(**fields, **values)
+    mistyped = [f"{option}.{key} is {types}; got {_shown(value)}" for key, value in fields.items()
+                if key in named and (types := _other_types(named[key].annotation, value))]  # fmt: skip
+    try:
+        built = class_(**fields, **values)
+    except UserError:
+        raise  # what a class says of its options is more exact
+    except Exception:
+        raise_any(mistyped)
+        raise
+    raise_any(mistyped)
+    return built
+
+
+def _other_types(annotation: object, value: object) -> str | None:
+    """Return, in words, the types of an option whose value has none of them; None if it has one, or they are not judged."""
+    types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if not set(types) <= TYPES.keys() or type(value) in types or (float in types and type(value) is int):
+        return None
+    *first, last = (word for each in types for word in TYPES[each])
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _shown(value: object) -> str:
+    """Return a value as it is typed."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _find_class(target: str, kind: Kind, plugins: Sequence[str], option: str) -> type:

@@ -11,6 +11,7 @@ from command_line.output import check_output, publish_analysis, write_output
 from command_line.preflight import selected_tasks
 from command_line.session import session
 from command_line.sweeps import claim_output
+from src.errors import plural
 from src.evaluation.evaluator import Evaluator
 from src.evaluation.lineage import leak_warnings, no_gain_warnings
 from src.evaluation.search import STRATEGIES
@@ -39,7 +40,7 @@ def merge_and_score(config: DictConfig) -> None:
             return
         merges, coefficients = selection.merges, selection.coefficients
         written = write_output(config, merges, coefficients, pretrained, selection.provenance) if config.output else None
-        title = f"{model_name(config)}, {len(tasks)} tasks"
+        title = f"{model_name(config)}, {plural(len(tasks), 'task')}"
         masks = selection.masks.digest if selection.masks else None
         about = run.about(f"{title}, {method_name(config)}", merge_question(config), notes, masks=masks)
         result = MergeResult.of(selection, scores, evaluator.inputs, written, **about)

@@ -5,7 +5,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -68,16 +67,12 @@ def _written(value: object) -> str:
     return text if is_text else quoted_text(text)
 
 
-def parse_overrides(texts: Sequence[str], loader: ConfigLoader | None = None) -> tuple[list[Override], list[str]]:
-    """Return the overrides that can be read, and a sentence for each that cannot.
-
-    loader: of configurations, among which patterns such as glob(T*) choose.
-    """
+def parse_overrides(texts: Sequence[str]) -> tuple[list[Override], list[str]]:
+    """Return the overrides that can be read, and a sentence for each that cannot."""
     overrides, problems, words = [], [], []
     for text in texts:
         override = _parsed(text)
         if override is not None and override.key_or_group:
-            override.config_loader = loader
             overrides.append(override)
         elif suggestion := _with_quotes(text):
             problems.append(f"{text} cannot be read; put the text in quotes: {shell_word(suggestion)}")

@@ -6,20 +6,23 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from command_line.build import build_heads
+from command_line.config import config_folders, published_tasks
 from command_line.console import ProgressBar
-from command_line.overrides import quoted, shell_word, typed_overrides
+from command_line.overrides import parse_overrides, quoted, shell_word, typed_overrides
 from command_line.paths import Paths
+from command_line.readers import FINETUNE, unread_name
 from src.checkpoints.published import SERVED_MODELS, file_names
 from src.checkpoints.shards import split_part
 from src.data.registry import find_tasks, require_data
 from src.data.task import Task
-from src.errors import UserError, raise_any
+from src.errors import UserError, plural, raise_any
 from src.runtime.distributed import ProcessGroup
 from src.runtime.files import expand_path
 from src.validation import is_whole
 
-# Of a run, those that fine-tuning needs to find the same tasks, train the same way and write where the run looks.
-FINETUNE_OPTIONS = ("tasks.", "finetuning_mode.", "model_location=", "data_location=", "cache_dir=", "pretrained=", "heads.")
+# What finetune.py reads but is not given as the run has it: flags stand for it, or the tasks that are missing do.
+NOT_PASSED_ON = ("model", "finetuning_mode", "DATASETS", "num_tasks", "finetuned")
+STANDARD_WEIGHTS = ("standard", "posthoc")  # modes whose models are fine-tuned as standard ones
 
 
 def selected_tasks(config: DictConfig) -> list[Task]:
@@ -27,10 +30,10 @@ def selected_tasks(config: DictConfig) -> list[Task]:
     listed = config.DATASETS if config.DATASETS is not None else config.tasks.names
     names = [listed] if isinstance(listed, str) else list(listed) if isinstance(listed, ListConfig) else []
     if not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"DATASETS lists names of tasks, as in DATASETS=[MNIST,Cars]; got {listed}")
+        raise UserError(f"DATASETS lists names of tasks, as in 'DATASETS=[MNIST,Cars]'; got {listed}")
     if config.num_tasks is not None:
         if not is_whole(config.num_tasks, least=1) or config.num_tasks > len(names):
-            raise UserError(f"num_tasks={config.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
+            raise UserError(f"num_tasks={config.num_tasks}, but the run has {plural(len(names), 'task')}: {', '.join(names)}")
         names = names[: config.num_tasks]
     return find_tasks(names, expand_path(config.data_location), _task_options(config))
 
@@ -69,19 +72,16 @@ def _missing_weights(config: DictConfig, paths: Paths, names: list[str], all_nam
     all_names: all tasks of the run.
     """
     own = paths.user_finetuned
-    problems = [
-        f"finetuned= names {name}, which is no task of this run ({', '.join(all_names)})" for name in own if name not in all_names
-    ]
+    problems = [f"finetuned= names {name}, which is no task of this run: name one of {', '.join(all_names)}"
+                for name in own if name not in all_names]  # fmt: skip
     problems += [f"finetuned= says {name} is at {own[name]}, and nothing is there; check the path"
                  for name in names if name in own and not split_part(own[name])[0].exists()]  # fmt: skip
     missing = [name for name in names if name not in own and not paths.finetuned(name).exists()]
     if missing and not config.model.finetune_missing:
-        files = " or ".join(f"<Task>Val/{file}" for file in file_names(paths.mode))
-        download = _download_command(config)
         problems.append(
-            f"no fine-tuned weights for {', '.join(missing)} in {paths.model} ({files}); "
-            f"run {f'{download}, or ' if download else ''}{_finetune_command(config, missing)}, "
-            "or name yours with 'finetuned={TASK: PATH}'"
+            f"no fine-tuned weights for {', '.join(missing)} in {paths.model} (<Task>Val/{file_names(paths.mode)[0]}); "
+            f"run {_download(config, missing)}{_finetune_command(config, missing)}, "
+            f"or name yours with {quoted('finetuned', {missing[0]: 'PATH'})}"
         )
     return problems
 
@@ -92,35 +92,44 @@ def _missing_heads(config: DictConfig, paths: Paths, names: list[str]) -> list[s
         return []
     heads = build_heads(config, paths)
     missing = [name for name in names if heads.published_file(name) is None]
-    download = _download_command(config)
-    remedy = f"run {download}, or " if download else ""
+    download = _download(config, missing)
     return [
-        f"no published heads for {', '.join(missing)} in {paths.model} (head_<Task>Val.pt); {remedy}leave out heads.source"
+        f"no published heads for {', '.join(missing)} in {paths.model} (head_<Task>Val.pt); "
+        f"{download and f'run {download}'}leave out heads.source"
     ] * bool(missing)
 
 
-def _download_command(config: DictConfig) -> str | None:
-    """Return the command that downloads this very model's checkpoints; None if nobody serves them."""
+def _download(config: DictConfig, tasks: list[str]) -> str:
+    """Return the command that downloads this model's checkpoints of tasks, with an "or" behind it; "" if nobody serves any."""
     model, mode = HydraConfig.get().runtime.choices.model, config.finetuning_mode.name
-    is_served = model in SERVED_MODELS and config.model.pretrained == "openai" and mode in ("standard", "posthoc")
-    return f"python download_checkpoints.py --model={model} --kind=checkpoints" if is_served else None
+    is_served = config.model.name == model in SERVED_MODELS and config.model.pretrained == "openai" and mode in STANDARD_WEIGHTS
+    served = [task for task in tasks if task in published_tasks()]
+    if not (is_served and served):
+        return ""
+    folder = shell_word(f"--model-location={config.model_location}")
+    which = "" if served == tasks else f" for {', '.join(served)}"
+    return f"python download_checkpoints.py --model={model} --kind=checkpoints {folder}{which}, or "
 
 
 def _finetune_command(config: DictConfig, tasks: list[str]) -> str:
     """Return the command that fine-tunes this very model on tasks, in this run's mode."""
-    model, mode = HydraConfig.get().runtime.choices.model, config.finetuning_mode.name
-    own = [] if model == config.model.name else [quoted(f"model.{key}", config.model[key]) for key in ("name", "pretrained")]
-    flag = [] if mode in ("standard", "posthoc") else [f"--finetuning-mode={mode}"]
-    kept = [text for text in typed_overrides() if text.lstrip("+").startswith(FINETUNE_OPTIONS)]
-    return " ".join(
-        [
-            f"python finetune.py --model={model}",
-            *own,
-            *flag,
-            *map(shell_word, kept),
-            shell_word(f"--train-dataset={','.join(tasks)}"),
-        ]
-    )
+    choices = HydraConfig.get().runtime.choices
+    mode = [] if config.finetuning_mode.name in STANDARD_WEIGHTS else [f"--finetuning-mode={choices.finetuning_mode}"]
+    passed_on = [
+        override.input_line
+        for override in parse_overrides(typed_overrides())[0]
+        if override.key_or_group not in NOT_PASSED_ON and not unread_name(FINETUNE, override.key_or_group)
+    ]
+    words = [f"--model={choices.model}", *mode, *passed_on, f"--train-dataset={','.join(tasks)}"]
+    return " ".join(["python finetune.py", *_config_folders(), *map(shell_word, words)])
+
+
+def _config_folders() -> list[str]:
+    """Return what names the run's folders of configurations, as finetune.py takes it and as it is typed in a shell."""
+    folders = config_folders()
+    if len(folders) > 1:  # --config-dir is for one
+        return [quoted("hydra.searchpath", [f"file://{folder}" for folder in folders])]
+    return [shell_word(f"--config-dir={folder}") for folder in folders]
 
 
 def missing_data(config: DictConfig, tasks: list[Task]) -> list[str]:

@@ -24,11 +24,15 @@ READERS: dict[str, frozenset[str]] = {
 
 def refuse_unread(command: str) -> None:
     """Raise UserError for the options on this command line that the command does not read. An option of the user's passes."""
-    problems = []
-    for override in parse_overrides(typed_overrides())[0]:
-        key = override.key_or_group
-        parts = key.split(".")
-        names = [name for length in range(len(parts), 0, -1) if (name := ".".join(parts[:length])) in READERS]
-        if names and command not in READERS[names[0]]:
-            problems.append(f"{override.input_line}: {command} does not read {names[0]}; leave it out")
-    raise_any(problems)
+    raise_any(
+        f"{override.input_line}: {command} does not read {name}; leave it out"
+        for override in parse_overrides(typed_overrides())[0]
+        if (name := unread_name(command, override.key_or_group))
+    )
+
+
+def unread_name(command: str, key: str) -> str | None:
+    """Return the name in READERS of an option that a command does not read; None if it reads it, or it is the user's own."""
+    parts = key.split(".")
+    names = [name for length in range(len(parts), 0, -1) if (name := ".".join(parts[:length])) in READERS]
+    return names[0] if names and command not in READERS[names[0]] else None

@@ -14,6 +14,7 @@ from command_line.build import (
     build_device,
     build_family,
     build_finetuned,
+    build_mode,
     build_statistics_settings,
     candidates_per_pass,
 )
@@ -25,6 +26,7 @@ from command_line.paths import Paths, paths_of, statistics_paths
 from command_line.preflight import check_inputs, fetch_data
 from command_line.readers import refuse_unread
 from command_line.trackers import report_run
+from src.checkpoints.opening import repetitions
 from src.checkpoints.shards import split_part
 from src.data.task import Task
 from src.errors import UserError, collect, raise_any
@@ -145,6 +147,7 @@ class Session:
             "benchmark": benchmark_of(lineage, config.model.name, self.manifests),
             "notes": [
                 *self.family.notes(tasks.values()),
+                *repetitions(self.paths.pretrained, {task.name: self.paths.finetuned(task.name) for task in self.tasks}),
                 *(note for source in (*self.evaluator.checkpoints.values(), *tasks.values()) for note in source.notes),
                 *notes,
             ],
@@ -198,6 +201,7 @@ def session(
     if config.model.family is None:
         raise UserError(f"model={config.model.name} is scored on nothing; choose another of config/model")
     validate(config)
+    build_mode(config)  # whose options the paths are made of
     paths, problems = paths_of(config), []
     named = (lambda: refuse_unread(script), lambda: build_device(config), lambda: read_manifests(manifest_paths(config)))
     for check in (*checks, *named, lambda: check_inputs(config, paths, tasks, others)):

@@ -7,7 +7,7 @@ from hydra._internal import utils
 
 from command_line.composition import explained
 from command_line.overrides import expanded
-from command_line.sweeps import check_outputs_differ
+from command_line.sweeps import check_sweep
 from src.errors import UserError, raise_any
 
 
@@ -28,7 +28,8 @@ def start(main: Callable[[], None]) -> None:
     folders = [arguments.config_dir] if arguments.config_dir else []
     sweep = arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides
     utils.run_and_report = lambda function: function()  # Hydra's own prints what it catches, in several lines
-    if sweep:
-        check_outputs_differ(arguments.overrides)
-    with explained(arguments.overrides, arguments.config_name or "config", folders, sweep):
+    name = arguments.config_name or "config"
+    with explained(arguments.overrides, name, folders, sweep):
+        if sweep:
+            check_sweep(arguments.overrides, name, folders)
         main()

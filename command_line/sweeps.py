@@ -1,4 +1,4 @@
-"""The outputs of a sweep's jobs: no two jobs write to one place."""
+"""Checks of a sweep: it has jobs, and no two of them write to one place."""
 
 import math
 from collections.abc import Sequence
@@ -8,23 +8,25 @@ import xxhash
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from command_line.composition import alternatives
-from command_line.overrides import parse_overrides, plain_or_quoted, shell_word
+from command_line.composition import alternatives, empty_sweeps, read_overrides
+from command_line.overrides import plain_or_quoted, shell_word
 from src.errors import UserError, raise_any
 from src.runtime.files import expand_path
 
 OUTPUT = "output"
 
 
-def check_outputs_differ(texts: Sequence[str]) -> None:
-    """Raise UserError, before a sweep starts, if the overrides give several of its jobs one output.
+def check_sweep(texts: Sequence[str], name: str = "config", folders: Sequence[str] = ()) -> None:
+    """Raise UserError, before a sweep starts, if its overrides give an option no value, or several of its jobs one output.
 
     texts: the overrides of the sweep.
+    name, folders: as in `composition_problems`.
     """
-    overrides = parse_overrides(texts)[0]
-    outputs = [override for override in overrides if override.key_or_group == OUTPUT]
-    others = [len(alternatives(override)) or 1 for override in overrides if override.key_or_group != OUTPUT]
-    values = [str(value) for override in outputs for value in alternatives(override) if value is not None]
+    with read_overrides(texts, name, folders) as (overrides, _, groups):
+        raise_any(empty_sweeps(overrides, groups))
+        outputs = [override for override in overrides if override.key_or_group == OUTPUT]
+        others = [len(alternatives(override)) or 1 for override in overrides if override.key_or_group != OUTPUT]
+        values = [str(value) for override in outputs for value in alternatives(override) if value is not None]
     jobs = math.prod(others)
     raise_any(_sentence(value, jobs) for value in values if jobs > 1 and "${" not in value)
 

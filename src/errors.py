@@ -1,7 +1,8 @@
-"""`UserError`, the one exception that means "the user can fix this": scripts print its sentences and no traceback."""
+"""`UserError`, the one exception that means "the user can fix this", and parts of its sentences: scripts print no traceback."""
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator
+from difflib import get_close_matches
 
 LONGEST_SENTENCE = 4000  # letters; the names in it may be a stranger's
 
@@ -48,3 +49,16 @@ def shorten(things: Collection[object], most: int = 3) -> str:
     more = f" and {len(things) - most} more" if len(things) > most else ""
     texts = (str(thing) for thing, _ in zip(things, range(most)))
     return ", ".join(text if len(text) <= 200 else f"{text[:200]}..." for text in texts) + more
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number of things: `1 task`, `2 tasks`, `3 classes`, `4 entries`."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else many}"
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that is most like another, whatever their case; None if none is like it."""
+    by_lower = {each.lower(): each for each in names}
+    matches = get_close_matches(name.lower(), by_lower, n=1)
+    return name if name in by_lower.values() else by_lower[matches[0]] if matches else None

@@ -16,7 +16,7 @@ from src.checkpoints.naming import spelled_like
 from src.checkpoints.opening import open_checkpoint, open_finetuned
 from src.checkpoints.reading import open_files, open_tangent_pair
 from src.elementwise import Elementwise, add_vector, as_complex, is_zeros_view, operands, zeros_view, zip_with
-from src.errors import UserError, shorten
+from src.errors import UserError, plural, shorten
 from src.state_dict import StateDict, is_weight, model_differences, outline, same_values, vector_outline
 
 Source = str | os.PathLike | StateDict | nn.Module
@@ -105,7 +105,7 @@ class TaskVector(Mapping[str, Tensor]):
         names = shorten([f"{key} {tuple(leaf.shape)}" for key, leaf in shapes.items()])
         numbers = sum(leaf.numel() for leaf in shapes.values())
         origin = f", {self._origin}" if self._origin else ""
-        return f"<{type(self).__name__}{origin}: {len(shapes):,} entries, {numbers:,} numbers ({names})>"
+        return f"<{type(self).__name__}{origin}: {plural(len(shapes), 'entry')}, {plural(numbers, 'number')} ({names})>"
 
     __eq__ = object.__eq__  # Mapping would compare tensors for truth
     __hash__ = object.__hash__

@@ -10,9 +10,9 @@ import xxhash
 from src.checkpoints.reading import Checkpoint, contents_of, metadata_of, metadata_of_file, open_files
 from src.checkpoints.shards import INDEX, PICKLED, index_of
 from src.checkpoints.writing import save_file
-from src.errors import UserError
+from src.errors import UserError, shorten
 from src.pickles.archives import check_contents, unread_members
-from src.pickles.state_dicts import Contents
+from src.pickles.state_dicts import Contents, SeveralModels
 from src.runtime.files import hash_file, write_json
 from src.runtime.untrusted import read_json
 from src.state_dict import StateDict, byte_size, digest
@@ -109,7 +109,11 @@ def _convert_file(source: Path, target: Path) -> list[Path]:
     identity = _identity(source)
     if target.exists() and earlier.get(SOURCE) != identity:
         raise UserError(f"{target} is there and was not made from {source} as it is now; move one of them away")
-    contents = contents_of(source)
+    try:
+        contents = contents_of(source)
+    except SeveralModels as error:
+        parts = shorten(error.parts, 6)
+        raise UserError(f"{source} is not converted, for it holds several models; give main.py one of them: {parts}") from error
     models = _models(source, target, contents)
     others = [path.name for path in models if path != target]
     metadata = {**metadata_of_file(source), SOURCE: identity, STATE: _state(source), BESIDE: next(iter(others), "")}

@@ -24,6 +24,11 @@ from src.validation import is_number
 FOLDER = "masks"  # beside a model's checkpoints
 KIND = "masks"  # what a file of masks says it is
 PUBLISHED = (".npy", ".pt")
+REMEDY = "name others in method.load_mask=PATH, or leave it out to make them"
+REMEDY_OF_FILES = (
+    "name others in method.load_mask=PATH, or leave it out and give the lambda of new ones: specify_lambda for tall_mask, "
+    "method.mask_lambda for consensus"
+)
 SUM, TIES = {"method": "Sum", "k": 100}, {"method": "Ties", "k": 20, "agg": "sum"}  # the bases of published masks
 
 
@@ -128,16 +133,19 @@ def load_masks(
     """
     if load is False or (load is None and files is None):
         return None
-    if isinstance(load, str):
-        return open_masks(expand_path(load), provenance, shapes)
-    if files is None:
-        raise UserError("method.load_mask=True looks beside a model's checkpoints; with model=files give the masks' path")
+    if load is True and files is None:
+        raise UserError(
+            "method.load_mask=True looks beside a model's checkpoints; with model=files give their path: method.load_mask=PATH"
+        )
     try:
+        if isinstance(load, str):
+            return open_masks(expand_path(load), provenance, shapes)
         masks = find_masks(files, provenance, shapes, grid)
-    except UserError:
-        if load:
-            raise
-        return None
+    except UserError as error:
+        if load is None:
+            return None
+        *others, last = error.problems
+        raise UserError([*others, f"{last}; {REMEDY if files else REMEDY_OF_FILES}"]) from error
     return masks if load or masks.chosen_from == list(grid) else None
 
 
@@ -150,16 +158,16 @@ def open_masks(path: Path, provenance: MaskProvenance, shapes: StateDict) -> Sav
     Raise UserError with the reason if they do not fit.
     """
     if not path.exists():
-        raise UserError(f"there are no masks at {path}; check method.load_mask, or leave it out to make them")
+        raise UserError(f"there are no masks at {path}")
     if path.suffix in PUBLISHED:
         return SavedMasks(path, _published(path, list(provenance.finetuned), shapes))
     file = path / TASKS if path.is_dir() else path
     entries, facts = open_files(file), facts_of_file(file)
     missing = [name for name in ("base", "pretrained", "lambdas", "chosen_from") if name not in facts]
     if missing:
-        raise UserError(f"{path} does not say its {', '.join(missing)}, so nothing shows that its masks fit; make new ones")
+        raise UserError(f"{path} does not say its {', '.join(missing)}, so nothing shows that its masks fit")
     if not _are_facts(facts):
-        raise UserError(f"{path} says in its header what this program never writes; make new masks")
+        raise UserError(f"{path} says in its header what this program never writes, so its masks may be anyone's")
     problems = provenance.differences(facts)
     compact = Compact(shapes, parts_of(entries, list(facts["finetuned"])))
     masks = compact.masks()
@@ -169,7 +177,7 @@ def open_masks(path: Path, provenance: MaskProvenance, shapes: StateDict) -> Sav
     if unfit:
         problems.append(f"entries are of another model or malformed ({shorten(unfit)})")
     if problems:
-        raise UserError(f"the masks in {path} do not fit: {'; '.join(problems)}. Leave method.load_mask out to make new ones")
+        raise UserError(f"the masks in {path} do not fit: {'; '.join(problems)}")
     return SavedMasks(path, {task: masks[task] for task in provenance.finetuned}, facts["lambdas"], facts["chosen_from"])
 
 
@@ -199,10 +207,7 @@ def find_masks(files: MaskFiles, provenance: MaskProvenance, shapes: StateDict, 
                 problems += error.problems
         if fitting:
             return min(fitting, key=lambda saved: saved.chosen_from != list(grid))  # the first of equals
-    raise UserError(
-        problems
-        or f"there are no masks in {files.folder}, and no published ones beside it; leave method.load_mask out to make them"
-    )
+    raise UserError(problems or f"there are no masks in {files.folder}, and no published ones beside it")
 
 
 def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, StateDict]:
@@ -215,9 +220,8 @@ def _published(path: Path, tasks: list[str], shapes: StateDict) -> dict[str, Sta
     count = sum(leaf.numel() for leaf in shapes.values())
     wrong = [f"an array of shape {array.shape} for {task}" for task, array in arrays.items() if not _fits(array, count)]
     if wrong:
-        raise UserError(
-            f"the masks in {path} are of another model: {', '.join(wrong)}, and {count} entries take {packed_size(count)}"
-        )
+        right = f"{count:,} bits take {packed_size(count):,} bytes"
+        raise UserError(f"the masks in {path} are of another model: {', '.join(wrong)}, where {right}")
     return {task: _split_by_key(_bytes(arrays[task], count), shapes) for task in tasks}
 
 

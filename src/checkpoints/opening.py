@@ -10,8 +10,11 @@ from src.checkpoints.naming import Spelling, spelled_like
 from src.checkpoints.peft.dense import adapter_folder, open_adapter
 from src.checkpoints.plain import check_plain
 from src.checkpoints.reading import Checkpoint, open_files
+from src.checkpoints.shards import split_part
 from src.errors import UserError, raise_any
 from src.state_dict import StateDict
+
+PRETRAINED = "the pre-trained model"
 
 
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
@@ -52,6 +55,31 @@ def open_finetuned(
         return checkpoint
     notes = [f"{path}: {note}" for note in spelling.notes]
     return checkpoint.view(spelling.entries, base_digest if spelling.is_filled else "", notes)
+
+
+def repetitions(pretrained: Path | None, finetuned: Mapping[str, Path]) -> list[str]:
+    """Return a sentence for each fine-tuned model whose file is that of an earlier one, or of the pre-trained one.
+
+    pretrained: None for a model that is not the user's.
+    finetuned: by task.
+    """
+    first: dict[tuple, str] = {_identity(pretrained): PRETRAINED} if pretrained else {}
+    notes = []
+    for task, path in finetuned.items():
+        other = first.setdefault(_identity(path), task)
+        if other == PRETRAINED:
+            notes.append(f"{task} is {PRETRAINED} itself ({path}): its task vector is zero")
+        elif other != task:
+            notes.append(f"{task} is the same file as {other} ({path}): it counts once more")
+    return notes
+
+
+def _identity(path: Path) -> tuple:
+    """Return what two paths of one model have in common: the file and the part of it, whatever the file is called."""
+    file, part = split_part(path)
+    if not file.exists():  # the task of a bundle
+        return (os.path.realpath(file), part)
+    return (file.stat().st_dev, file.stat().st_ino, part)
 
 
 def open_all(

@@ -75,7 +75,7 @@ def require_keys(index_file: Path, shards: Mapping[Path, Container[str]], index:
         if key not in shards[shard]:
             missing.setdefault(shard, []).append(key)
     raise_any(
-        f"{shard} lacks {len(keys)} entries that {index_file.name} says it holds ({', '.join(keys[:3])}): one of the two is of "
+        f"{shard} lacks {shorten(keys)}, which {index_file.name} says it holds: one of the two is of "
         "another model; fetch both again"
         for shard, keys in missing.items()
     )

@@ -10,11 +10,17 @@ from src.data.vision import tasks as vision
 from src.data.vision.dataset import ImageDataset
 from src.data.vision.locate import DatasetLocation
 from src.data.vision.spec import DatasetSpec
-from src.errors import UserError, raise_any
+from src.errors import UserError, nearest, raise_any
 from src.runtime.progress import SILENT, Progress
+from src.validation import is_whole
 
 Options = Mapping[str, Mapping]
 KEYS = ("source", "templates", "classes", "patterns", "columns", "epochs")
+EXAMPLES = {  # of the lists among them, as they are typed
+    "templates": "\"tasks.{name}.templates=['a photo of a {{}}.']\"",
+    "classes": "'tasks.{name}.classes=[cat,dog]'",
+    "patterns": "'tasks.{name}.patterns=[data/*]'",
+}
 
 
 def find_tasks(names: Sequence[str], data: Path = Path("data"), options: Options | None = None) -> list[Task]:
@@ -30,18 +36,20 @@ def find_tasks(names: Sequence[str], data: Path = Path("data"), options: Options
     options = {name: task_options or {} for name, task_options in (options or {}).items()}
     demo_tasks = demo.tasks()
     all_names = [*demo_tasks, *vision.SPECS]
+    unknown = [name for name in dict.fromkeys(names) if name not in all_names and not options.get(name, {}).get("source")]
     problems = [
-        f"there is no task {name}; the tasks are {', '.join(all_names)}; or give a folder of your own with tasks.{name}.source="
-        for name in dict.fromkeys(names)
-        if name not in all_names and not options.get(name, {}).get("source")
+        f"there is no task {name}; {_guess(name, all_names)} (tasks.{name}.source=FOLDER would make it one of your own)"
+        for name in unknown
     ]
-    problems += [f"task {name} is named {names.count(name)} times" for name in dict.fromkeys(names) if names.count(name) > 1]
+    problems += [
+        f"task {name} is named {names.count(name)} times; name it once" for name in dict.fromkeys(names) if names.count(name) > 1
+    ]
     for name, task_options in options.items():
-        if name in names:
+        if name in names and name not in unknown:
             problems += _option_problems(name, task_options, demo_tasks)
-        elif name not in all_names and not task_options.get("templates"):  # a whole task of the user's may wait for another run
+        elif name not in (*names, *all_names) and not task_options.get("templates"):  # a whole task may wait for another run
             overrides = ", ".join(f"tasks.{name}.{key}" for key in task_options) or f"tasks.{name}"
-            problems.append(f"{overrides} is given, but there is no task {name} in this run, which has {', '.join(names)}")
+            problems.append(f"{overrides}: there is no task {name} in this run; {_guess(name, names)}")
     raise_any(problems)
     return [_task(name, demo_tasks, data, options.get(name, {})) for name in names]
 
@@ -89,14 +97,21 @@ def _class_name(value: object) -> ClassName:
     return tuple(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def _guess(name: str, names: Sequence[str]) -> str:
+    """Return which of the names was probably meant, or all of them."""
+    near = nearest(name, names)
+    return f"did you mean {near}?" if near else f"choose among {', '.join(names)}"
+
+
 def _option_problems(name: str, options: Mapping, demo_tasks: Mapping[str, Task]) -> list[str]:
     """Return sentences on the options of one task that are unknown or malformed."""
-    problems = [
-        f"a task has no option {key} (tasks.{name}.{key}=); it has {', '.join(KEYS)}" for key in options if key not in KEYS
-    ]
+    problems = [f"a task has no option {key} (tasks.{name}.{key}=); {_guess(key, KEYS)}" for key in options if key not in KEYS]
+    epochs = options.get("epochs")
+    if epochs is not None and not is_whole(epochs, least=1):
+        problems.append(f"tasks.{name}.epochs is a positive whole number, or null; got {epochs}")
     problems += [
-        f"tasks.{name}.{key} is a list; got {options[key]}"
-        for key in ("templates", "classes", "patterns")
+        f"tasks.{name}.{key} is a list, as in {EXAMPLES[key].format(name=name)}; got {options[key]}"
+        for key in EXAMPLES
         if options.get(key) is not None and not (isinstance(options[key], list | tuple) and options[key])
     ]
     columns = options.get("columns")
@@ -110,7 +125,9 @@ def _option_problems(name: str, options: Mapping, demo_tasks: Mapping[str, Task]
         ]
     templates = options.get("templates")
     if templates is None and name not in vision.SPECS:
-        problems.append(f"task {name} needs prompts, such as 'tasks.{name}.templates=[\"a photo of a {{}}.\"]'")
+        near = nearest(name, vision.SPECS)
+        guess = f"; or did you mean {near}, which has prompts?" if near else ""
+        problems.append(f"task {name} needs prompts, as in {EXAMPLES['templates'].format(name=name)}{guess}")
     if isinstance(templates, list | tuple):
         problems += [
             f"a prompt of task {name} has one {{}} for the class; got {line}" for line in templates if not _is_prompt(line)

@@ -101,9 +101,7 @@ class Consensus(Searched):
         else:
             lambdas = dict(zip(tasks, value)) if isinstance(value, list | tuple) and len(value) == len(tasks) else {}
         if set(lambdas) != set(tasks) or not all(map(is_number, lambdas.values())):
-            raise UserError(
-                f"method.mask_lambda is one number, or one for each of the {len(tasks)} tasks ({', '.join(tasks)}); got {value}"
-            )
+            raise UserError(f"method.mask_lambda is one number, or one for each task ({', '.join(tasks)}); got {value}")
         return lambdas
 
 

@@ -37,6 +37,17 @@ class Contents:
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
+class SeveralModels(UserError):
+    """A file holds several models, and none of the usual name.
+
+    parts: what names each, as `PATH@PART`.
+    """
+
+    def __init__(self, path: Path, parts: Sequence[str]):
+        super().__init__(f"{path} holds several models; name one of {shorten(parts, 6)}")
+        self.parts = parts
+
+
 def read_contents(path: Path, part: str = "") -> Contents:
     """Return the state dict in a file, mapped and not copied, and what else the file holds; nothing in it is executed.
 
@@ -92,9 +103,7 @@ def _find(path: Path, content: object, part: str) -> Keys:
         where = (*where, inner)
     if not where:
         if len(parts) > 1:
-            raise UserError(
-                f"{path} holds several models; name one of {shorten([f'{path}@{_joined(keys)}' for keys in parts], 6)}"
-            )
+            raise SeveralModels(path, [f"{path}@{_joined(keys)}" for keys in parts])
         where = parts[0] if parts else ()
     return where
 

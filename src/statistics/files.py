@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.checkpoints.reading import Checkpoint, metadata_of_file, open_files
 from src.checkpoints.writing import save_file
-from src.errors import UserError, collect, raise_any, shorten
+from src.errors import UserError, collect, plural, raise_any, shorten
 from src.merging.engine.statistics import FISHER_DIAG, SHAPES
 from src.runtime.untrusted import parse_json
 from src.state_dict import Lazy, StateDict, digest, outline
@@ -116,8 +116,8 @@ def open_statistics(
             files.setdefault(file.kind, []).append((path, file))
     for kind, found in files.items():
         if len(found) != len(checkpoints):
-            names = ", ".join(str(path) for path, _ in found)
-            problems.append(f"there are {len(found)} files of {kind} ({names}) for {len(checkpoints)} models; give one for each")
+            names, files_of_kind = ", ".join(str(path) for path, _ in found), plural(len(found), "file")
+            problems.append(f"{files_of_kind} of {kind} ({names}) for {plural(len(checkpoints), 'model')}; give one for each")
             continue
         for (path, file), (task, checkpoint) in zip(found, checkpoints.items()):
             if file.provenance and file.provenance.checkpoint != digest(checkpoint.items()):

@@ -14,10 +14,11 @@ from torch.optim import AdamW
 
 from src.checkpoints.reading import metadata_of, open_files
 from src.checkpoints.writing import save_file
-from src.errors import UserError
+from src.errors import UserError, shorten
 from src.models.family import Trainable
 
 FINETUNED = "_finetuned"
+WORDS = {"made_from": "recipe or mode", "data": "set of images", "model_identity": "architecture", "precision": "train_precision"}
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 
 
@@ -76,9 +77,10 @@ class TrainingState:
         missing = [name for name, leaf in entries.items() for kind in (WEIGHT, *MOMENTS)
                    if f"{kind}.{name}" not in saved or saved[f"{kind}.{name}"].shape != leaf.shape]  # fmt: skip
         if changed or missing or not metadata.get("step", "").isdigit():
+            others = [*dict.fromkeys(WORDS.get(key, key) for key in changed), *missing] or ["steps"]
             raise UserError(
-                f"{self.path} is the state of another fine-tuning (its {', '.join([*changed, *missing][:3]) or 'step'} differ); "
-                "remove it to start anew, or choose another model_location"
+                f"{self.path} is the state of a fine-tuning with another {shorten(others)}; remove it to start anew, or choose "
+                "another model_location"
             )
         step, state = int(metadata["step"]), {}
         with torch.no_grad():

@@ -39,6 +39,15 @@ def test_an_original_that_holds_more_is_kept(tmp_path, kind):
     assert "last.pt is kept" in done.stderr and all(name in done.stderr for name in lacking)
 
 
+def test_a_file_of_several_models_is_named_with_what_reads_one(tmp_path):
+    torch.save({"student": A, "teacher": B}, tmp_path / "dino.pt")
+    with pytest.raises(
+        UserError, match=r"not converted.*several models; give main.py one of them: .*dino\.pt@student, .*@teacher$"
+    ):
+        convert(tmp_path / "dino.pt", tmp_path / "dino.safetensors")
+    assert not (tmp_path / "dino.safetensors").exists()
+
+
 def module(**attributes):
     net = torch.nn.Linear(2, 2)
     for name, value in attributes.items():

@@ -217,6 +217,17 @@ def test_masks_that_do_not_fit_are_refused_with_the_reason(tmp_path, change, rea
         find_masks(files_of(tmp_path), replace(OURS, **change), compact().outline, (0.2,))
 
 
+@pytest.mark.parametrize("load", ["none.npy", "TALL_mask.npy", True])
+def test_the_advice_on_masks_that_do_not_fit_can_be_followed(load, tmp_path):
+    (tmp_path / "TALL_mask.npy").write_bytes(b"spoiled")
+    path = load if load is True else str(tmp_path / load)
+    with pytest.raises(UserError, match=r"; name others in method.load_mask=PATH, or leave it out to make them$"):
+        load_masks(path, files_of(tmp_path), PUBLISHED, SHAPES, (0.2,))
+    with pytest.raises(UserError, match="with model=files give" if load is True else "specify_lambda for tall_mask"):
+        load_masks(path, None, PUBLISHED, SHAPES, (0.2,))
+    assert load_masks(None, files_of(tmp_path), PUBLISHED, SHAPES, (0.2,)) is None
+
+
 def test_a_bundle_that_does_not_say_what_its_masks_are_of_is_refused(tmp_path):
     save_bundle(compact(), {"w": torch.zeros(4, 5)}, tmp_path / "bundle", {"finetuned": {"a": "1", "b": "2"}})
     with pytest.raises(UserError, match="does not say its base, pretrained, lambdas, chosen_from"):
@@ -323,11 +334,11 @@ def test_masks_of_a_bundle_serve_consensus_and_the_same_masks(tmp_path):
     "options,words",
     [
         (("method=consensus", "specify_lambda=1.0"), ["mask_lambda"]),
-        (("method=consensus", "specify_lambda=1.0", "method.mask_lambda=[0.4]"), ["one for each of the 2 tasks"]),
+        (("method=consensus", "specify_lambda=1.0", "method.mask_lambda=[0.4]"), ["one for each task (task0, task1)"]),
         (("method=consensus", "specify_lambda=1.0", "method.mask_lambda=0.4", "method.load_mask=x.npy"), ["one of the two"]),
         (("method=consensus", "specify_lambda=1.0", "method.prun_thre_k=-1", "method.mask_lambda=1"), ["prun_thre_k"]),
         (("method=tall_mask",), ["specify_lambda"]),
-        (("method=tall_mask", "method.load_mask=True"), ["give the masks' path"]),
+        (("method=tall_mask", "method.load_mask=True"), ["give their path: method.load_mask=PATH"]),
         (("method=tall_mask", "method.load_mask=none.npy"), ["no masks at none.npy"]),
         (("method=tall_mask", "method.load_mask=base.pt"), ["base.pt", "no file of masks"]),
         (("method=tall_mask", "specify_lambda=0.4", "method.apply_lines=True"), ["its own"]),

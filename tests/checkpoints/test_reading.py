@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.checkpoints.opening import open_all, open_checkpoint
+from src.checkpoints.opening import open_all, open_checkpoint, repetitions
 from src.checkpoints.writing import check_target, save_by_task, save_folder
 from src.checkpoints.writing import save_file as stream_file
 from src.errors import UserError
@@ -204,9 +204,9 @@ def test_an_index_says_which_shard_each_key_is_read_from(tmp_path):
     assert {key: float(leaf[0]) for key, leaf in opened.items()} == {"w": 1, "v": 4, "u": 2}
     assert opened.shard_of == table and set(opened.outline) == set(table)
     del shards["a.safetensors"]["u"], shards["b.safetensors"]["v"]
-    with pytest.raises(UserError, match=r"a\.safetensors lacks 1 entries .*\(u\)") as excinfo:
+    with pytest.raises(UserError, match=r"a\.safetensors lacks u, which .* says it holds") as excinfo:
         open_checkpoint(indexed(tmp_path / "lacking", shards, table))
-    assert len(excinfo.value.problems) == 2 and "b.safetensors lacks 1" in excinfo.value.problems[0]
+    assert len(excinfo.value.problems) == 2 and "b.safetensors lacks " in excinfo.value.problems[0]
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/tmp/secret.safetensors", "deeper/secret.safetensors"])
@@ -328,3 +328,17 @@ def test_what_is_written_to_a_view_does_not_reach_the_file(tmp_path):
     save_file({"w": torch.zeros(3)}, tmp_path / "a.safetensors")
     open_checkpoint(tmp_path / "a.safetensors")["w"].fill_(7)
     assert load_file(tmp_path / "a.safetensors")["w"].tolist() == [0, 0, 0]
+
+
+def test_models_of_one_file_are_told_apart_by_their_parts(tmp_path):
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "link.pt").symlink_to("a.pt")
+    path = {name: tmp_path / name for name in ("a.pt", "b.pt", "link.pt", "a.pt@ema", "link.pt@ema", "bundle/cars", "bundle/dtd")}
+    assert repetitions(path["b.pt"], {name: path[name] for name in ("a.pt", "a.pt@ema", "bundle/cars", "bundle/dtd")}) == []
+    assert [note.split(" (")[0] for note in repetitions(path["a.pt"], path)] == [
+        "a.pt is the pre-trained model itself",
+        "link.pt is the pre-trained model itself",
+        "link.pt@ema is the same file as a.pt@ema",
+    ]
+    assert repetitions(None, {"x": path["b.pt"]}) == []

@@ -7,9 +7,10 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from command_line import plugins
-from command_line.build import build_method, build_mode, build_recipe
+from command_line.build import FAMILY, build_method, build_mode, build_recipe
 from command_line.config import compose_config
 from command_line.console import user_message
+from command_line.instantiate import instantiate
 from command_line.plugins import CodeError, load_plugins
 from src.errors import UserError
 from src.merging.method import Method
@@ -148,6 +149,47 @@ def test_modes_and_recipes_are_of_their_kind(target):
 def test_a_plugin_is_built_with_its_parts(folder):
     method = build_method(first(parts=[{"_target_": "first.Part", "weight": 2}]))
     assert isinstance(method, Method) and type(method).__module__ == "first" and method.parts[0].weight == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"parts": [{"_target_": "first.Part", "weight": "two"}]}, "method.parts.0.weight is a number; got two"),
+        ({"parts": [{"_target_": "first.Part", "weight": True}]}, "method.parts.0.weight is a number; got true"),
+        ({"broken": None}, "method.broken is true or false; got null"),
+        ({"broken": 1}, "method.broken is true or false; got 1"),  # by its type, not by what the plugin raises for it
+    ],
+)
+def test_a_value_of_another_type_than_its_option_has_is_refused(options, sentence, folder):
+    with pytest.raises(UserError) as error:
+        build_method(first(**options))
+    assert error.value.problems == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    {
+        "finetuning_mode.name=null": "finetuning_mode.name is text; got null",
+        "finetuning_mode.files=3": "finetuning_mode.files is text; got 3",
+        "finetuning_mode.trains=null": "finetuning_mode.trains is all, attention, attention+bias, mlp or all-linear; got None",
+    }.items(),
+)
+def test_what_a_class_says_of_its_options_comes_first(text, sentence):
+    with pytest.raises(UserError) as error:
+        build_mode(compose_config([text]))
+    assert error.value.problems == [sentence]
+
+
+def test_options_of_a_model_are_judged_by_their_types():
+    shared = {"name": "x", "device": None, "heads": None, "pixels": None}
+    family = {"_target_": "src.models.clip.Clip", "architecture": None, "pretrained": 5, "quick_gelu": 5}
+    with pytest.raises(UserError) as error:
+        instantiate(family, FAMILY, **shared)
+    assert error.value.problems == [
+        "model.family.architecture is text; got null",
+        "model.family.pretrained is text or null; got 5",
+        "model.family.quick_gelu is true, false or null; got 5",
+    ]
 
 
 def test_a_package_and_an_installed_module_are_plugins(folder):

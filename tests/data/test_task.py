@@ -53,8 +53,10 @@ def test_drawing_is_repeatable_and_the_subsets_differ(task):
 def test_unknown_and_repeated_tasks_are_named_with_what_there_is():
     with pytest.raises(UserError) as error:
         find_tasks(["Shapes", "MINST", "Shapes"])
-    assert "MINST" in error.value.problems[0] and "Arrows" in error.value.problems[0] and "MNIST" in error.value.problems[0]
-    assert "Shapes is named 2 times" in error.value.problems[1]
+    assert error.value.problems[0].startswith("there is no task MINST; did you mean MNIST?")
+    assert error.value.problems[1] == "task Shapes is named 2 times; name it once"
+    with pytest.raises(UserError, match=r"there is no task qqq; choose among Shapes, .*, ImageNet \(tasks.qqq.source=FOLDER"):
+        find_tasks(["qqq"])
 
 
 def test_the_shipped_model_is_small():
@@ -141,7 +143,10 @@ def test_classes_can_be_given_in_another_order_or_with_other_words_but_not_confu
     assert task("kitten", "puppy", ["owl", "owlet"]).classes == ("kitten", "puppy", ("owl", "owlet"))
     order = {0: 1, 1: 2, 2: 0}
     assert_same(task("Owl", "Cat", "Dog").examples("test"), [(grey, order[label]) for grey, label in expected["test"]])
-    for classes, problem in ((("a dog", "cat", "owl"), "class cat is number 0"), (("cat", "dog"), "2 classes are given")):
+    for classes, problem in (
+        (("a dog", "cat", "owl"), "class cat is number 0"),
+        (("cat", "dog"), "3 classes, and classes= names 2"),
+    ):
         with pytest.raises(UserError, match=problem):
             task(*classes).examples("test")
     with pytest.raises(UserError, match="6 training examples, too few to hold some out"):
@@ -153,16 +158,17 @@ def test_malformed_options_are_named_all_at_once(tmp_path):
         "Mine": {"source": "x", "templates": ["no place for a name"]},
         "Yours": {"source": "x"},
         "Shapes": {"source": "x"},
-        "MNIST": {"templates": "a {}.", "classes": [], "columns": {"picture": "x"}},
+        "MNIST": {"templates": "a {}.", "classes": [], "columns": {"picture": "x"}, "epochs": "three"},
     }
     with pytest.raises(UserError) as error:
         find_tasks(list(options), tmp_path, options)
     assert [problem.split(";")[0] for problem in error.value.problems] == [
         "a prompt of task Mine has one {} for the class",
-        """task Yours needs prompts, such as 'tasks.Yours.templates=["a photo of a {}."]'""",
+        """task Yours needs prompts, as in "tasks.Yours.templates=['a photo of a {}.']\"""",
         "task Shapes is drawn and takes no source",
-        "tasks.MNIST.templates is a list",
-        "tasks.MNIST.classes is a list",
+        "tasks.MNIST.epochs is a positive whole number, or null",
+        """tasks.MNIST.templates is a list, as in "tasks.MNIST.templates=['a photo of a {}.']\"""",
+        "tasks.MNIST.classes is a list, as in 'tasks.MNIST.classes=[cat,dog]'",
         "tasks.MNIST.columns names the columns as {image: NAME, label: NAME}",
     ]
 
@@ -256,10 +262,15 @@ def test_every_override_that_a_sentence_suggests_can_be_typed(group, name, tmp_p
 
 
 def test_misspelled_tasks_and_options_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"tasks.MNSIT.source is given, but there is no task MNSIT in this run"):
+    with pytest.raises(UserError, match=r"tasks.MNSIT.source: there is no task MNSIT in this run; did you mean MNIST\?"):
         selected_tasks(compose_config(["DATASETS=[MNIST]", "tasks.MNSIT.source=x"]))
-    with pytest.raises(UserError, match=r"no option souce \(tasks.MNIST.souce=\); it has source, templates"):
+    with pytest.raises(UserError, match=r"no option souce \(tasks.MNIST.souce=\); did you mean source\?"):
         selected_tasks(compose_config(["DATASETS=[MNIST]", "tasks.MNIST.souce=x"]))
+    with pytest.raises(UserError) as error:  # which needs no prompts: there is no such task
+        selected_tasks(compose_config(["DATASETS=[MNSIT]", "tasks.MNSIT.epochs=3"]))
+    assert len(error.value.problems) == 1 and error.value.problems[0].startswith("there is no task MNSIT; did you mean MNIST?")
+    with pytest.raises(UserError, match=r"task MNSIT needs prompts, .* or did you mean MNIST, which has prompts\?"):
+        selected_tasks(compose_config(["DATASETS=[MNSIT]", "tasks.MNSIT.source=x"]))
 
 
 def test_the_remedy_of_missing_data_is_one_command(tmp_path):

@@ -13,7 +13,7 @@ from command_line.paths import paths_of
 from src.checkpoints.opening import open_checkpoint
 from src.data.registry import find_tasks
 from src.errors import UserError
-from src.models.clip.loading import find_pretrained_config, has_hub_tokenizer, resolve_quick_gelu
+from src.models.clip.loading import _not_loaded, find_pretrained_config, has_hub_tokenizer, resolve_quick_gelu
 from src.models.family import Batch
 from src.state_dict import digest
 from tests.training.test_loop import STANDARD
@@ -225,9 +225,27 @@ def test_vit_b_32_is_built_with_the_names_shapes_and_activation_of_the_published
 
 
 def test_weights_that_cannot_be_loaded_are_named_with_the_way_by_hand(tmp_path):
-    overrides = ["model=ViT-B-32", f"model.pretrained={tmp_path / 'none.pt'}", f"model_location={tmp_path}"]
-    with pytest.raises(UserError, match=r"none\.pt of ViT-B-32 cannot be loaded.*model\.pretrained=FILE.*openai"):
-        build_family(config := compose_config(overrides), paths_of(config), torch.device("cpu"))
+    (tmp_path / "spoiled.pt").write_bytes(b"spoiled")
+    for pretrained, advice in (
+        (tmp_path / "none.pt", r"no file, and no tag of open_clip; its tags are openai"),
+        (tmp_path / "spoiled.pt", r"check that the file is whole"),
+    ):
+        overrides = ["model=ViT-B-32", f"model.pretrained={pretrained}", f"model_location={tmp_path}"]
+        with pytest.raises(UserError, match=rf"{pretrained.name} of ViT-B-32 cannot be loaded.*{advice}"):
+            build_family(config := compose_config(overrides), paths_of(config), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "advice"),
+    [("openai", "type model.pretrained=FILE model.family.like=openai"), ("opnai", "did you mean openai?")],
+)
+@pytest.mark.parametrize("message", ["no network\nat all", ""])
+def test_a_tag_that_cannot_be_loaded_is_named_with_the_way_by_hand(pretrained, advice, message):
+    sentence = _not_loaded("ViT-B-32", pretrained, OSError(message))
+    assert sentence.startswith(
+        f"the pre-trained weights {pretrained} of ViT-B-32 cannot be loaded ({message[:10] or 'OSError'}); "
+    )
+    assert advice in sentence
 
 
 @pytest.mark.gpu

@@ -200,3 +200,20 @@ def test_checkpoints_of_a_trainer_are_merged_and_what_was_read_is_said(tmp_path)
     lines = done.stdout.splitlines()
     assert "last.pt holds several models: state_dict is read; to read another, give last.pt@state_dict_ema" in lines
     assert "last.pt: read without regard to module in names, which wrappers add" in lines
+
+
+def test_a_file_that_is_given_twice_is_noted(tmp_path):
+    written(tmp_path)
+    (tmp_path / "link.pt").symlink_to("task0.pt")
+    (tmp_path / "hard.pt").hardlink_to(tmp_path / "task0.pt")
+    models = "{a: task0.pt, b: link.pt, c: hard.pt, d: task1.pt, e: base.safetensors}"
+    done = merge(tmp_path, "method=sum", "specify_lambda=1.0", finetuned=models)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path.resolve()
+    assert [line.replace(str(folder) + "/", "").replace(str(tmp_path) + "/", "") for line in done.stdout.splitlines()[:3]] == [
+        "b is the same file as a (link.pt): it counts once more",
+        "c is the same file as a (hard.pt): it counts once more",
+        "e is the pre-trained model itself (base.safetensors): its task vector is zero",
+    ]
+    assert "5 models merged" in done.stdout
+    assert merge(tmp_path, "method=average", finetuned="[task0.pt]").stdout.count("1 model merged") == 1

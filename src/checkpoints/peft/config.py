@@ -66,12 +66,12 @@ class Settings:
         alphas = self._matching_values("alpha_pattern", pattern_name, "lora_alpha")
         if rank not in ranks:
             raise UserError(
-                f"the factors of {pattern_name} have rank {rank}, and {CONFIG} says {' or '.join(map(str, ranks))}; copy both "
-                "files again from the same training run"
+                f"the factors of {pattern_name} have rank {rank}, and {CONFIG} says {' or '.join(map(str, ranks))}; copy "
+                "the adapter's weights and settings again, from one training run"
             )
         if len(set(alphas)) > 1:  # the first one would count, but peft sorts them when it writes
             raise UserError(
-                f"{pattern_name} has several factors by the alpha_pattern in {CONFIG}, {alphas}; leave the one that was meant"
+                f"{pattern_name} has several alphas by the alpha_pattern in {CONFIG}, {alphas}; keep the one that was meant there"
             )
         return alphas[0] / (math.sqrt(rank) if self.values.get("use_rslora") else rank)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from src.checkpoints.peft.config import ADVICE
 from src.checkpoints.peft.layer import Layer
 from src.checkpoints.peft.reading import Adapter
-from src.errors import UserError, collect, shorten
+from src.errors import UserError, collect, plural, shorten
 from src.state_dict import StateDict
 
 Edit = Callable[[Tensor], Tensor]
@@ -70,7 +70,7 @@ def match_adapter(adapter: Adapter, shapes: StateDict) -> Match:
     nearest = min(matches.values(), key=lambda match: len(match.missing))
     problems = [f"{adapter.path} does not fit the pre-trained model: {misfit}" for misfit in nearest.misfits[:3]]
     if len(nearest.misfits) > 3:
-        problems.append(f"{adapter.path} does not fit {len(nearest.misfits) - 3} entries more; give the model it is of")
+        problems.append(f"{adapter.path} does not fit {plural(len(nearest.misfits) - 3, 'entry')} more; give the model it is of")
     if nearest.missing:
         problems.append(
             f"{adapter.path} changes {shorten(nearest.missing)}, which the pre-trained model has not, even with a prefix "

@@ -54,10 +54,12 @@ def read_adapter(path: Path) -> Adapter:
     magnitude = {"magnitude_vector"} if settings.values.get("use_dora") else set()
     complete = ({"A", "B"} | magnitude, {"embedding_A", "embedding_B"} | magnitude)
     incomplete = [
-        f"{module}: {', '.join(sorted(tensors))}" for module, tensors in factors.items() if set(tensors) not in complete
+        f"{module} has {', '.join(f'lora_{name}' for name in sorted(tensors))}"
+        for module, tensors in factors.items()
+        if set(tensors) not in complete
     ]
     is_empty = not factors and not replacements and not any(faults.values())
-    faults["lacks factors of a layer, or holds other ones than its settings ask for"] = incomplete
+    faults[f"has layers without the pair of factors that {CONFIG} asks for"] = incomplete
     faults["holds no entries"] = [file.name for file in weights.files] if is_empty else []
     problems += [f"{path} {fault} ({shorten(names)}); copy it again, or {ADVICE}" for fault, names in faults.items() if names]
     with collect(problems):

@@ -17,7 +17,7 @@ from src.data.task import ClassName, Examples
 from src.data.vision.labels import ClassMapping, RelabelledExamples, map_classes, published_names
 from src.data.vision.locate import DatasetLocation
 from src.data.vision.spec import DatasetSpec
-from src.errors import UserError
+from src.errors import UserError, plural
 from src.runtime.progress import SILENT, Progress
 
 
@@ -59,14 +59,14 @@ class ImageDataset:
         published = self.spec.sizes.get(subset)
         if published not in (None, len(examples)):
             raise UserError(
-                f"{self.spec.name}: {reader.root} has {len(examples):,} examples in its {subset} subset, the published one "
-                f"has {published:,}; fix or remove it, or give these examples as a task of your own, under another name"
+                f"{self.spec.name}: {reader.root} has {plural(len(examples), 'example')} in its {subset} subset, the "
+                f"published one has {published:,}; fix or remove it, or give it as a task of your own, under another name"
             )
         if not len(examples):
             raise UserError(f"{self.spec.name}: the {subset} subset at {reader.root} has no examples; put some there")
         if isinstance(examples, ParquetExamples) and examples.labels.max() >= len(class_names):
             raise UserError(
-                f"{self.spec.name}: {reader.root} has label {examples.labels.max()}, but {len(class_names)} classes; "
+                f"{self.spec.name}: {reader.root} has label {examples.labels.max()}, but {plural(len(class_names), 'class')}; "
                 f"give all of them as 'tasks.{self.spec.name}.classes=[NAME,...]', or fix the labels"
             )
         if file_names:

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from src.data.class_names import difference, labels_of, match_key, require_text, synonyms, words
 from src.data.task import ClassName, Examples
 from src.data.vision.spec import DatasetSpec
-from src.errors import UserError
+from src.errors import UserError, plural
 
 # Class names in label order, and the task's label for each label of the data (None: the same).
 ClassMapping = tuple[Sequence[ClassName], list[int] | None]
@@ -39,8 +39,8 @@ def published_names(spec: DatasetSpec, own_names: Sequence[ClassName] | None) ->
         return None
     if own_names is not None and len(own_names) != len(spec.classes):
         raise UserError(
-            f"{spec.name}: {len(own_names)} classes are given, and it has {len(spec.classes)}; give a name for each, "
-            f"in the order {', '.join(synonyms(name)[0] for name in spec.classes[:3])} ..."
+            f"{spec.name}: it has {plural(len(spec.classes), 'class')}, and classes= names {len(own_names)}; name "
+            f"each, in the order {', '.join(synonyms(name)[0] for name in spec.classes[:3])} ..."
         )
     return own_names or spec.classes
 
@@ -70,7 +70,7 @@ def map_classes(
         return [words(name) for name in data_names], None
     if len(own_names) != len(data_names):
         raise UserError(
-            f"{spec.name}: {len(own_names)} classes are given, and {where} has {len(data_names)}; give a name for each"
+            f"{spec.name}: {where} has {plural(len(data_names), 'class')}, and classes= names {len(own_names)}; name each"
         )
     return own_names, _labels_by_own_names(spec, data_names, own_names)
 
@@ -82,7 +82,7 @@ def _labels_by_spec(spec: DatasetSpec, data_names: Sequence[str], where: str) ->
     """
     if spec.class_count not in (None, len(data_names)):
         raise UserError(
-            f"{spec.name}: {where} has {len(data_names)} classes and {spec.name} was published with {spec.class_count}; "
+            f"{spec.name}: {where} has {plural(len(data_names), 'class')} and {spec.name} was published with {spec.class_count}; "
             f"fix it, or give it as a task of your own, under another name"
         )
     if spec.codes and all(re.fullmatch(spec.codes, name) for name in data_names) and len(set(data_names)) == len(data_names):

@@ -52,12 +52,12 @@ class DatasetLocation:
             missing = reader.missing_files()
             if not missing:
                 return []
-            gaps.append(f"{reader.root} (it lacks {shorten(missing)})")
-        where = f"Looked at {'; '.join(dict.fromkeys(gaps))}"
+            gaps.append(f"{reader.root} lacks {shorten(missing)}")
+        where = " and ".join(dict.fromkeys(gaps))
         if was_fetched:
-            return [f"{self.spec.name} was downloaded and is not whole. {where}. {self._manual_remedy}"]
-        remedy = "download=true fetches it. " if self.is_fetchable else ""
-        return [f"{self.spec.name} is not there. {where}. {remedy}{self._manual_remedy}"]
+            return [f"{self.spec.name} was downloaded and is not whole ({where}); {self._manual_remedy}"]
+        remedy = "download=true fetches it, or " if self.is_fetchable else ""
+        return [f"{self.spec.name} is not there ({where}); {remedy}{self._manual_remedy}"]
 
     @property
     def is_fetchable(self) -> bool:
@@ -83,7 +83,7 @@ class DatasetLocation:
                 return hub_copy.fetch(self.data, Prefixed(progress, f"{name} from {hub_copy.repository}: "))
             except UserError as error:
                 failures += error.problems
-        raise UserError(f"{name} was not downloaded: {'; '.join(failures) or 'nobody serves it'}. {self._manual_remedy}")
+        raise UserError(f"{name} was not downloaded: {'; '.join(failures) or 'nobody serves it'}; {self._manual_remedy}")
 
     def _candidates(self) -> list[ExampleReader]:
         """Return readers of all layouts and folders to try, best first, made anew each time: a download changes what is there."""
@@ -124,14 +124,16 @@ class DatasetLocation:
 
     @property
     def _manual_remedy(self) -> str:
-        """The sentence on what to bring by hand."""
+        """What to do by hand, in words."""
         if self._folder is not None:
             native = f", or {self.spec.layout}" if self.spec.layout else ""
-            return f"{self._folder} should hold {FOLDERS}{native}."
+            return f"put {FOLDERS}{native} in {self._folder}"
         if self.source is not None:
-            return f"{self.source} should be a folder, or a dataset on the Hub that holds parquet files for train and test."
-        home = f"Put it below {self.data} as {self.spec.layout}, or give" if self.spec.layout else "Give"
-        return f"{home} tasks.{self.spec.name}.source=FOLDER ({FOLDERS})."
+            return (
+                f"give a folder, or a dataset on the Hub with parquet files for train and test, as tasks.{self.spec.name}.source"
+            )
+        home = f"put it below {self.data} as {self.spec.layout}, or give" if self.spec.layout else "give"
+        return f"{home} tasks.{self.spec.name}.source=FOLDER ({FOLDERS})"
 
 
 def _reads_only(folder: Path, reader: ExampleReader) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.reading import metadata_of
 from src.checkpoints.writing import save_file
-from src.errors import UserError
+from src.errors import UserError, plural
 from src.models.family import TaskLike
 
 
@@ -97,7 +97,9 @@ def _read_published(path: Path, task: TaskLike) -> Tensor:
         raise UserError(f"{path} is no classification head: it holds {', '.join(list(entries)[:3])} and not one weight matrix")
     weight = entries["weight"]
     if len(weight) != len(task.classes):
-        raise UserError(f"{path} has {len(weight)} classes, and {task.name} has {len(task.classes)}; use heads.source=prompts")
+        raise UserError(
+            f"{path} has {plural(len(weight), 'class')}, and {task.name} has {len(task.classes)}; use heads.source=prompts"
+        )
     if "bias" in entries and entries["bias"].any():
         raise UserError(f"{path} has a bias, and heads of CLIP have none; use heads.source=prompts")
     return weight.float()

@@ -3,13 +3,14 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import open_clip
 import torch
 from torch import nn
 from torchvision.transforms import Compose
 
-from src.errors import UserError
+from src.errors import UserError, nearest
 
 
 def find_pretrained_config(architecture: str, pretrained: str | None, like: str | None) -> dict | None:
@@ -82,14 +83,26 @@ def create_model(
                 **preprocessing,
             )
     except Exception as error:  # a download, or a file of another model, fails in a dozen ways
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        like = pretrained if pretrained in tags else "TAG"
-        raise UserError(
-            f"the pre-trained weights {pretrained} of {architecture} cannot be loaded ({str(error).splitlines()[0][:200]}); if "
-            f"there is no network here, copy them and give model.pretrained=FILE model.family.like={like} "
-            f"(tags there are: {', '.join(tags) or 'none'})"
-        ) from error
+        raise UserError(_not_loaded(architecture, pretrained, error)) from error
     return model.eval(), *transforms
+
+
+def _not_loaded(architecture: str, pretrained: str | None, error: Exception) -> str:
+    """Return a sentence on pre-trained weights that open_clip did not load: a tag, a file, or neither."""
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if pretrained in tags:
+        advice = f"without a network, copy their file here and type model.pretrained=FILE model.family.like={pretrained}"
+    elif pretrained and Path(pretrained).exists():
+        advice = "check that the file is whole, and of this architecture"
+    else:
+        near = nearest(str(pretrained), tags)
+        guess = f"did you mean {near}?" if near else f"its tags are {', '.join(tags) or 'none'}; check model.pretrained"
+        advice = f"that is no file, and no tag of open_clip; {guess}"
+    return f"the pre-trained weights {pretrained} of {architecture} cannot be loaded ({_first_line(error)}); {advice}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def has_hub_tokenizer(architecture: str) -> bool:
@@ -105,7 +118,8 @@ def load_tokenizer(architecture: str, **options: object) -> Callable:
     except Exception as error:  # transformers and the Hub's client raise what they like, in paragraphs
         raise UserError(
             f"the tokenizer of {architecture} has to come from the Hub and cannot be loaded "
-            f'({str(error).splitlines()[0][:160]}); where there is a network, run `python -c "import open_clip; '
+            f"({_first_line(error)}); "
+            'where there is a network, run `python -c "import open_clip; '
             f"open_clip.get_tokenizer('{architecture}')\"` and copy the Hub's cache (HF_HOME), or give heads.source=published if "
             "there are published heads"
         ) from error
@@ -115,7 +129,9 @@ def check_quick_gelu(model: nn.Module, architecture: str, quick_gelu: bool) -> N
     """Raise UserError unless the image tower's activations are QuickGELU, or none of them is, as asked for."""
     kinds = {type(module).__name__ for module in model.visual.modules() if "GELU" in type(module).__name__}
     if kinds - {"QuickGELU"} if quick_gelu else "QuickGELU" in kinds:
-        raise UserError(f"open_clip built {architecture} with {', '.join(kinds)}, and quick_gelu={quick_gelu} was asked for")
+        raise UserError(
+            f"open_clip built {architecture} with {', '.join(kinds)}, not as model.family.quick_gelu asks; leave that out"
+        )
 
 
 @contextlib.contextmanager

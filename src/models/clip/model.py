@@ -23,7 +23,7 @@ from torchvision.transforms import Compose, Normalize
 
 from src.checkpoints.naming import Spelling, spelled_like, without_prefix, without_wrappers
 from src.checkpoints.writing import save_file
-from src.errors import UserError
+from src.errors import UserError, nearest, shorten
 from src.models.adapters import add_lora
 from src.models.clip.augmentation import AugmentedImages
 from src.models.clip.heads import Heads, zero_shot_head
@@ -96,7 +96,9 @@ class Clip:
         if config:
             open_clip.add_model_config(config)
         if open_clip.get_model_config(architecture) is None:
-            raise UserError(f"open_clip knows no architecture {architecture}; see open_clip.list_models()")
+            near = nearest(architecture, open_clip.list_models())
+            guess = f"did you mean {near}?" if near else "open_clip.list_models() lists them"
+            raise UserError(f"open_clip knows no architecture {architecture}; {guess}")
         pretrained_config = find_pretrained_config(architecture, pretrained, like)
         quick_gelu = resolve_quick_gelu(
             f"{architecture}/{pretrained}", architecture, pretrained_config, quick_gelu, pretrained is not None
@@ -118,7 +120,7 @@ class Clip:
         self._reference_notes: list[str] = []
         if reference is not None:
             spelling = self.canonical(reference)
-            self._check_fits(spelling.entries)
+            self._check_fits(spelling.entries, getattr(reference, "path", "pretrained="))
             self.pretrained = spelling.entries
             self._reference_notes = [f"the pre-trained model: {note}" for note in spelling.notes]
         settings = [open_clip.get_model_config(architecture), quick_gelu, self._normalise.mean, self._normalise.std]
@@ -147,7 +149,7 @@ class Clip:
         return Spelling(from_hf(theirs, self.pretrained), notes, is_filled=True)
 
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
-        self._check_fits(weights)
+        self._check_fits(weights, "the model to score")
         tower = self._tower(weights)
         dtype = PRECISIONS[precision or self.precision]
 
@@ -196,8 +198,10 @@ class Clip:
             weight = self._head_source.weight(task, lambda: self.identity + self._text_digest, self._build_head)
             weight = weight.to(self.device)
             if weight.shape[1] != self._embed_dim:
+                file = self._head_source.published_file(task.name)
                 raise UserError(
-                    f"the head of {task.name} is for features of width {weight.shape[1]}, and {self.name}'s are {self._embed_dim}"
+                    f"{file}, the head of {task.name}, is for features of width {weight.shape[1]}, and those of {self.name} have "
+                    f"{self._embed_dim}; type heads.source=prompts, or remove it"
                 )
             self._heads[task.name] = weight, digest([("weight", weight)])
         return self._heads[task.name][1]
@@ -290,12 +294,15 @@ class Clip:
         """Return whether each task's head is `published` or built from `prompts`."""
         return {task.name: "published" if self._head_source.published_file(task.name) else "prompts" for task in tasks}
 
-    def _check_fits(self, weights: StateDict) -> None:
-        """Raise UserError unless weights have the model's names and shapes."""
+    def _check_fits(self, weights: StateDict, source: object) -> None:
+        """Raise UserError, naming their source, unless weights have the model's names and shapes."""
         model, shapes = self._model_outline, {key: leaf.shape for key, leaf in outline(weights).items()}
         misfits = [key for key in model.keys() | shapes.keys() if key not in model or shapes.get(key) != model[key].shape]
         if misfits:
-            raise UserError(f"these weights do not fit {self.name}: {', '.join(sorted(misfits)[:3])} ({len(misfits)} in all)")
+            raise UserError(
+                f"{source} is of another model than {self.name}: {shorten(sorted(misfits))} differ in name or shape; "
+                "choose its own with model=, or other weights"
+            )
 
     def _tower(self, weights: StateDict) -> dict[str, Tensor]:
         """Return the image tower's entries under its own names, on the device."""
@@ -381,7 +388,9 @@ class Clip:
     def _tower_depth(self) -> Callable[[str], float | None]:
         """Returns the depth of a parameter of the image tower (see `depth`)."""
         if not any(re.match(BLOCKS, key) for key in self._model_outline):
-            raise UserError(f"the image tower of {self._architecture} is no sequence of blocks, so LiNeS does not know its depth")
+            raise UserError(
+                f"the image tower of {self._architecture} is no sequence of blocks, as LiNeS needs; leave method.apply_lines out"
+            )
         return depth_by_name(self._model_outline, BLOCKS)
 
 
