@@ -9,11 +9,11 @@ from command_line.config import HOLDERS, compose_config, validate
 from command_line.overrides import quoted
 from command_line.readers import READERS, SCORE, refuse_unread
 from src.errors import UserError
+from tests.helpers.processes import ROOT
 
-METHODS = (
-    "TSVC, TSVM, TSVM_2, average, consensus, iso_c, iso_cts, mag_masking, single_task, sum, tall_mask, ties, zero-shot, zeroshot"
+METHODS, MODELS = (
+    ", ".join(sorted(path.stem for path in (ROOT / "config" / group).glob("*.yaml"))) for group in ("method", "model")
 )
-MODELS = "ViT-B-16, ViT-B-32, ViT-L-14, ViT-demo, files, open_clip"
 MISSPELLED = {
     "method=ties method.kk=3": ["ties has no kk; did you mean method.k=3?"],
     "methd=ties": ["there is no option methd; did you mean method=ties?"],
