@@ -9,8 +9,9 @@ from command_line.preflight import selected_tasks
 from src.data.class_names import labels_of, match_key, synonyms
 from src.data.demo import tasks as demo
 from src.data.registry import find_tasks, require_data
-from src.data.task import Task, split_indices
+from src.data.splits import RANDOM_TENTH
 from src.data.vision import tasks as vision
+from src.data.vision.task import ImageTask
 from src.errors import UserError
 from tests.helpers.dataset_files import folders, write_image
 from tests.helpers.examples import assert_same, shrink
@@ -21,9 +22,9 @@ LISTS = {"vision": 20, "lines": 8}
 
 
 def test_the_validation_split_is_that_of_the_papers():
-    train, val = split_indices(60_000)
+    train, val = RANDOM_TENTH(60_000)
     assert (len(train), len(val)) == (55_000, 5_000) and train[0] == 36044
-    assert len(split_indices(4_000)[1]) == 400 and not set(train) & set(val)
+    assert len(RANDOM_TENTH(4_000)[1]) == 400 and not set(train) & set(val)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
@@ -200,7 +201,7 @@ def absent(log, **outcomes):
     """
     failures = {name: value if isinstance(value, str) else None for name, value in outcomes.items()}
     return [
-        Task(name, (), Absent(name=name, is_there=False, is_fetchable=bool(value), failure=failures[name], log=log))
+        ImageTask(name, Absent(name=name, is_there=False, is_fetchable=bool(value), failure=failures[name], log=log), ())
         for name, value in outcomes.items()
     ]
 

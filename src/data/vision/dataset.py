@@ -9,11 +9,12 @@ from typing import ClassVar
 
 import xxhash
 
+from src.data.class_names import ClassName
 from src.data.readers.errors import dataset_errors
 from src.data.readers.image_folders import ImageFolders, ListedImages
 from src.data.readers.parquet import Parquet, ParquetExamples
 from src.data.readers.protocol import ExampleReader, listing_digest
-from src.data.task import ClassName, Examples
+from src.data.task import Examples
 from src.data.vision.labels import ClassMapping, RelabelledExamples, map_classes, published_names
 from src.data.vision.locate import DatasetLocation
 from src.data.vision.spec import DatasetSpec
