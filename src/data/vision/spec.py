@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.data.class_names import ClassName
+from src.data.hub_copy import HubCopy
 from src.data.readers.protocol import ExampleReader
-from src.data.vision.hub_copy import HubCopy
 
 
 @dataclass(frozen=True)

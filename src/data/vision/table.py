@@ -6,7 +6,7 @@ from pathlib import Path
 from src.data.class_names import ClassName
 from src.data.table import Options, list_problems
 from src.data.vision.dataset import ImageDataset
-from src.data.vision.locate import DatasetLocation
+from src.data.vision.locate import locate
 from src.data.vision.spec import DatasetSpec
 from src.data.vision.task import ImageTask
 from src.data.vision.tasks import SPECS
@@ -46,8 +46,10 @@ class ImageTasks:
         spec = SPECS.get(name) or DatasetSpec(name, ())
         classes, source = options.get("classes"), options.get("source")
         class_names = classes and tuple(map(_class_name, classes))
-        location = DatasetLocation(spec, self._data, source and str(source), options.get("patterns"), options.get("columns"))
-        return ImageTask(name, ImageDataset(spec, location, class_names), tuple(options.get("templates") or spec.templates))
+        columns = options.get("columns") or {}
+        location = locate(spec, self._data, source and str(source), options.get("patterns"), columns)
+        dataset = ImageDataset(spec, location, class_names, columns)
+        return ImageTask(name, dataset, tuple(options.get("templates") or spec.templates))
 
 
 def _class_name(value: object) -> ClassName:
