@@ -19,7 +19,16 @@ from src.runtime.files import expand_path
 from src.validation import is_whole
 
 # Of a run, those that fine-tuning needs to find the same tasks, train the same way and write where the run looks.
-FINETUNE_OPTIONS = ("tasks.", "finetuning_mode.", "model_location=", "data_location=", "cache_dir=", "pretrained=", "heads.")
+FINETUNE_OPTIONS = (
+    "tasks.",
+    "finetuning_mode.",
+    "model_location=",
+    "data_location=",
+    "prompts_location=",
+    "cache_dir=",
+    "pretrained=",
+    "heads.",
+)
 
 
 def selected_tasks(config: DictConfig) -> list[Task]:
@@ -32,7 +41,7 @@ def selected_tasks(config: DictConfig) -> list[Task]:
         if not is_whole(config.num_tasks, least=1) or config.num_tasks > len(names):
             raise UserError(f"num_tasks={config.num_tasks}, but there are {len(names)} tasks: {', '.join(names)}")
         names = names[: config.num_tasks]
-    return find_tasks(names, expand_path(config.data_location), _task_options(config))
+    return _find(config, names, _task_options(config))
 
 
 def control_task(config: DictConfig, name: str | None) -> Task:
@@ -40,8 +49,13 @@ def control_task(config: DictConfig, name: str | None) -> Task:
     name = name or config.tasks.get("control")
     if not name:
         raise UserError("nothing says which task to keep: give --control-dataset=TASK")
-    (task,) = find_tasks([name], expand_path(config.data_location), {name: _task_options(config).get(name)})
+    (task,) = _find(config, [name], {name: _task_options(config).get(name)})
     return task
+
+
+def _find(config: DictConfig, names: list[str], options: dict) -> list[Task]:
+    prompts = config.prompts_location
+    return find_tasks(names, expand_path(config.data_location), options, prompts and expand_path(str(prompts)))
 
 
 def _task_options(config: DictConfig) -> dict:

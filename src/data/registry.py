@@ -6,6 +6,7 @@ from pathlib import Path
 from src.data.demo import tasks as drawn
 from src.data.table import BundledTasks, Options, TaskTable
 from src.data.task import Task
+from src.data.text.table import TextTasks
 from src.data.vision.table import KEYS as IMAGE_KEYS
 from src.data.vision.table import ImageTasks
 from src.errors import UserError, raise_any
@@ -14,24 +15,31 @@ from src.runtime.progress import SILENT, Progress
 TasksOptions = Mapping[str, Options]  # by task
 
 
-def task_tables(data: Path) -> list[TaskTable]:
+def task_tables(data: Path, prompts: Path | None = None) -> list[TaskTable]:
     """Return all tables of tasks; a task that a user adds belongs to the first that takes it as its own.
 
     data: the folder that datasets lie below.
+    prompts: a folder of templates, instead of the program's own.
     """
-    return [BundledTasks(drawn.tasks, "drawn", IMAGE_KEYS, ("templates",), ("source", "classes")), ImageTasks(data)]
+    return [
+        BundledTasks(drawn.tasks, "drawn", IMAGE_KEYS, ("templates",), ("source", "classes")),
+        TextTasks(data, prompts),
+        ImageTasks(data),
+    ]
 
 
-def find_tasks(names: Sequence[str], data: Path = Path("data"), options: TasksOptions | None = None) -> list[Task]:
+def find_tasks(
+    names: Sequence[str], data: Path = Path("data"), options: TasksOptions | None = None, prompts: Path | None = None
+) -> list[Task]:
     """Return the tasks of these names, in this order. No data is touched.
 
-    data: the folder that datasets lie below.
+    data, prompts: as in `task_tables`.
     options: by task, those of its table; some make a task of any name.
 
     Raise UserError for all that is unknown, repeated or malformed at once.
     """
     options = {name: task_options or {} for name, task_options in (options or {}).items()}
-    tables = task_tables(data)
+    tables = task_tables(data, prompts)
     all_names = [name for table in tables for name in table.names]
     table_of = {name: _table_of(name, options.get(name, {}), tables) for name in names}
     problems = [

@@ -8,6 +8,7 @@ import pytest
 from src.data.splits import LastRows
 from src.data.text.promptsource import read_templates
 from src.data.text.sandbox import MOST_WORK, TemplateFault, render
+from src.data.text.spec import Field
 from src.data.text.task import TextTask
 from src.data.text.templates import Template
 from src.data.text.wording import TemplateWording
@@ -176,14 +177,14 @@ def test_an_example_has_the_label_of_its_target_or_of_its_column():
     row = {"q": "Which?", "right": 1, "a": "same", "b": "same"}
     choices = ("{{q}} ||| {{answer_choices[right]}}", "{{a}} ||| {{b}}")
     assert wording(choices).example(row, 0).label == 0
-    example = wording(choices, label=lambda row: row["right"]).example(row, 0)
+    example = wording(choices, label=Field("right", int)).example(row, 0)
     assert (example.input, example.target, example.choices, example.label) == ("Which?", "same", ("same", "same"), 1)
 
 
 def test_a_generated_answer_has_its_references():
     row = {"q": "Which?", "a": ["this", "that"]}
     assert wording(("{{q}} ||| {{a[0]}}",)).example(row, 0).references == ("this",)
-    own = wording(("{{q}} ||| {{a[0]}}",), references=lambda row: row["a"])
+    own = wording(("{{q}} ||| {{a[0]}}",), references=Field("a", tuple))
     assert own.example(row, 0).references == ("this", "that") and own.is_generated and own.columns == ["a", "q"]
 
 
@@ -192,9 +193,9 @@ def test_a_generated_answer_has_its_references():
     [
         (("no target", "a ||| b"), None, "makes 1 parts of a row"),
         (("{{x}} ||| c", "a ||| b"), None, "has the target c, which is none of the choices a, b"),
-        (("{{x}} ||| b", "a ||| b"), lambda row: 0, "has the target b, where the label says a"),
-        (("{{x}} ||| b", "a ||| b"), lambda row: -1, "2 choices, of which a row's label names none"),
-        (("{{x}} ||| b", "a ||| b"), lambda row: row["label"], "2 choices, of which a row's label names none"),
+        (("{{x}} ||| b", "a ||| b"), Field("x", lambda _: 0), "has the target b, where the label says a"),
+        (("{{x}} ||| b", "a ||| b"), Field("x", lambda _: -1), "2 choices, of which a row's label names none"),
+        (("{{x}} ||| b", "a ||| b"), Field("label", int), "2 choices, of which a row's label names none"),
         (("{{x | nothing}} ||| b", "a ||| b"), None, "No filter named 'nothing'"),
     ],
 )

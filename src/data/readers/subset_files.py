@@ -20,6 +20,7 @@ class SubsetFiles:
 
     Where no file is of test, those of val are.
 
+    endings: of their names; the first is the one to name where files are missing.
     task: whose examples they are, for sentences.
     columns: what columns are called, by the name that is looked for.
     pending_files: returns the files that are still to come, if these are a download.
@@ -38,8 +39,8 @@ class SubsetFiles:
         return tuple(self._files)
 
     def missing_files(self) -> list[str]:
-        endings = " or ".join(self.endings)
-        missing = [f"{subset}*{endings}" for subset in ("train", "test") if subset not in self._files] + self.pending_files()
+        absent = [word for subset, word in self._words.items() if subset not in self._files]
+        missing = [f"{word}*{self.endings[0]}" for word in absent] + self.pending_files()
         folders = sorted({_configuration(path.relative_to(self.root)) for path in self._files.get("train", [])})
         if len(folders) > 1:
             remedy = f"say 'tasks.{self.task}.patterns=[FOLDER/*]'"
@@ -49,16 +50,25 @@ class SubsetFiles:
     def files(self, subset: str) -> list[Path]:
         return self._files[subset]
 
+    @property
+    def _words(self) -> Mapping[str, str]:
+        """What the files of each subset that is needed are called."""
+        return {"train": "train", "test": "test"}
+
     @cached_property
     def _files(self) -> dict[str, list[Path]]:
+        files = self._files_as_called()
+        if "test" not in files and "val" in files:
+            files["test"] = files.pop("val")
+        return files
+
+    def _files_as_called(self) -> dict[str, list[Path]]:
         files: dict[str, list[Path]] = {}
         for path in sorted(path for ending in self.endings for path in self.root.rglob(f"*{ending}")):
             inner = path.relative_to(self.root)
             subset = _subset_of(inner)
             if subset and any(fnmatch(inner.as_posix(), pattern) for pattern in self.patterns):
                 files.setdefault(subset, []).append(path)
-        if "test" not in files and "val" in files:
-            files["test"] = files.pop("val")
         return files
 
 

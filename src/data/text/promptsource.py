@@ -19,7 +19,10 @@ def read_templates(path: Path, metrics: Collection[str] | None = None, ignored: 
 
     Raise UserError if the file is none of promptsource's, or if none of its templates is left.
     """
-    content = read_yaml(path, TAGS)
+    try:
+        content = read_yaml(path, TAGS)
+    except OSError as error:
+        raise UserError(f"the templates {path} cannot be opened ({error.strerror}); name a file of promptsource's") from error
     entries = content.get("templates") if isinstance(content, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise UserError(f"{path} is no file of promptsource's, which has `templates:` with one entry each; {REMEDY}")

@@ -1,8 +1,9 @@
 """A text task: rows, and the templates that put them into words."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import xxhash
 from torch.utils.data import Dataset, Subset
@@ -21,10 +22,12 @@ class Wording(Protocol):
 
     is_generated: whether answers are generated, and not chosen.
     facts: all that it is made of, as JSON.
+    notes: sentences on how it differs from the papers'.
     """
 
     is_generated: bool
     facts: list
+    notes: Sequence[str]
 
     def __len__(self) -> int:
         """Return the number of its templates."""
@@ -36,6 +39,8 @@ class Wording(Protocol):
 @dataclass(frozen=True)
 class AsWritten:
     """The wording of a source whose rows are examples already."""
+
+    notes: ClassVar[Sequence[str]] = ()
 
     is_generated: bool = False
 
@@ -91,6 +96,11 @@ class TextTask(Task):
         """Return `training_examples`, but at most `most`: the part of a mixture of tasks."""
         rows = super().examples("train")
         return Subset(self._product(rows), capped(len(rows), len(self.wording), most, self.name, seed))
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences, to print and to record, on how rows and wording differ from the papers'. Needs the data."""
+        return [*super().notes, *self.wording.notes]
 
     def fingerprint(self, split: str) -> str:
         """Return what changes whenever the examples of a split might have: the rows, or their wording."""

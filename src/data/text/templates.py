@@ -1,11 +1,9 @@
 """Templates in the form of promptsource (Bach et al., 2022): Jinja for input and target, and for the answers to choose among."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from src.data.readers.tables import Row
 from src.data.text.sandbox import render, variables
-
-Row = Mapping[str, object]
 
 BARS = "|||"  # between the input and the target, and between choices
 LONGEST_VALUE = 2048  # characters of what is put into a prompt; Jinja leaves five more alone

@@ -1,11 +1,13 @@
 """The wording of a task: its templates, and which of their choices is right."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from src.data.readers.tables import Row
 from src.data.text.examples import TextExample
 from src.data.text.sandbox import TemplateFault
-from src.data.text.templates import LONGEST_VALUE, Row, Template
+from src.data.text.spec import Field
+from src.data.text.templates import LONGEST_VALUE, Template
 from src.errors import UserError, raise_any, shorten
 
 
@@ -14,14 +16,16 @@ class TemplateWording:
     """The wording of a task by templates.
 
     task: its name, for sentences.
-    label: returns the index of a row's right choice; None where it is that of the target.
-    references: returns the answers that count as right where answers are generated; None for the target alone.
+    label: the index of a row's right choice; None where it is that of the target.
+    references: the answers that count as right where answers are generated; None for the target alone.
+    notes: sentences on how it differs from the papers'.
     """
 
     task: str
     templates: Sequence[Template]
-    label: Callable[[Row], int] | None = None
-    references: Callable[[Row], Sequence[str]] | None = None
+    label: Field | None = None
+    references: Field | None = None
+    notes: Sequence[str] = ()
 
     def __post_init__(self):
         if len({template.choices is None for template in self.templates}) > 1:
@@ -37,13 +41,15 @@ class TemplateWording:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that templates read, sorted. Raise UserError for all templates that cannot be read."""
-        columns, problems = set(), []
+        """The columns that it reads, sorted. Raise UserError for all templates that cannot be read, and if there are none."""
+        columns, problems = {field.column for field in (self.label, self.references) if field}, []
         for template in self.templates:
             try:
                 columns |= template.variables
             except TemplateFault as fault:
                 problems.append(f"the template {template.name} of task {self.task} {fault}; correct it")
+        if not columns and not problems:
+            problems.append(f"the templates of task {self.task} read no column; name columns as {{{{NAME}}}}")
         raise_any(problems)
         return sorted(columns)
 
