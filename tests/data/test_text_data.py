@@ -6,6 +6,7 @@ import os
 import pickle
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pyarrow
 import pyarrow.parquet
@@ -14,11 +15,13 @@ from omegaconf import OmegaConf
 
 from command_line.config import compose_config
 from command_line.preflight import selected_tasks
-from src.data.registry import find_tasks
+from src.data.registry import find_tasks, require_data
 from src.data.text.specs import SPECS
 from src.data.text.table import PROMPTS
+from src.downloads.hub import fetch
 from src.errors import UserError
 from tests.data.test_hostile_data import bounded, is_sentence
+from tests.helpers.hub_server import Hub, serving
 from tests.helpers.processes import ROOT
 from tests.helpers.text_rows import HUB, write_hub_files, write_parquet
 from tests.hostile import tables
@@ -147,6 +150,36 @@ def test_a_download_is_noted_for_its_wording_alone(tmp_path, monkeypatch):
     unsized(monkeypatch, "rte")
     write_hub_files("rte", tmp_path, 1001, 2)
     assert len(find_tasks(["rte"], tmp_path)[0].notes) == 1
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A Hub on this machine that the real client asks."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving(Hub()) as local_hub:
+        monkeypatch.setattr("src.data.hub_copy.fetch_files", partial(fetch, endpoint=local_hub.address))
+        yield local_hub
+
+
+def test_a_data_set_that_is_published_as_a_script_is_fetched_as_the_hub_converts_it(server, tmp_path, monkeypatch):
+    unsized(monkeypatch, "cosmos_qa")
+    write_hub_files("cosmos_qa", tmp_path / "source", 1001, 4)
+    folder = tmp_path / "source" / "hub" / "allenai--cosmos_qa@refs--convert--parquet"
+    served = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.parquet")}
+    server.branches["refs/convert/parquet"] = server.add("allenai/cosmos_qa", served, "datasets")
+    server.add("allenai/cosmos_qa", {"cosmos_qa.py": b"a script"}, "datasets")
+    task = find_tasks(["cosmos_qa"], tmp_path)[0]
+    require_data([task], download=True)
+    assert [len(task.examples(split)) for split in ("train", "val", "test")] == [1, 1000, 4]
+    assert {path for path, _ in server.requests} == {path for path in served if "test" not in path}
+    assert len(find_tasks(["cosmos_qa"], tmp_path)[0].notes) == 1
+
+
+def test_a_download_that_fails_everywhere_says_so_of_each_copy(server, tmp_path):
+    with pytest.raises(UserError) as error:
+        find_tasks(["cosmos_qa"], tmp_path)[0].fetch()
+    sentence = str(error.value)
+    assert sentence.count("allenai/cosmos_qa") >= 2 and "Samsoup/cosmos_qa" in sentence and "tasks.cosmos_qa.source=" in sentence
 
 
 def test_rows_that_are_not_as_many_as_published_are_refused(tmp_path):
