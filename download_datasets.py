@@ -2,6 +2,7 @@
 
     python download_datasets.py                                   the twenty tasks of tasks=vision
     python download_datasets.py --datasets=MNIST,Cars             these
+    python download_datasets.py tasks=p3_eight_qa                 the eight question-answering tasks
     python download_datasets.py tasks=mine data_location=/data    any option of config/ after the flags
 
 What is there is not fetched again. Datasets that nobody serves are listed with the folders they are looked for in.

@@ -65,7 +65,7 @@ VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
     "device": (lambda value: value is None or isinstance(value, str | int), "a name such as cpu or cuda:0"),
     **{
         key: (lambda value: value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)), "a path")
-        for key in ("pretrained", "output")
+        for key in ("pretrained", "output", "prompts_location")
     },
     "lineages": (
         lambda value: value is None or isinstance(value, str | ListConfig),

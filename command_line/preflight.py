@@ -35,7 +35,7 @@ def selected_tasks(config: DictConfig) -> list[Task]:
         if not is_whole(config.num_tasks, least=1) or config.num_tasks > len(names):
             raise UserError(f"num_tasks={config.num_tasks}, but the run has {plural(len(names), 'task')}: {', '.join(names)}")
         names = names[: config.num_tasks]
-    return find_tasks(names, expand_path(config.data_location), _task_options(config))
+    return _find(config, names, _task_options(config))
 
 
 def control_task(config: DictConfig, name: str | None) -> Task:
@@ -43,8 +43,13 @@ def control_task(config: DictConfig, name: str | None) -> Task:
     name = name or config.tasks.get("control")
     if not name:
         raise UserError("nothing says which task to keep: give --control-dataset=TASK")
-    (task,) = find_tasks([name], expand_path(config.data_location), {name: _task_options(config).get(name)})
+    (task,) = _find(config, [name], {name: _task_options(config).get(name)})
     return task
+
+
+def _find(config: DictConfig, names: list[str], options: dict) -> list[Task]:
+    prompts = config.prompts_location
+    return find_tasks(names, expand_path(config.data_location), options, prompts and expand_path(str(prompts)))
 
 
 def _task_options(config: DictConfig) -> dict:

@@ -17,7 +17,8 @@ READERS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("search", "n_eval_points"), MERGES & SCORE),
     **dict.fromkeys(("batch_size", "candidates_per_pass", "precision", "compile", "lineages"), SCORE),
     **dict.fromkeys(("tasks", "num_tasks", "DATASETS", "heads", "finetuning_mode"), TRAIN),
-    **dict.fromkeys(("download", "data_location", "model_location", "cache_dir", "workers", "pixel_cache_gb"), TRAIN),
+    **dict.fromkeys(("download", "data_location", "prompts_location", "model_location", "cache_dir"), TRAIN),
+    **dict.fromkeys(("workers", "pixel_cache_gb"), TRAIN),
     **dict.fromkeys(("train_precision", "overwrite", "save_minutes", "log_steps", "tensorboard", "wandb"), TRAIN),
 }
 

@@ -9,6 +9,7 @@ import os
 
 import pytest
 import torch
+import xxhash
 from omegaconf import OmegaConf
 
 from command_line.build import build_family, build_method
@@ -18,6 +19,7 @@ from command_line.preflight import selected_tasks
 from src.checkpoints.writing import save_file
 from src.data.demo import tasks as demo
 from src.data.registry import find_tasks
+from src.data.vision import tasks as vision
 from src.experiments.merge import MergeResult
 from src.models.clip import Clip
 from src.state_dict import digest
@@ -46,6 +48,10 @@ MADE_FROM = (
 )
 
 
+def digest_of(facts: list) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_is_defined_by_the_same_digest(name):
     (task,) = find_tasks([name])
@@ -62,6 +68,14 @@ def test_the_demos_model_has_the_same_digests():
 def test_drawn_examples_are_known_by_the_same_state():
     (task,) = find_tasks(["Digits"])
     assert task.source.fingerprint("train") == f"38b4344b900d150e63cd69319890eed1 {torch.__version__}"
+
+
+def test_all_image_tasks_and_their_drawn_splits_have_the_same_digests(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "0")
+    definitions = [(name, find_tasks([name])[0].definition) for name in [*demo.tasks(), *vision.SPECS]]
+    splits = [task.fingerprint(split) for task in demo.tasks().values() for split in ("train", "val", "test")]
+    assert (len(definitions), digest_of(definitions)) == (29, "cfbbade36021330883087a3748440426")
+    assert (len(splits), digest_of(splits)) == (24, "a894e3d161b6d79096fd0043ef703adb")
 
 
 def test_a_folder_of_images_is_known_by_the_same_fingerprint(tmp_path):

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from src.data.task import ClassName
 from src.errors import UserError, shorten
+
+ClassName = str | tuple[str, ...]  # one name, or synonyms
 
 
 def synonyms(name: ClassName) -> tuple[str, ...]:

@@ -1,57 +1,63 @@
 """The registry of tasks by name: those of the program, and those that a user adds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from src.data.demo import tasks as demo
-from src.data.task import ClassName, Task
-from src.data.vision import tasks as vision
-from src.data.vision.dataset import ImageDataset
-from src.data.vision.locate import DatasetLocation
-from src.data.vision.spec import DatasetSpec
+from src.data.demo import tasks as drawn
+from src.data.table import BundledTasks, Options, TaskTable
+from src.data.task import Task
+from src.data.text.table import TextTasks
+from src.data.vision.table import EXAMPLES, ImageTasks
+from src.data.vision.table import KEYS as IMAGE_KEYS
 from src.errors import UserError, nearest, raise_any
 from src.runtime.progress import SILENT, Progress
-from src.validation import is_whole
 
-Options = Mapping[str, Mapping]
-KEYS = ("source", "templates", "classes", "patterns", "columns", "epochs")
-EXAMPLES = {  # of the lists among them, as they are typed
-    "templates": "\"tasks.{name}.templates=['a photo of a {{}}.']\"",
-    "classes": "'tasks.{name}.classes=[cat,dog]'",
-    "patterns": "'tasks.{name}.patterns=[data/*]'",
-}
+TasksOptions = Mapping[str, Options]  # by task
 
 
-def find_tasks(names: Sequence[str], data: Path = Path("data"), options: Options | None = None) -> list[Task]:
-    """Return the tasks of these names, in this order. No data is touched.
+def task_tables(data: Path, prompts: Path | None = None) -> list[TaskTable]:
+    """Return all tables of tasks; a task that a user adds belongs to the first that takes it as its own.
 
     data: the folder that datasets lie below.
-    options: by task, `source` (a folder, or owner/name on the Hub), `templates`, `classes` (in label order) and
-        `patterns`, `columns` (of parquet files: which, and what their image and label columns are called). A source
-        makes a task of any name.
+    prompts: a folder of templates, instead of the program's own.
+    """
+    return [
+        BundledTasks(drawn.tasks, "drawn", IMAGE_KEYS, {"templates": EXAMPLES["templates"]}, ("source", "classes")),
+        TextTasks(data, prompts),
+        ImageTasks(data),
+    ]
+
+
+def find_tasks(
+    names: Sequence[str], data: Path = Path("data"), options: TasksOptions | None = None, prompts: Path | None = None
+) -> list[Task]:
+    """Return the tasks of these names, in this order. No data is touched.
+
+    data, prompts: as in `task_tables`.
+    options: by task, those of its table; some make a task of any name.
 
     Raise UserError for all that is unknown, repeated or malformed at once.
     """
     options = {name: task_options or {} for name, task_options in (options or {}).items()}
-    demo_tasks = demo.tasks()
-    all_names = [*demo_tasks, *vision.SPECS]
-    unknown = [name for name in dict.fromkeys(names) if name not in all_names and not options.get(name, {}).get("source")]
+    tables = task_tables(data, prompts)
+    all_names = [name for table in tables for name in table.names]
+    table_of = {name: _table_of(name, options.get(name, {}), tables) for name in names}
     problems = [
         f"there is no task {name}; {_guess(name, all_names)} (tasks.{name}.source=FOLDER would make it one of your own)"
-        for name in unknown
+        for name, table in table_of.items()
+        if table is None
     ]
     problems += [
         f"task {name} is named {names.count(name)} times; name it once" for name in dict.fromkeys(names) if names.count(name) > 1
     ]
     for name, task_options in options.items():
-        if name in names and name not in unknown:
-            problems += _option_problems(name, task_options, demo_tasks)
-        elif name not in (*names, *all_names) and not task_options.get("templates"):  # a whole task may wait for another run
+        if table := table_of.get(name):
+            problems += _unknown_keys(name, task_options, table) + table.problems(name, task_options)
+        elif name not in names and name not in all_names and not task_options.get("templates"):  # one's own may wait for a run
             overrides = ", ".join(f"tasks.{name}.{key}" for key in task_options) or f"tasks.{name}"
             problems.append(f"{overrides}: there is no task {name} in this run; {_guess(name, names)}")
     raise_any(problems)
-    return [_task(name, demo_tasks, data, options.get(name, {})) for name in names]
+    return [table_of[name].task(name, options.get(name, {})) for name in names]
 
 
 def require_data(
@@ -82,58 +88,19 @@ def require_data(
     raise_any(failures)
 
 
-def _task(name: str, demo_tasks: Mapping[str, Task], data: Path, options: Mapping) -> Task:
-    templates = options.get("templates")
-    if name in demo_tasks:
-        return replace(demo_tasks[name], templates=tuple(templates)) if templates else demo_tasks[name]
-    spec = vision.SPECS.get(name) or DatasetSpec(name, ())
-    classes, source = options.get("classes"), options.get("source")
-    class_names = classes and tuple(map(_class_name, classes))
-    location = DatasetLocation(spec, data, source and str(source), options.get("patterns"), options.get("columns"))
-    return Task(name, tuple(templates or spec.templates), ImageDataset(spec, location, class_names))
+def _table_of(name: str, options: Options, tables: Sequence[TaskTable]) -> TaskTable | None:
+    return next((table for table in tables if name in table.names), None) or next(
+        (table for table in tables if table.is_own(options)), None
+    )
 
 
-def _class_name(value: object) -> ClassName:
-    return tuple(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _unknown_keys(name: str, options: Options, table: TaskTable) -> list[str]:
+    return [
+        f"a task has no option {key} (tasks.{name}.{key}=); {_guess(key, table.keys)}" for key in options if key not in table.keys
+    ]
 
 
 def _guess(name: str, names: Sequence[str]) -> str:
     """Return which of the names was probably meant, or all of them."""
     near = nearest(name, names)
     return f"did you mean {near}?" if near else f"choose among {', '.join(names)}"
-
-
-def _option_problems(name: str, options: Mapping, demo_tasks: Mapping[str, Task]) -> list[str]:
-    """Return sentences on the options of one task that are unknown or malformed."""
-    problems = [f"a task has no option {key} (tasks.{name}.{key}=); {_guess(key, KEYS)}" for key in options if key not in KEYS]
-    epochs = options.get("epochs")
-    if epochs is not None and not is_whole(epochs, least=1):
-        problems.append(f"tasks.{name}.epochs is a positive whole number, or null; got {epochs}")
-    problems += [
-        f"tasks.{name}.{key} is a list, as in {EXAMPLES[key].format(name=name)}; got {options[key]}"
-        for key in EXAMPLES
-        if options.get(key) is not None and not (isinstance(options[key], list | tuple) and options[key])
-    ]
-    columns = options.get("columns")
-    if columns is not None and not (isinstance(columns, Mapping) and set(columns) <= {"image", "label"}):
-        problems.append(f"tasks.{name}.columns names the columns as {{image: NAME, label: NAME}}; got {columns}")
-    if name in demo_tasks:
-        return problems + [
-            f"task {name} is drawn and takes no {key}; give yours another name"
-            for key in ("source", "classes")
-            if options.get(key)
-        ]
-    templates = options.get("templates")
-    if templates is None and name not in vision.SPECS:
-        near = nearest(name, vision.SPECS)
-        guess = f"; or did you mean {near}, which has prompts?" if near else ""
-        problems.append(f"task {name} needs prompts, as in {EXAMPLES['templates'].format(name=name)}{guess}")
-    if isinstance(templates, list | tuple):
-        problems += [
-            f"a prompt of task {name} has one {{}} for the class; got {line}" for line in templates if not _is_prompt(line)
-        ]
-    return problems
-
-
-def _is_prompt(line: object) -> bool:
-    return isinstance(line, str) and line.count("{}") == 1 and not set(line.replace("{}", "")) & {"{", "}"}

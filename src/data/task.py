@@ -1,25 +1,22 @@
-"""Tasks: a name, classes and prompts, and examples by split."""
+"""Tasks: a name and examples by split, whatever the examples are."""
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
 import xxhash
-from PIL.Image import Image
-from torch import Generator
 from torch.utils.data import Dataset, Subset
 
+from src.data.splits import SplitRule
 from src.errors import UserError
 from src.runtime.progress import SILENT, Progress
 
-Examples = Dataset[tuple[Image, int]]
-ClassName = str | tuple[str, ...]  # one name, or synonyms
+Examples = Dataset[Any]  # map-style: of (image, label), or of `TextExample`
 
 SPLITS = ("train", "val", "test")
-VALIDATION_SHARE, VALIDATION_MOST, SEED = 0.1, 5000, 0
 
 
 class ExampleSource(Protocol):
@@ -33,10 +30,6 @@ class ExampleSource(Protocol):
     kind: str
 
     @property
-    def classes(self) -> Sequence[ClassName]:
-        """Class names in label order."""
-
-    @property
     def subsets(self) -> Sequence[str]:
         """`train` and `test`, and `val` where there is validation data of its own."""
 
@@ -44,7 +37,7 @@ class ExampleSource(Protocol):
         """Return all examples of a subset, as a map-style dataset that several threads may index at once."""
 
     def fingerprint(self, subset: str) -> str:
-        """Return what changes whenever the examples of the subset might have changed; no image is decoded for it."""
+        """Return what changes whenever the examples of the subset might have changed; none is read for it."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -62,52 +55,50 @@ class ExampleSource(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """An image classification task.
+class Task(ABC):
+    """A task: what image and text tasks share.
 
-    Making one touches no data: its source is asked when examples or class names are read.
+    Making one touches no data: its source is asked when examples are read.
 
-    templates: prompts with a `{}` for the class name.
     source: where the examples come from.
+    split_rule: how validation examples are held out where the source has none of its own.
     """
 
     name: str
-    templates: Sequence[str]
     source: ExampleSource
+    split_rule: SplitRule = field(kw_only=True)
     _loaded: dict[str, Examples] = field(default_factory=dict, init=False, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     @property
-    def classes(self) -> Sequence[ClassName]:
-        """Class names in label order; a class with synonyms is a tuple of them."""
-        return self.source.classes
+    @abstractmethod
+    def facts(self) -> list:
+        """All that defines the task beside its examples, as JSON."""
 
     def examples(self, split: str) -> Examples:
-        """Return the examples of `train`, `val` or `test`.
-
-        A task with validation data of its own uses that. Elsewhere validation is a tenth of the training subset, at
-        most 5,000, drawn by `random_split` with seed 0, as in the papers (of MNIST's 60,000 the first index left for
-        training is 36044).
-        """
+        """Return the examples of `train`, `val` or `test`: validation data of the source's own, else what the rule holds out."""
         whole = self._load(self._subset_of(split))
         if split == "test" or self._own_validation:
             return whole
-        train, val = split_indices(len(whole))
-        if not val:
+        train, val = self.split_rule(len(whole))
+        if not (train and val):
             raise UserError(f"{self.name} has {len(whole)} training examples, too few to hold some out; give it a val subset")
         return Subset(whole, train if split == "train" else val)
+
+    def training_examples(self) -> Examples:
+        """Return the examples that fine-tuning reads."""
+        return self.examples("train")
 
     def fingerprint(self, split: str) -> str:
         """Return what changes whenever the examples of a split might have: their files, or the rule that divides them."""
         subset = self._subset_of(split)
-        rule = "whole" if split == "test" or self._own_validation else f"{VALIDATION_SHARE} {VALIDATION_MOST} {SEED}"
+        rule = "whole" if split == "test" or self._own_validation else str(self.split_rule)
         return xxhash.xxh3_128_hexdigest("\n".join((self.name, split, subset, rule, self.source.fingerprint(subset))).encode())
 
     @property
     def definition(self) -> str:
-        """The digest of name, classes, prompts and kind of source, all that defines the task beside its examples."""
-        facts = [self.name, list(self.classes), list(self.templates), self.source.kind]
-        return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
+        """The digest of `facts`."""
+        return xxhash.xxh3_128_hexdigest(json.dumps(self.facts).encode())
 
     @property
     def notes(self) -> list[str]:
@@ -147,10 +138,3 @@ class Task:
             if subset not in self._loaded:
                 self._loaded[subset] = self.source.load(subset)
             return self._loaded[subset]
-
-
-def split_indices(count: int) -> tuple[list[int], list[int]]:
-    """Return the (training, validation) indices of `count` examples."""
-    val_count = min(int(count * VALIDATION_SHARE), VALIDATION_MOST)
-    train, val = torch.utils.data.random_split(range(count), [count - val_count, val_count], Generator().manual_seed(SEED))
-    return list(train.indices), list(val.indices)

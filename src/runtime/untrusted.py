@@ -72,17 +72,24 @@ def read_json(path: Path, largest: int = LARGEST_TEXT) -> object:
     return parse_json(read_text(path, largest), path)
 
 
-def read_yaml(path: Path) -> object:
+def read_yaml(path: Path, tags: Iterable[str] = ()) -> object:
     """Return the value of a YAML file, plain containers and scalars.
+
+    tags: of mappings, which are read as such (`!Template`).
 
     Raise UserError if it is none, is nested too deep or, its aliases written out, too large; or as `read_text` does.
     """
     import yaml  # which few commands need this early
 
+    class Loader(yaml.SafeLoader):
+        pass
+
+    for tag in tags:
+        Loader.add_constructor(tag, yaml.SafeLoader.construct_yaml_map)
     text = read_text(path, LARGEST_YAML)
     try:
         _check_size(yaml.parse(text, Loader=yaml.SafeLoader), path)
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except UserError:
         raise
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError) as error:

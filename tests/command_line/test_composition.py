@@ -11,8 +11,8 @@ from command_line.readers import READERS, SCORE, refuse_unread
 from src.errors import UserError
 from tests.helpers.processes import ROOT
 
-METHODS, MODELS = (
-    ", ".join(sorted(path.stem for path in (ROOT / "config" / group).glob("*.yaml"))) for group in ("method", "model")
+METHODS, MODELS, TASKS = (
+    ", ".join(sorted(path.stem for path in (ROOT / "config" / group).glob("*.yaml"))) for group in ("method", "model", "tasks")
 )
 MISSPELLED = {
     "method=ties method.kk=3": ["ties has no kk; did you mean method.k=3?"],
@@ -40,8 +40,8 @@ MISSPELLED = {
         "'DATASETS=[Digits,Arrows]' is a list, and \"DATASETS='Digits,Arrows'\" is text"
     ],
     "num_tasks=range(1,3)": ["num_tasks=range(1,3) is several values: python main.py -m 'num_tasks=range(1,3)' runs with each"],
-    "tasks=[demo,visoin]": ["there is no tasks visoin; did you mean 'tasks=[demo,vision]'? (all: demo, lines, vision)"],
-    "tasks=Digits": ["there is no tasks Digits; choose one of demo, lines, vision, or name tasks themselves, as in 'DATASETS=["],
+    "tasks=[demo,visoin]": [f"there is no tasks visoin; did you mean 'tasks=[demo,vision]'? (all: {TASKS})"],
+    "tasks=Digits": [f"there is no tasks Digits; choose one of {TASKS}, or name tasks themselves, as in 'DATASETS=["],
     "method=tyes method.agg=max": [f"there is no method tyes; did you mean method=ties? (all: {METHODS})"],
     "method=nope method.agg=max": [f"there is no method nope; choose one of {METHODS}"],
     "method=ties methd=1 num_task=3 model=ViT-B32 pretrained=a=b": [

@@ -63,7 +63,7 @@ def hub(monkeypatch):
             serve(folder, **arguments)
             return COMMIT
 
-        monkeypatch.setattr("src.data.vision.hub_copy.fetch_files", fetch_files)
+        monkeypatch.setattr("src.data.hub_copy.fetch_files", fetch_files)
         return requests
 
     return start
@@ -74,7 +74,7 @@ def server(monkeypatch):
     """A Hub on this machine that the real client asks."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving(Hub()) as local_hub:
-        monkeypatch.setattr("src.data.vision.hub_copy.fetch_files", partial(fetch, endpoint=local_hub.address))
+        monkeypatch.setattr("src.data.hub_copy.fetch_files", partial(fetch, endpoint=local_hub.address))
         yield local_hub
 
 
@@ -282,7 +282,7 @@ def test_what_is_wrong_with_parquet_files_is_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"does not name its classes; give 'tasks.Mine.classes="):
         _ = task().classes
     own["Mine"]["classes"] = ["only"]
-    with pytest.raises(UserError, match="label 1, but 1 classes"):
+    with pytest.raises(UserError, match="label 1, but 1 class"):
         task().examples("test")
     own["Mine"]["classes"] = ["one", "two"]
     assert_same(task().examples("test"), SUBSETS["test"])

@@ -309,7 +309,7 @@ def test_a_download_goes_on_with_the_archives_that_came_and_mends_files_cut_shor
     checksums = write_archives(served)
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", checksums)
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
-    monkeypatch.setattr("src.data.vision.hub_copy.fetch_files", refuse)
+    monkeypatch.setattr("src.data.hub_copy.fetch_files", refuse)
     shrink(monkeypatch, "MNIST", SUBSETS)
     last = (served / checksums[-1][0]).read_bytes()
     (served / checksums[-1][0]).write_bytes(b"spoiled on the way")
@@ -330,7 +330,7 @@ def test_a_download_goes_on_with_the_archives_that_came_and_mends_files_cut_shor
 
 def test_a_download_that_fails_says_why_and_leaves_no_data(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    monkeypatch.setattr("src.data.vision.hub_copy.fetch_files", refuse)
+    monkeypatch.setattr("src.data.hub_copy.fetch_files", refuse)
     task = find_tasks(["MNIST"], tmp_path / "data")[0]
     with pytest.raises(UserError, match=r"torchvision could not(.|\n)*the Hub is away(.|\n)*tasks.MNIST.source"):
         task.fetch()

@@ -9,8 +9,9 @@ from command_line.preflight import selected_tasks
 from src.data.class_names import labels_of, match_key, synonyms
 from src.data.demo import tasks as demo
 from src.data.registry import find_tasks, require_data
-from src.data.task import Task, split_indices
+from src.data.splits import RANDOM_TENTH
 from src.data.vision import tasks as vision
+from src.data.vision.task import ImageTask
 from src.errors import UserError
 from tests.helpers.dataset_files import folders, write_image
 from tests.helpers.examples import assert_same, shrink
@@ -21,9 +22,9 @@ LISTS = {"vision": 20, "lines": 8}
 
 
 def test_the_validation_split_is_that_of_the_papers():
-    train, val = split_indices(60_000)
+    train, val = RANDOM_TENTH(60_000)
     assert (len(train), len(val)) == (55_000, 5_000) and train[0] == 36044
-    assert len(split_indices(4_000)[1]) == 400 and not set(train) & set(val)
+    assert len(RANDOM_TENTH(4_000)[1]) == 400 and not set(train) & set(val)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
@@ -55,8 +56,8 @@ def test_unknown_and_repeated_tasks_are_named_with_what_there_is():
         find_tasks(["Shapes", "MINST", "Shapes"])
     assert error.value.problems[0].startswith("there is no task MINST; did you mean MNIST?")
     assert error.value.problems[1] == "task Shapes is named 2 times; name it once"
-    with pytest.raises(UserError, match=r"there is no task qqq; choose among Shapes, .*, ImageNet \(tasks.qqq.source=FOLDER"):
-        find_tasks(["qqq"])
+    with pytest.raises(UserError, match=r"there is no task zzzz; choose among Shapes, .*, ImageNet.* \(tasks.zzzz.source=FOLDER"):
+        find_tasks(["zzzz"])
 
 
 def test_the_shipped_model_is_small():
@@ -206,7 +207,7 @@ def absent(log, **outcomes):
     """
     failures = {name: value if isinstance(value, str) else None for name, value in outcomes.items()}
     return [
-        Task(name, (), Absent(name=name, is_there=False, is_fetchable=bool(value), failure=failures[name], log=log))
+        ImageTask(name, Absent(name=name, is_there=False, is_fetchable=bool(value), failure=failures[name], log=log), ())
         for name, value in outcomes.items()
     ]
 

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
-API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
+API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 SMALL = 1000  # bytes; larger files are kept as LFS, and sent from another address
 
@@ -36,6 +36,7 @@ class Hub:
     ranges: whether Range headers are followed.
     sent: bytes of files sent.
     request_count: number of requests.
+    branches: the commit of each branch but main.
     """
 
     repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Hub:
     request_count: int = 0
     go_on: Event = field(default_factory=Event)
     address: str = ""
+    branches: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, files: dict[str, bytes], kind: str = "models") -> str:
         commit = hashlib.sha1(repr(sorted((path, sha256(content)) for path, content in files.items())).encode()).hexdigest()
@@ -57,6 +59,7 @@ class Hub:
 
     def commit(self, name: str, revision: str | None) -> str | None:
         commits = self.repositories[name]
+        revision = self.branches.get(revision, revision)
         return list(commits)[-1] if revision in (None, "main") else revision if revision in commits else None
 
 

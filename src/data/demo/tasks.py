@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from src.data.demo import glyphs
 from src.data.demo.drawing import Strokes, paint, turn
-from src.data.task import Task
+from src.data.vision.task import ImageTask
 
 SIZE = 32
 # Changed by hand whenever the same seed comes to draw other images (a test notices).
@@ -330,6 +330,6 @@ class DrawnExamples(Dataset):
 
 
 @cache
-def tasks() -> dict[str, Task]:
+def tasks() -> dict[str, ImageTask]:
     """Return the demo's tasks by name."""
-    return {task.name: Task(task.name, task.templates, task) for task in DRAWN_TASKS}
+    return {task.name: ImageTask(task.name, task, task.templates) for task in DRAWN_TASKS}

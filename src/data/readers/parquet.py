@@ -1,12 +1,9 @@
 """Datasets as the Hub serves them: parquet files, one or more a subset, with a column of encoded images and one of labels."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatch
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 import numpy as np
@@ -17,45 +14,15 @@ from src.data.images import read_rgb_or_grey
 from src.data.readers.errors import image_errors
 from src.data.readers.parquet_columns import Columns, find_columns, read_class_names, read_values
 from src.data.readers.row_groups import Column
+from src.data.readers.subset_files import SubsetFiles
 from src.errors import UserError, shorten
-
-SUBSET_OF = {word: subset for subset, words in {"train": ("train", "training"), "test": ("test", "testing"),
-             "val": ("val", "valid", "validation", "dev")}.items() for word in words}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Parquet:
-    """Reader of the parquet files below `root` that match one of `patterns`; names or folders say of which subset each is.
-
-    Where no file is of test, those of val are.
-
-    task: whose examples they are, for sentences.
-    columns: what the columns `image` and `label` are called, where that is not clear.
-    pending_files: returns the files that are still to come, if these are a download.
-    """
+class Parquet(SubsetFiles):
+    """Reader of images in parquet files. Of `columns` it looks for `image` and `label`."""
 
     kind: ClassVar[str] = "Parquet"
-
-    task: str
-    root: Path
-    patterns: Sequence[str] = ("*",)
-    columns: Mapping[str, str] = field(default_factory=dict)
-    pending_files: Callable[[], list[str]] = list
-
-    @property
-    def subsets(self) -> tuple[str, ...]:
-        return tuple(self._files)
-
-    def missing_files(self) -> list[str]:
-        missing = [f"{subset}*.parquet" for subset in ("train", "test") if subset not in self._files] + self.pending_files()
-        folders = sorted({_configuration(path.relative_to(self.root)) for path in self._files.get("train", [])})
-        if len(folders) > 1:
-            remedy = f"say 'tasks.{self.task}.patterns=[FOLDER/*]'"
-            missing.append(f"one folder of train files (it has {shorten(folders)}; {remedy})")
-        return missing
-
-    def files(self, subset: str) -> list[Path]:
-        return self._files[subset]
 
     def class_names(self) -> list[str] | None:
         return read_class_names(self._files["train"], self._columns("train"))
@@ -86,18 +53,6 @@ class Parquet:
         columns = self._columns(subset)
         paths = read_values(files, f"{columns.image}.path") if columns.has_paths else [None]
         return None if None in paths else [PurePosixPath(path).name for path in paths]
-
-    @cached_property
-    def _files(self) -> dict[str, list[Path]]:
-        files: dict[str, list[Path]] = {}
-        for path in sorted(self.root.rglob("*.parquet")):
-            inner = path.relative_to(self.root)
-            subset = _subset_of(inner)
-            if subset and any(fnmatch(inner.as_posix(), pattern) for pattern in self.patterns):
-                files.setdefault(subset, []).append(path)
-        if "test" not in files and "val" in files:
-            files["test"] = files.pop("val")
-        return files
 
     def _columns(self, subset: str) -> Columns:
         return find_columns(self._files[subset][0], self.columns, self.task)
@@ -133,20 +88,3 @@ class ParquetExamples(Dataset):
         by_label = self.labels if labels is None else np.asarray(labels)[self.labels]
         order = np.array(sorted(self._order, key=lambda row: (by_label[row], names[row])), int)
         return ParquetExamples(self._images, self.labels, order)
-
-
-def _subset_of(path: Path) -> str | None:
-    """Return the subset that a file's name says, else that of the nearest folder whose name says one.
-
-    `data/train-00000-of-00002.parquet` and `default/train/0000.parquet` are of train.
-    """
-    for name in reversed(path.parts):
-        for word in re.split("[^a-z]+", name.removesuffix(".parquet").lower()):
-            if word in SUBSET_OF:
-                return SUBSET_OF[word]
-    return None
-
-
-def _configuration(path: Path) -> str:
-    """Return the folder of a file, without those that only say the subset."""
-    return "/".join(name for name in path.parts[:-1] if name.lower() not in SUBSET_OF) or "."

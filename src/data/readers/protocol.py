@@ -8,32 +8,18 @@ from typing import Protocol
 
 import xxhash
 
+from src.data.location import Reader
 from src.data.task import Examples
 from src.errors import UserError, shorten
-from src.runtime.untrusted import open_regular
 
 
-class ExampleReader(Protocol):
-    """A reader of the examples below a folder, in one layout; making one reads nothing.
+class ExampleReader(Reader, Protocol):
+    """A reader of images.
 
     kind: part of every digest of examples, so it is a literal that outlives the names of classes.
     """
 
     kind: str
-
-    @property
-    def root(self) -> Path:
-        """The folder."""
-
-    @property
-    def subsets(self) -> Sequence[str]:
-        """Those of `train`, `val` and `test` that are there."""
-
-    def missing_files(self) -> list[str]:
-        """Return what the layout needs and the folder lacks."""
-
-    def files(self, subset: str) -> Iterable[Path]:
-        """Return the files, and folders of files, that a subset is read from."""
 
     def class_names(self) -> Sequence[str] | None:
         """Return the classes in the order of the labels that `load` gives; None if the format names none."""
@@ -61,13 +47,6 @@ def require_listed(what: str, paths: Iterable[str]) -> None:
             f"{len(absent):,} of the {total:,} images that {what} lists are not there ({shorten(absent, 2)}); "
             f"unpack its archive again"
         )
-
-
-def require_regular(reader: ExampleReader) -> None:
-    """Raise UserError if a file that a reader reads is neither regular nor a folder: a pipe would be waited for."""
-    for path in {path for subset in reader.subsets for path in reader.files(subset)}:
-        if not path.is_dir():
-            open_regular(path).close()
 
 
 def listing_digest(root: Path, files: Iterable[Path]) -> str:

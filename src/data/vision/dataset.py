@@ -1,7 +1,7 @@
 """A dataset on disk, checked against what was published."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,13 +9,14 @@ from typing import ClassVar
 
 import xxhash
 
+from src.data.class_names import ClassName
+from src.data.location import Location
 from src.data.readers.errors import dataset_errors
 from src.data.readers.image_folders import ImageFolders, ListedImages
 from src.data.readers.parquet import Parquet, ParquetExamples
 from src.data.readers.protocol import ExampleReader, listing_digest
-from src.data.task import ClassName, Examples
+from src.data.task import Examples
 from src.data.vision.labels import ClassMapping, RelabelledExamples, map_classes, published_names
-from src.data.vision.locate import DatasetLocation
 from src.data.vision.spec import DatasetSpec
 from src.errors import UserError, plural
 from src.runtime.progress import SILENT, Progress
@@ -28,13 +29,15 @@ class ImageDataset:
     spec: what is known of the dataset.
     location: where it lies.
     class_names: the user's, in label order, in place of the spec's.
+    columns: the user's names of columns.
     """
 
     kind: ClassVar[str] = "Collection"
 
     spec: DatasetSpec
-    location: DatasetLocation
+    location: Location[ExampleReader]
     class_names: Sequence[ClassName] | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -110,8 +113,7 @@ class ImageDataset:
     def _fingerprint(self, subset: str) -> str:
         reader, spec = self._reader, self.spec
         files = listing_digest(reader.root, reader.files(subset))
-        columns = dict(self.location.columns or {})
-        facts = [reader.kind, spec.classes, spec.is_sorted_by_name, self.class_names, columns, files]
+        facts = [reader.kind, spec.classes, spec.is_sorted_by_name, self.class_names, dict(self.columns), files]
         return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
 
     @cached_property

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
-from src.data.class_names import difference, labels_of, match_key, require_text, synonyms, words
-from src.data.task import ClassName, Examples
+from src.data.class_names import ClassName, difference, labels_of, match_key, require_text, synonyms, words
+from src.data.task import Examples
 from src.data.vision.spec import DatasetSpec
 from src.errors import UserError, plural
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from src.data.class_names import ClassName
+from src.data.hub_copy import HubCopy
 from src.data.readers.protocol import ExampleReader
-from src.data.task import ClassName
-from src.data.vision.hub_copy import HubCopy
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from src.data.hub_copy import HubCopy
 from src.data.readers.image_folders import ImageFolders, ListedImages
 from src.data.readers.torchvision import BY_TRAIN, PatchCamelyon, Stl10
-from src.data.vision.hub_copy import HubCopy
 from src.data.vision.layouts import in_folders, like_mnist, read_by_torchvision, shared_paths, subset_paths
 from src.data.vision.spec import DatasetSpec
 

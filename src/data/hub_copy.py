@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os.path import getsize, isfile
 from pathlib import Path
+from typing import TypeVar
 
-from src.data.readers.parquet import Parquet
+from src.data.readers.subset_files import SubsetFiles
 from src.downloads.hub import fetch as fetch_files
 from src.downloads.record import DownloadRecord
 from src.downloads.verification import COMMIT
-from src.runtime.progress import SILENT, Progress
+from src.runtime.progress import SILENT, Prefixed, Progress
+
+Files = TypeVar("Files", bound=SubsetFiles)
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class HubCopy:
     patterns: of the files that are the dataset.
     revision: a commit, a tag or a branch; None for the main branch as it is at the first download. Which commit that
         was is in the folder's record, and a download that is repeated there takes the same.
-    columns: what the columns `image` and `label` are called, where that is not clear.
+    columns: what columns are called, by the name that is looked for.
     """
 
     repository: str
@@ -44,15 +47,17 @@ class HubCopy:
         revision = revision[:12] if COMMIT.fullmatch(revision) else revision.replace("/", "--")
         return data / "hub" / (f"{name}@{revision}" if revision else name)
 
-    def reader(self, task: str, data: Path) -> Parquet:
+    def reader(self, make: type[Files], task: str, data: Path) -> Files:
         """Return the reader of the files below `data`.
 
+        make: its class.
         task: whose examples they are.
         """
-        return Parquet(task, self.folder(data), self.patterns, self.columns, lambda: self._pending_files(data))
+        return make(task, self.folder(data), self.patterns, self.columns, lambda: self._pending_files(data))
 
-    def fetch(self, data: Path, progress: Progress = SILENT) -> None:
-        """Download the files below `data`. Raise UserError with what went wrong."""
+    def fetch(self, data: Path, task: str, progress: Progress = SILENT) -> None:
+        """Download the files of a task below `data`. Raise UserError with what went wrong."""
+        progress = Prefixed(progress, f"{task} from {self.repository}: ")
         is_movable = self.revision and not COMMIT.fullmatch(self.revision)  # a branch or tag
         commit = self._record(data).commit if is_movable else None  # that of the first download, which is repeated
         folder, revision = self.folder(data), commit or self.revision

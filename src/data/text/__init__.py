@@ -1,0 +1,1 @@
+"""Text tasks: rows of tables, put into words by templates."""

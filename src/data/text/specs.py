@@ -1,0 +1,95 @@
+"""The text tasks of the papers: the eight of P3, three more that TIES merges, and four of GLUE.
+
+Splits are those of MaTS: its test rows are the Hub's validation rows (of qasc, too), its validation rows the last of the
+Hub's training rows, in the order of the files. A copy is pinned to a commit when it is first downloaded.
+"""
+
+from functools import partial
+from operator import itemgetter
+
+from src.data.hub_copy import HubCopy
+from src.data.text.spec import Field, TextSpec
+
+CONVERTED = "refs/convert/parquet"  # the branch in which the Hub converts data sets that are published as scripts
+
+
+def _copies(repository: str, configuration: str = "", subsets: tuple[str, str] = ("train", "validation")) -> list[HubCopy]:
+    """Return a repository as it is published, and as the Hub converts it.
+
+    configuration: the folder that the files lie in; any if there is one only.
+    subsets: what the files of training and test rows are called.
+    """
+    patterns = tuple(f"{configuration}*{subset}*.parquet" for subset in subsets)
+    return [HubCopy(repository, patterns), HubCopy(repository, patterns, CONVERTED)]
+
+
+def _number(column: str, first: int = 0) -> Field:
+    """Return the label of a column that counts from `first`."""
+    return Field(column, partial(_counted, first))
+
+
+def _counted(first: int, value: object) -> int:
+    return int(value) - first
+
+
+def _letter(column: str) -> Field:
+    """Return the label of a column that has A for 0."""
+    return Field(column, "ABCDEFGH".index)
+
+
+def _glue(name: str, train: int, test: int, subsets: tuple[str, str] = ("train", "validation")) -> TextSpec:
+    sizes = {"train": train, "test": test}
+    return TextSpec(name, f"glue/{name}", _copies("nyu-mll/glue", f"{name}/", subsets), sizes, label=_number("label"))
+
+
+_SPECS = (
+    TextSpec(
+        "cosmos_qa", "cosmos_qa", [*_copies("allenai/cosmos_qa"), *_copies("Samsoup/cosmos_qa")[:1]],
+        {"train": 25262, "test": 2985}, label=_number("label"),
+    ),
+    TextSpec(
+        "social_iqa", "social_i_qa", [*_copies("allenai/social_i_qa"), *_copies("lighteval/siqa")[:1]],
+        {"train": 33410, "test": 1954}, label=_number("label", 1),
+        ignored=("Check if a random answer is valid or not",),  # which chooses between two other answers
+    ),
+    TextSpec(
+        "paws", "paws/labeled_final", _copies("google-research-datasets/paws", "labeled_final/"),
+        {"train": 49401, "test": 8000}, label=_number("label"),
+    ),
+    TextSpec(
+        "quail", "quail", _copies("textmachinelab/quail"), {"train": 10246, "test": 2164}, label=_number("correct_answer_id")
+    ),
+    TextSpec("wiki_qa", "wiki_qa", _copies("microsoft/wiki_qa"), {"train": 20360, "test": 2733}, label=_number("label")),
+    TextSpec(
+        "quartz", "quartz", _copies("allenai/quartz"), {"train": 2696, "test": 384}, held_out=200, label=_letter("answerKey")
+    ),
+    TextSpec("qasc", "qasc", _copies("allenai/qasc"), {"train": 8134, "test": 926}, held_out=500, label=_letter("answerKey")),
+    TextSpec(
+        "ropes", "ropes", _copies("allenai/ropes", "plain_text/"), {"train": 10924, "test": 1688},
+        references=Field("answers", itemgetter("text")), metrics=("Squad",),
+    ),
+    TextSpec(
+        "story_cloze", "story_cloze/2016", (), {"train": 1871, "test": 1871}, label=_number("answer_right_ending", 1),
+        roles={"train": "val", "test": "test"},
+        columns={
+            **{f"input_sentence_{number}": f"InputSentence{number}" for number in range(1, 5)},
+            **{f"sentence_quiz{number}": f"RandomFifthSentenceQuiz{number}" for number in (1, 2)},
+            "answer_right_ending": "AnswerRightEnding",
+        },
+        layout="val.csv and test.csv (of spring 2016, which https://cs.rochester.edu/nlp/rocstories gives on request)",
+    ),
+    TextSpec(
+        "winogrande", "winogrande/winogrande_xl", _copies("allenai/winogrande", "winogrande_xl/"),
+        {"train": 40398, "test": 1267}, label=_number("answer", 1),
+    ),
+    TextSpec(
+        "wsc", "super_glue/wsc.fixed", _copies("aps/super_glue", "wsc.fixed/"), {"train": 554, "test": 104}, held_out=100,
+        label=_number("label"),
+    ),
+    _glue("mnli", 392702, 9815, ("train", "validation_matched")),
+    _glue("qnli", 104743, 5463),
+    _glue("qqp", 363846, 40430),
+    _glue("rte", 2490, 277),
+)  # fmt: skip
+
+SPECS = {spec.name: spec for spec in _SPECS}
