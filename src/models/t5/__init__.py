@@ -1,0 +1,1 @@
+"""T5 (Raffel et al., 2020) and its kin, T5 v1.1 and Flan-T5: models that read a text and answer with one."""

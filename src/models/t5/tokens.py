@@ -1,0 +1,132 @@
+"""Texts as token ids, and examples of a task as padded batches of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import xxhash
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from src.errors import UserError
+from src.models.family import Batch
+from src.models.loader import ExampleId
+from src.runtime.untrusted import read_text
+
+PAD = 0
+LONGEST = 512  # tokens of a text, the end included
+
+
+class TextExampleLike(Protocol):
+    """The part of a templated example (`data.text.examples.TextExample`) that the model reads.
+
+    input: the prompt.
+    target: the right answer.
+    choices: the answers to choose among; () where the answer is generated.
+    label: the index of the right choice; None without choices.
+    references: answers that count as right where the answer is generated.
+    """
+
+    input: str
+    target: str
+    choices: tuple[str, ...]
+    label: int | None
+    references: tuple[str, ...]
+
+
+class Tokens:
+    """A tokenizer of T5: every text ends in `</s>`, and is cut before it where it is too long.
+
+    end: the id of `</s>`.
+    digest: of all that decides the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, end: int, digest: str):
+        self._tokenizer, self.end, self.digest = tokenizer, end, digest
+
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of a text, `</s>` included."""
+        return [*self._tokenizer.encode(text, add_special_tokens=False).ids[: LONGEST - 1], self.end]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text that ids stand for, up to the first `</s>`."""
+        ids = list(ids)
+        return self._tokenizer.decode(ids[: ids.index(self.end)] if self.end in ids else ids, skip_special_tokens=True)
+
+    def scoring_batch(self, task: str, examples: Sequence[TextExampleLike]) -> Batch:
+        """Return examples for scoring: `input` and `target`, (n, tokens), and `choices`, (n, choices, tokens), if there are any.
+
+        Labels are indices of choices, or the digests of targets.
+
+        Raise UserError if some have choices and some have not.
+        """
+        inputs = self._training_inputs(examples)
+        if not any(each.choices for each in examples):
+            labels = torch.tensor([text_digest(each.target) for each in examples])
+            return Batch(task, inputs, labels, [each.references for each in examples])
+        if any(each.label is None or not 0 <= each.label < len(each.choices) for each in examples):
+            raise UserError(f"some examples of {task} have no right one among their choices; correct its templates")
+        rows = [[torch.tensor(self.ids(choice)) for choice in each.choices] for each in examples]
+        longest, most = max(len(choice) for row in rows for choice in row), max(map(len, rows))
+        choices = torch.full((len(rows), most, longest), PAD)
+        for number, row in enumerate(rows):
+            padded = pad_sequence(row, batch_first=True, padding_value=PAD)
+            choices[number, : len(row), : padded.shape[1]] = padded
+        return Batch(task, {**inputs, "choices": choices}, torch.tensor([each.label for each in examples]))
+
+    def training_batch(self, task: str, examples: Sequence[TextExampleLike]) -> Batch:
+        """Return examples for training: `input` and `target`, (n, tokens); all labels are 0."""
+        return Batch(task, self._training_inputs(examples), torch.zeros(len(examples), dtype=torch.int64))
+
+    def _training_inputs(self, examples: Sequence[TextExampleLike]) -> dict[str, Tensor]:
+        return {name: pad_sequence([torch.tensor(self.ids(getattr(each, name))) for each in examples], True, PAD)
+                for name in ("input", "target")}  # fmt: skip
+
+
+class TrainingExamples(Dataset):
+    """Training examples as token ids, several at a time.
+
+    examples: opens the dataset, in the process that reads.
+    """
+
+    def __init__(self, task: str, examples: Callable[[], Dataset], tokens: Tokens):
+        self._task, self._examples, self._tokens = task, examples, tokens
+
+    def __getitems__(self, ids: Sequence[ExampleId]) -> Mapping[str, Tensor] | UserError:
+        """Return `Tokens.training_batch`'s inputs, or a UserError, returned not raised (see `load_batches`)."""
+        try:
+            examples = self._examples()
+            return self._tokens.training_batch(self._task, [examples[index] for _, index in ids]).inputs
+        except UserError as error:
+            return error
+
+
+def text_digest(text: str) -> int:
+    """Return a number of 63 bits that stands for a text."""
+    return xxhash.xxh3_64_intdigest(text.encode(errors="surrogatepass")) >> 1
+
+
+def read_tokenizer(path: Path, end: int, vocabulary: int) -> Tokens:
+    """Return the tokenizer in a file.
+
+    end: the id of `</s>`.
+    vocabulary: the number of tokens that the model has embeddings for.
+
+    Raise UserError if there is none, or if it has tokens that the model has not.
+    """
+    content = read_text(path)
+    try:
+        tokenizer = Tokenizer.from_str(content)
+    except Exception as error:  # the library has no other
+        raise UserError(f"{path} is no tokenizer ({str(error)[:200]}); get it again, or name another") from error
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= vocabulary or not 0 <= end < vocabulary:
+        raise UserError(
+            f"{path} has {largest + 1} tokens, and the model {vocabulary}; give the tokenizer that the model was trained with"
+        )
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return Tokens(tokenizer, end, xxhash.xxh3_128_hexdigest(f"{LONGEST} {end} {content}".encode()))
