@@ -3,6 +3,7 @@
 Masks have four dimensions throughout: of fewer, transformers looks at the values to build its own, which vmap refuses.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch.func import functional_call
 
 from src.models.t5.tokens import PAD
 
+OF_INPUTS = re.compile(r"encoder\..+|decoder\..+\.EncDecAttention\.[kv]\..+")  # parameters of layers that read inputs
 MASKED = torch.finfo(torch.float32).min
 
 Weights = Mapping[str, Tensor]
@@ -78,3 +80,8 @@ class Network:
         return functional_call(
             self.module, dict(weights), kwargs={"encoder_outputs": (encoded.states,), "use_cache": False, **arguments, **options}
         )
+
+
+def is_of_inputs(key: str) -> bool:
+    """Whether a parameter is of a layer through which the tokens of inputs pass, not those of targets."""
+    return bool(OF_INPUTS.fullmatch(key))

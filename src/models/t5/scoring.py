@@ -55,6 +55,14 @@ def mean_log_prob(
     return sums / (targets != PAD).sum(1)
 
 
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy of all tokens of targets (n, tokens), padding left out.
+
+    logits: (n, tokens, vocabulary).
+    """
+    return -token_log_probs(logits, targets).sum() / (targets != PAD).sum()
+
+
 def generate(network: Network, weights: Weights, inputs: Tensor, choose: Chooser, most: int = MOST_NEW) -> Tensor:
     """Return answers of at most `most` tokens to inputs (n, tokens), padded after `</s>`: (n, tokens).
 

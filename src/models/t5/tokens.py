@@ -1,8 +1,7 @@
 """Texts as token ids, and examples of a task as padded batches of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import xxhash
@@ -14,27 +13,11 @@ from torch.utils.data import Dataset
 from src.errors import UserError
 from src.models.family import Batch
 from src.models.loader import ExampleId
+from src.models.t5.tasks import TextExampleLike
 from src.runtime.untrusted import read_text
 
 PAD = 0
 LONGEST = 512  # tokens of a text, the end included
-
-
-class TextExampleLike(Protocol):
-    """The part of a templated example (`data.text.examples.TextExample`) that the model reads.
-
-    input: the prompt.
-    target: the right answer.
-    choices: the answers to choose among; () where the answer is generated.
-    label: the index of the right choice; None without choices.
-    references: answers that count as right where the answer is generated.
-    """
-
-    input: str
-    target: str
-    choices: tuple[str, ...]
-    label: int | None
-    references: tuple[str, ...]
 
 
 class Tokens:
@@ -63,7 +46,7 @@ class Tokens:
 
         Raise UserError if some have choices and some have not.
         """
-        inputs = self._training_inputs(examples)
+        inputs = self.training_inputs(examples)
         if not any(each.choices for each in examples):
             labels = torch.tensor([text_digest(each.target) for each in examples])
             return Batch(task, inputs, labels, [each.references for each in examples])
@@ -77,11 +60,8 @@ class Tokens:
             choices[number, : len(row), : padded.shape[1]] = padded
         return Batch(task, {**inputs, "choices": choices}, torch.tensor([each.label for each in examples]))
 
-    def training_batch(self, task: str, examples: Sequence[TextExampleLike]) -> Batch:
-        """Return examples for training: `input` and `target`, (n, tokens); all labels are 0."""
-        return Batch(task, self._training_inputs(examples), torch.zeros(len(examples), dtype=torch.int64))
-
-    def _training_inputs(self, examples: Sequence[TextExampleLike]) -> dict[str, Tensor]:
+    def training_inputs(self, examples: Sequence[TextExampleLike]) -> dict[str, Tensor]:
+        """Return `input` and `target` of examples, (n, tokens)."""
         return {name: pad_sequence([torch.tensor(self.ids(getattr(each, name))) for each in examples], True, PAD)
                 for name in ("input", "target")}  # fmt: skip
 
@@ -92,14 +72,14 @@ class TrainingExamples(Dataset):
     examples: opens the dataset, in the process that reads.
     """
 
-    def __init__(self, task: str, examples: Callable[[], Dataset], tokens: Tokens):
-        self._task, self._examples, self._tokens = task, examples, tokens
+    def __init__(self, examples: Callable[[], Dataset], tokens: Tokens):
+        self._examples, self._tokens = examples, tokens
 
-    def __getitems__(self, ids: Sequence[ExampleId]) -> Mapping[str, Tensor] | UserError:
-        """Return `Tokens.training_batch`'s inputs, or a UserError, returned not raised (see `load_batches`)."""
+    def __getitems__(self, ids: Sequence[ExampleId]) -> dict[str, Tensor] | UserError:
+        """Return `Tokens.training_inputs`, or a UserError, returned not raised (see `load_batches`)."""
         try:
             examples = self._examples()
-            return self._tokens.training_batch(self._task, [examples[index] for _, index in ids]).inputs
+            return self._tokens.training_inputs([examples[index] for _, index in ids])
         except UserError as error:
             return error
 
