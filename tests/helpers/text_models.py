@@ -1,6 +1,8 @@
 """Tiny T5s with random weights, and the one of the golden files."""
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +23,7 @@ def golden_t5() -> LoadedT5:
     return load_t5(FILES)
 
 
+@cache
 def golden_json(name: str) -> dict:
     return json.loads((GOLDEN / name).read_text())
 
@@ -51,3 +54,71 @@ def random_ids(*shape: int, seed: int = 0) -> Tensor:
     ids = torch.randint(3, SIZES["vocab_size"], shape, generator=Generator().manual_seed(seed))
     ids[..., -1] = 1
     return ids
+
+
+def golden_rows(task: str) -> list[dict]:
+    return golden_json("inputs/batches.json")["tasks"][task]["rows"]
+
+
+def golden_inputs(task: str) -> Tensor:
+    return padded([row["input_ids"] for row in golden_rows(task)])
+
+
+def golden_targets(task: str) -> Tensor:
+    return padded([row["target_ids"] for row in golden_rows(task)])
+
+
+def golden_choices(task: str) -> Tensor:
+    rows = [row["choices_ids"] for row in golden_rows(task)]
+    return padded([choice for row in rows for choice in row]).view(len(rows), len(rows[0]), -1)
+
+
+@dataclass(frozen=True)
+class Example:
+    input: str
+    target: str
+    choices: tuple[str, ...] = ()
+    label: int | None = None
+    references: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GoldenTask:
+    """A task of the golden files, as text: the same examples in all splits. A generated answer's score is made of its length.
+
+    source: the task whose examples these are; by default the one of this name.
+    edit: makes the examples of these.
+    """
+
+    name: str
+    source: str = ""
+    edit: Callable[[list[Example]], list[Example]] = list
+
+    @property
+    def definition(self) -> str:
+        return self.name
+
+    def examples(self, split: str) -> list[Example]:
+        return self.edit([self._example(row) for row in golden_rows(self.source or self.name)])
+
+    def training_examples(self) -> list[Example]:
+        return self.examples("train")
+
+    def fingerprint(self, split: str) -> str:
+        return f"{self.name} {split}"
+
+    @staticmethod
+    def metric(prediction: str, references: Sequence[str]) -> float:
+        return 1 / (2 + abs(len(prediction.split()) - len(references[0].split())))
+
+    @staticmethod
+    def _example(row: dict) -> Example:
+        choices = tuple(map(words, row.get("choices_ids", ())))
+        return Example(
+            words(row["input_ids"]), words(row["target_ids"]), choices, row.get("label"), tuple(row.get("answers", ()))
+        )
+
+
+def words(ids: Sequence[int]) -> str:
+    """Return the golden tokenizer's words of ids, without the end."""
+    return " ".join(f"t{token}" for token in ids[:-1])

@@ -162,15 +162,15 @@ class T5:
         examples = self._split(task, split)
         for start in range(span.start, span.stop, size):
             indices = range(start, min(start + size, span.stop))
-            yield self._batch_on_device(self._tokens.scoring_batch(task.name, [examples[index] for index in indices]))
+            yield self._on_device(self._tokens.scoring_batch(task.name, [examples[index] for index in indices]))
 
     def training_batches(
         self, task: TextTaskLike, batches: Iterable[Sequence[ExampleId]], seed: int, workers: int
     ) -> Iterator[Batch]:
         examples = TrainingExamples(cache(task.training_examples), self._tokens)
-        for inputs in load_batches(examples, batches, workers, self.device.type == "cuda"):
-            labels = torch.zeros(len(inputs["input"]), dtype=torch.int64)
-            yield self._batch_on_device(Batch(task.name, inputs, labels))
+        # started here, and not with the first batch, as it draws a random number, which would be taken from that step's
+        loaded = load_batches(examples, batches, workers, self.device.type == "cuda")
+        return (self._on_device(Batch(task.name, inputs, torch.zeros(len(inputs["input"]), dtype=torch.int64))) for inputs in loaded)
 
     def data_digest(self, task: TextTaskLike, split: str) -> str:
         if (task.name, split) not in self._digests:
@@ -282,7 +282,7 @@ class T5:
         finally:
             self.module.eval()
 
-    def _batch_on_device(self, batch: Batch) -> Batch:
+    def _on_device(self, batch: Batch) -> Batch:
         inputs = {name: leaf.to(self.device, non_blocking=True) for name, leaf in batch.inputs.items()}
         return replace(batch, inputs=inputs, labels=batch.labels.to(self.device, non_blocking=True))
 

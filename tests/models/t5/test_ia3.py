@@ -13,7 +13,17 @@ from src.models.t5.ia3 import add_ia3, is_ia3, spelled_as_ia3
 from src.models.t5.loading import load_t5
 from src.models.t5.scoring import choice_log_probs, generate, mean_log_prob, most_probable
 from src.state_dict import differences
-from tests.helpers.text_models import FILES, GOLDEN, golden_json, golden_t5, padded, random_ids, transformers_t5
+from tests.helpers.text_models import (
+    FILES,
+    GOLDEN,
+    golden_choices,
+    golden_inputs,
+    golden_json,
+    golden_t5,
+    golden_targets,
+    random_ids,
+    transformers_t5,
+)
 
 peft = pytest.importorskip("peft")
 TASKS = ("alpha", "beta", "gamma")
@@ -36,9 +46,10 @@ def peft_model(model, kind, vectors):
     return adapted, parameters
 
 
-def passed(model):
-    inputs, targets = random_ids(3, 9), random_ids(3, 5, seed=1)
-    return model(input_ids=inputs, decoder_input_ids=targets).logits
+def passed(model, vectors=None):
+    """Return the logits of some examples."""
+    ids = {"input_ids": random_ids(3, 9), "decoder_input_ids": random_ids(3, 5, seed=1)}
+    return functional_call(model, vectors or {}, kwargs=ids).logits
 
 
 @pytest.mark.parametrize("kind", list(PEFT))
@@ -50,7 +61,7 @@ def test_outputs_gradients_and_counts_are_peft_s(kind):
     assert sum(leaf.numel() for leaf in parameters.values()) == sum(leaf.numel() for leaf in vectors.values())
     ours = copy.deepcopy(base)
     add_ia3(ours)
-    found, expected = functional_call(ours, vectors, kwargs={"input_ids": random_ids(3, 9), "decoder_input_ids": random_ids(3, 5, seed=1)}).logits, passed(adapted)  # fmt: skip
+    found, expected = passed(ours, vectors), passed(adapted)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(found, passed(base), atol=1e-2)
     for logits in (found, expected):
@@ -93,31 +104,27 @@ def test_fine_tuned_vectors_answer_as_in_the_released_code(task):
     assert not differences("vectors", vectors, "ones", ones)
     weights = {**model.weights, **vectors}
     for name, expected in golden_json("eval/eval.json")["models"][f"ia3.{task}"]["tasks"].items():
-        rows = golden_json("inputs/batches.json")["tasks"][name]["rows"]
-        inputs = padded([row["input_ids"] for row in rows])
         with torch.no_grad():
             if "scores" in expected:
-                choices = padded([choice for row in rows for choice in row["choices_ids"]]).view(len(rows), -1, max(len(c) for row in rows for c in row["choices_ids"]))  # fmt: skip
-                scores = choice_log_probs(model.network, weights, inputs, choices)
+                scores = choice_log_probs(model.network, weights, golden_inputs(name), golden_choices(name))
                 torch.testing.assert_close(scores, torch.tensor(expected["scores"]), atol=1e-3, rtol=0)
                 assert scores.argmax(1).tolist() == expected["predicted"]
             else:
-                answers = generate(model.network, weights, inputs, most_probable, 12)
+                answers = generate(model.network, weights, golden_inputs(name), most_probable, 12)
                 assert answers.tolist() == [row[1 : answers.shape[1] + 1] for row in expected["generated_ids"]]
 
 
 def test_gradients_of_vectors_by_vmap_are_those_of_each_example_alone():
     model, _ = adapted_golden()
     vectors = load_file(GOLDEN / "inputs" / "ia3_gamma.safetensors")
-    rows = golden_json("inputs/batches.json")["tasks"]["gamma"]["rows"][:3]
-    inputs, targets = (padded([row[key] for row in rows]) for key in ("input_ids", "target_ids"))
+    inputs, targets = golden_inputs("gamma")[:3], golden_targets("gamma")[:3]
 
     def objective(vectors, example, target):
         return mean_log_prob(model.network, {**model.weights, **vectors}, example[None], target[None])[0]
 
     together = vmap(grad(objective), in_dims=(None, 0, 0))(vectors, inputs, targets)
-    for row, ids in enumerate(rows):
-        alone = grad(objective)(vectors, torch.tensor(ids["input_ids"]), torch.tensor(ids["target_ids"]))
+    for row in range(3):
+        alone = grad(objective)(vectors, inputs[row][inputs[row] != 0], targets[row][targets[row] != 0])
         for key, expected in alone.items():
             torch.testing.assert_close(together[key][row], expected, atol=1e-6, rtol=1e-4)
 

@@ -18,33 +18,29 @@ from src.models.t5.scoring import (
     sampler,
     token_log_probs,
 )
-from tests.helpers.text_models import FILES, golden_json, golden_t5, padded, random_ids, transformers_t5
+from tests.helpers.text_models import (
+    FILES,
+    golden_choices,
+    golden_inputs,
+    golden_json,
+    golden_t5,
+    golden_targets,
+    padded,
+    random_ids,
+    transformers_t5,
+)
 
-ROWS = golden_json("inputs/batches.json")["tasks"]
 GOLDEN = golden_json("eval/eval.json")
-
-
-def inputs_of(task):
-    return padded([row["input_ids"] for row in ROWS[task]["rows"]])
-
-
-def targets_of(task):
-    return padded([row["target_ids"] for row in ROWS[task]["rows"]])
-
-
-def choices_of(task):
-    rows = [row["choices_ids"] for row in ROWS[task]["rows"]]
-    return padded([choice for row in rows for choice in row]).view(len(rows), len(rows[0]), -1)
 
 
 @pytest.mark.parametrize("task", ["alpha", "beta"])
 def test_choices_are_scored_as_by_the_released_code(task):
     model, expected = golden_t5(), GOLDEN["models"]["pretrained"]["tasks"][task]
     with torch.no_grad():
-        scores = choice_log_probs(model.network, model.weights, inputs_of(task), choices_of(task))
+        scores = choice_log_probs(model.network, model.weights, golden_inputs(task), golden_choices(task))
     torch.testing.assert_close(scores, torch.tensor(expected["scores"]), atol=1e-3, rtol=0)
     assert scores.argmax(1).tolist() == expected["predicted"]
-    normalised = per_token(scores, choices_of(task))
+    normalised = per_token(scores, golden_choices(task))
     torch.testing.assert_close(normalised, torch.tensor(expected["scores_length_normalised"]), atol=1e-3, rtol=0)
     assert normalised.argmax(1).tolist() == expected["predicted_length_normalised"]
 
@@ -64,16 +60,16 @@ def test_a_padding_choice_never_wins():
 def test_answers_are_generated_as_by_the_released_code():
     model, expected = golden_t5(), GOLDEN["models"]["pretrained"]["tasks"]["gamma"]["generated_ids"]
     with torch.no_grad():
-        answers = generate(model.network, model.weights, inputs_of("gamma"), most_probable, GOLDEN["max_new_tokens"])
+        answers = generate(model.network, model.weights, golden_inputs("gamma"), most_probable, GOLDEN["max_new_tokens"])
     assert answers.tolist() == [row[1 : answers.shape[1] + 1] for row in expected]
     assert not any(any(row[answers.shape[1] + 1 :]) for row in expected)
 
 
-@pytest.mark.parametrize("task", list(ROWS))
+@pytest.mark.parametrize("task", ["alpha", "beta", "gamma"])
 def test_targets_are_scored_as_by_the_released_code(task):
     model, expected = golden_t5(), GOLDEN["models"]["pretrained"]["tasks"][task]["loss_mean_per_example"]
     with torch.no_grad():
-        log_probs = mean_log_prob(model.network, model.weights, inputs_of(task), targets_of(task))
+        log_probs = mean_log_prob(model.network, model.weights, golden_inputs(task), golden_targets(task))
     torch.testing.assert_close(-log_probs, torch.tensor(expected), atol=1e-4, rtol=0)
 
 
@@ -118,15 +114,15 @@ def test_an_input_is_encoded_once_however_many_choices_or_tokens_there_are(answe
     model.network.module.encoder.register_forward_hook(lambda *passed: calls.append(passed))
     with torch.no_grad():
         if answer == "choices":
-            choice_log_probs(model.network, model.weights, inputs_of("alpha"), choices_of("alpha"))
+            choice_log_probs(model.network, model.weights, golden_inputs("alpha"), golden_choices("alpha"))
         else:
-            assert generate(model.network, model.weights, inputs_of("gamma"), most_probable).shape[1] > 3
+            assert generate(model.network, model.weights, golden_inputs("gamma"), most_probable).shape[1] > 3
     assert len(calls) == 1 and calls[0][2].last_hidden_state.shape[0] == 18
 
 
 def test_scores_and_answers_do_not_depend_on_what_else_is_in_a_batch():
     model = golden_t5()
-    inputs, choices, questions = inputs_of("alpha"), choices_of("alpha"), inputs_of("gamma")
+    inputs, choices, questions = golden_inputs("alpha"), golden_choices("alpha"), golden_inputs("gamma")
     with torch.no_grad():
         whole = choice_log_probs(model.network, model.weights, inputs, choices)
         answers = generate(model.network, model.weights, questions, most_probable, 12)
@@ -143,7 +139,7 @@ def test_scores_and_answers_do_not_depend_on_what_else_is_in_a_batch():
 
 def test_the_cache_of_keys_and_values_changes_no_answer():
     """Token by token, each from a pass over all before it."""
-    model, inputs = golden_t5(), inputs_of("gamma")
+    model, inputs = golden_t5(), golden_inputs("gamma")
     with torch.no_grad():
         encoded = model.network.encode(model.weights, inputs)
         answers = generate(model.network, model.weights, inputs, most_probable, 9)
@@ -153,7 +149,7 @@ def test_the_cache_of_keys_and_values_changes_no_answer():
 
 
 def test_an_answer_has_at_most_so_many_tokens_and_nothing_after_its_end():
-    model, inputs = golden_t5(), inputs_of("gamma")
+    model, inputs = golden_t5(), golden_inputs("gamma")
     tokens = iter([5, 1, 7, 8])
 
     def choose(logits):
@@ -177,7 +173,7 @@ def test_samples_follow_the_probabilities_and_their_seed():
 def test_gradients_of_examples_by_vmap_are_those_of_each_alone():
     model = golden_t5()
     weights = dict(model.weights)
-    inputs, targets = inputs_of("gamma")[:4], targets_of("gamma")[:4]
+    inputs, targets = golden_inputs("gamma")[:4], golden_targets("gamma")[:4]
 
     def objective(weights, example, target):
         return mean_log_prob(model.network, weights, example[None], target[None])[0]
@@ -192,7 +188,7 @@ def test_gradients_of_examples_by_vmap_are_those_of_each_alone():
 
 def test_bfloat16_passes_give_float32_scores_close_to_float32_ones():
     model = golden_t5()
-    inputs, choices = inputs_of("beta"), choices_of("beta")
+    inputs, choices = golden_inputs("beta"), golden_choices("beta")
     with torch.no_grad():
         expected = choice_log_probs(model.network, model.weights, inputs, choices)
         with torch.autocast("cpu", torch.bfloat16):
