@@ -25,7 +25,7 @@ from src.models.t5.loading import load_t5
 from src.models.t5.network import Weights, is_of_inputs
 from src.models.t5.parameters import dense_parameters, ia3_parameters
 from src.models.t5.predictor import TextPredictor
-from src.models.t5.scoring import choice_log_probs, generate, mean_log_prob, per_token, sampler, token_loss
+from src.models.t5.scoring import answer_log_probs, generate, per_token, sampler, token_loss
 from src.models.t5.tasks import TextTaskLike
 from src.models.t5.tokens import PAD, TrainingExamples
 from src.runtime.progress import SILENT, Progress
@@ -170,7 +170,11 @@ class T5:
         examples = TrainingExamples(cache(task.training_examples), self._tokens)
         # started here, and not with the first batch, as it draws a random number, which would be taken from that step's
         loaded = load_batches(examples, batches, workers, self.device.type == "cuda")
-        return (self._on_device(Batch(task.name, inputs, torch.zeros(len(inputs["input"]), dtype=torch.int64))) for inputs in loaded)
+
+        def batch(inputs: dict[str, Tensor]) -> Batch:
+            return self._on_device(Batch(task.name, inputs, torch.zeros(len(inputs["input"]), dtype=torch.int64)))
+
+        return map(batch, loaded)
 
     def data_digest(self, task: TextTaskLike, split: str) -> str:
         if (task.name, split) not in self._digests:
@@ -211,7 +215,7 @@ class T5:
         dtype: of the log-softmax.
         """
         weights, inputs = self._parameters.complete(entries), batch.inputs
-        return choice_log_probs(self._parameters.network, weights, inputs["input"], inputs["choices"], dtype)
+        return answer_log_probs(self._parameters.network, weights, inputs["input"], inputs["choices"], dtype)
 
     def objective(self, entries: Weights, batch: Batch, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the mean log-probability of each target's tokens, (n,).
@@ -219,8 +223,9 @@ class T5:
         entries: by the names of `pretrained`, on the device.
         dtype: of the log-softmax.
         """
-        weights, inputs = self._parameters.complete(entries), batch.inputs
-        return mean_log_prob(self._parameters.network, weights, inputs["input"], inputs["target"], dtype)
+        weights, answers = self._parameters.complete(entries), batch.inputs["target"][:, None]
+        log_probs = answer_log_probs(self._parameters.network, weights, batch.inputs["input"], answers, dtype)
+        return per_token(log_probs, answers)[:, 0]
 
     def with_choice(self, batch: Batch, choices: Tensor) -> Batch:
         """Return a batch with choices, (n,) indices, for targets."""
@@ -269,10 +274,8 @@ class T5:
 
         So the mean over examples is the mean over tokens, as in the paper on merging in task subspaces.
         """
-        network, inputs = self._parameters.network, batch.inputs
         with self._training_mode():
-            logits = network.logits(weights, network.encode(weights, inputs["input"]), inputs["target"])
-        return len(batch) * token_loss(logits, inputs["target"])
+            return len(batch) * token_loss(self._parameters.network, weights, batch.inputs["input"], batch.inputs["target"])
 
     @contextlib.contextmanager
     def _training_mode(self) -> Iterator[None]:

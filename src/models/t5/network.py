@@ -29,10 +29,6 @@ class Encoded(NamedTuple):
     states: Tensor
     mask: Tensor
 
-    def repeated(self, count: int) -> "Encoded":
-        """Return each example `count` times in a row."""
-        return Encoded(*(leaf.unsqueeze(1).expand(-1, count, *leaf.shape[1:]).flatten(0, 1) for leaf in self))
-
 
 class Network:
     """A T5 without weights of its own.
@@ -52,10 +48,19 @@ class Network:
         output = functional_call(self.module.encoder, own, kwargs={"input_ids": inputs, "attention_mask": mask})
         return Encoded(output.last_hidden_state, mask)
 
-    def logits(self, weights: Weights, encoded: Encoded, targets: Tensor) -> Tensor:
-        """Return the logits of each token of targets (n, tokens), of what was before it: (n, tokens, vocabulary)."""
-        before = torch.cat([torch.full_like(targets[:, :1], PAD), targets[:, :-1]], 1)
-        return self._decode(weights, encoded, before, 0).logits
+    def logits(self, weights: Weights, encoded: Encoded, answers: Tensor) -> Tensor:
+        """Return the logits of each token of answers, of what is before it: (n, answers, tokens, vocabulary).
+
+        The answers to an input pass as one sequence, in which each sees itself alone: T5 knows relative positions only. So
+        the keys and values of the input are computed once, and not for every answer.
+
+        answers: (n, answers, tokens).
+        """
+        count, length = answers.shape[1:]
+        before = torch.cat([torch.full_like(answers[..., :1], PAD), answers[..., :-1]], -1)
+        is_seen = torch.block_diag(*[torch.ones(length, length, device=answers.device).tril()] * count) > 0
+        output = self._decode(weights, encoded, before.flatten(1), torch.where(is_seen, 0.0, MASKED))
+        return output.logits.unflatten(1, (count, length))
 
     def next_logits(self, weights: Weights, encoded: Encoded, latest: Tensor, cache: Any) -> Tensor:
         """Return the logits of the next tokens, (n, vocabulary).
@@ -63,8 +68,8 @@ class Network:
         latest: the tokens before them, (n,).
         cache: `new_cache()` of these examples, which this updates.
         """
-        output = self._decode(weights, encoded, latest[:, None], cache.get_seq_length(), cache=cache, use_cache=True)
-        return output.logits[:, -1]
+        mask = torch.zeros(1, cache.get_seq_length() + 1, device=latest.device)
+        return self._decode(weights, encoded, latest[:, None], mask, cache=cache, use_cache=True).logits[:, -1]
 
     def new_cache(self) -> Any:
         """Return a cache of keys and values for `next_logits`."""
@@ -72,11 +77,13 @@ class Network:
 
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
-    def _decode(self, weights: Weights, encoded: Encoded, inputs: Tensor, past: int, **options: Any) -> Any:
-        """past: the number of tokens before `inputs` that the cache knows."""
-        length = inputs.shape[1]
-        causal = torch.full((length, past + length), MASKED, device=encoded.states.device).triu(past + 1)
-        arguments = {"attention_mask": encoded.mask, "decoder_input_ids": inputs, "decoder_attention_mask": causal[None, None]}
+    def _decode(self, weights: Weights, encoded: Encoded, inputs: Tensor, mask: Tensor, **options: Any) -> Any:
+        """Return transformers' output.
+
+        inputs: (n, tokens).
+        mask: what is added to the attention of tokens to one another, (tokens, tokens and those of a cache).
+        """
+        arguments = {"attention_mask": encoded.mask, "decoder_input_ids": inputs, "decoder_attention_mask": mask[None, None]}
         return functional_call(
             self.module, dict(weights), kwargs={"encoder_outputs": (encoded.states,), "use_cache": False, **arguments, **options}
         )

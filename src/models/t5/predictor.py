@@ -8,7 +8,7 @@ from torch import Tensor
 
 from src.models.family import Batch
 from src.models.t5.network import Network, Weights
-from src.models.t5.scoring import choice_log_probs, generate, most_probable
+from src.models.t5.scoring import answer_log_probs, generate, most_probable
 from src.models.t5.tasks import TextTaskLike
 from src.models.t5.tokens import Tokens, text_digest
 
@@ -54,7 +54,7 @@ class TextPredictor:
     def choice_scores(self, batch: Batch) -> Tensor:
         """Return the score of each choice, the highest of which is the answer: (n, choices)."""
         with self._autocast():
-            log_probs = choice_log_probs(self._network, self._weights, batch.inputs["input"], batch.inputs["choices"])
+            log_probs = answer_log_probs(self._network, self._weights, batch.inputs["input"], batch.inputs["choices"])
         return self._ranking(log_probs, batch.inputs["choices"])
 
     @torch.no_grad()

@@ -14,53 +14,41 @@ MOST_NEW = 64  # tokens of an answer
 Chooser = Callable[[Tensor], Tensor]  # returns a token (n,) for logits (n, vocabulary)
 
 
-def token_log_probs(logits: Tensor, targets: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return each token's log-probability, 0 for padding: (n, tokens).
+def token_log_probs(logits: Tensor, answers: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return each token's log-probability, 0 for padding: (..., tokens).
 
-    logits: (n, tokens, vocabulary).
-    targets: (n, tokens).
+    logits: (..., tokens, vocabulary).
+    answers: (..., tokens).
     dtype: of the log-softmax. Where the right token has nearly all of the probability, float64 keeps what float32 rounds away.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        losses = F.cross_entropy(logits.to(dtype).flatten(0, 1), targets.flatten(), reduction="none")
-    return torch.where(targets == PAD, 0, -losses.view(targets.shape))
+        losses = F.cross_entropy(logits.to(dtype).flatten(0, -2), answers.flatten(), reduction="none")
+    return torch.where(answers == PAD, 0, -losses.view(answers.shape))
 
 
-def choice_log_probs(
-    network: Network, weights: Weights, inputs: Tensor, choices: Tensor, dtype: torch.dtype = torch.float32
+def answer_log_probs(
+    network: Network, weights: Weights, inputs: Tensor, answers: Tensor, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return each choice's log-probability, the sum of its tokens', `</s>` included: (n, choices); -inf for padding.
+    """Return each answer's log-probability, the sum of its tokens', `</s>` included: (n, answers); -inf for padding.
 
     inputs: (n, tokens).
-    choices: (n, choices, tokens), with all-padding ones where an example has fewer.
+    answers: (n, answers, tokens), with all-padding ones where an example has fewer.
     """
-    count = choices.shape[1]
-    flat = choices.flatten(0, 1)
-    encoded = network.encode(weights, inputs).repeated(count)
-    sums = token_log_probs(network.logits(weights, encoded, flat), flat, dtype).sum(1).view(-1, count)
-    return torch.where(choices[..., 0] == PAD, -torch.inf, sums)
+    logits = network.logits(weights, network.encode(weights, inputs), answers)
+    sums = token_log_probs(logits, answers, dtype).sum(-1)
+    return torch.where((answers != PAD).any(-1), sums, -torch.inf)
 
 
-def per_token(log_probs: Tensor, choices: Tensor) -> Tensor:
-    """Return log-probabilities of choices, (n, choices), divided by the choices' numbers of tokens."""
-    return log_probs / (choices != PAD).sum(-1).clamp(min=1)
+def per_token(log_probs: Tensor, answers: Tensor) -> Tensor:
+    """Return log-probabilities of answers, (n, answers), divided by the answers' numbers of tokens."""
+    return log_probs / (answers != PAD).sum(-1).clamp(min=1)
 
 
-def mean_log_prob(
-    network: Network, weights: Weights, inputs: Tensor, targets: Tensor, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Return the mean log-probability of each target's tokens, `</s>` included: (n,)."""
-    encoded = network.encode(weights, inputs)
-    sums = token_log_probs(network.logits(weights, encoded, targets), targets, dtype).sum(1)
-    return sums / (targets != PAD).sum(1)
-
-
-def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of all tokens of targets (n, tokens), padding left out.
-
-    logits: (n, tokens, vocabulary).
-    """
-    return -token_log_probs(logits, targets).sum() / (targets != PAD).sum()
+def token_loss(network: Network, weights: Weights, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy of all tokens of targets (n, tokens), padding left out."""
+    answers = targets[:, None]
+    logits = network.logits(weights, network.encode(weights, inputs), answers)
+    return -token_log_probs(logits, answers).sum() / (answers != PAD).sum()
 
 
 def generate(network: Network, weights: Weights, inputs: Tensor, choose: Chooser, most: int = MOST_NEW) -> Tensor:

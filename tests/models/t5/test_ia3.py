@@ -11,7 +11,7 @@ from src.checkpoints.opening import open_finetuned
 from src.errors import UserError
 from src.models.t5.ia3 import add_ia3, is_ia3, spelled_as_ia3
 from src.models.t5.loading import load_t5
-from src.models.t5.scoring import choice_log_probs, generate, mean_log_prob, most_probable
+from src.models.t5.scoring import answer_log_probs, generate, most_probable
 from src.state_dict import differences
 from tests.helpers.text_models import (
     FILES,
@@ -106,7 +106,7 @@ def test_fine_tuned_vectors_answer_as_in_the_released_code(task):
     for name, expected in golden_json("eval/eval.json")["models"][f"ia3.{task}"]["tasks"].items():
         with torch.no_grad():
             if "scores" in expected:
-                scores = choice_log_probs(model.network, weights, golden_inputs(name), golden_choices(name))
+                scores = answer_log_probs(model.network, weights, golden_inputs(name), golden_choices(name))
                 torch.testing.assert_close(scores, torch.tensor(expected["scores"]), atol=1e-3, rtol=0)
                 assert scores.argmax(1).tolist() == expected["predicted"]
             else:
@@ -120,7 +120,7 @@ def test_gradients_of_vectors_by_vmap_are_those_of_each_example_alone():
     inputs, targets = golden_inputs("gamma")[:3], golden_targets("gamma")[:3]
 
     def objective(vectors, example, target):
-        return mean_log_prob(model.network, {**model.weights, **vectors}, example[None], target[None])[0]
+        return answer_log_probs(model.network, {**model.weights, **vectors}, example[None], target[None, None])[0, 0]
 
     together = vmap(grad(objective), in_dims=(None, 0, 0))(vectors, inputs, targets)
     for row in range(3):

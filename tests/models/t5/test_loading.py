@@ -34,12 +34,14 @@ def load(folder):
     return load_t5(find_model(str(folder), folder))
 
 
-def both_logits(model, loaded, weights=None):
+def both_logits(model, loaded):
     inputs, targets = random_ids(2, 7), random_ids(2, 4, seed=1)
     before = torch.cat([torch.zeros_like(targets[:, :1]), targets[:, :-1]], 1)
     with torch.no_grad():
-        ours = loaded.network.logits(weights or loaded.weights, loaded.network.encode(weights or loaded.weights, inputs), targets)
-        return ours, model(input_ids=inputs, decoder_input_ids=before).logits
+        encoded = loaded.network.encode(loaded.weights, inputs)
+        return loaded.network.logits(loaded.weights, encoded, targets[:, None])[:, 0], model(
+            input_ids=inputs, decoder_input_ids=before
+        ).logits
 
 
 @pytest.mark.parametrize("pickled", [False, True])
@@ -66,7 +68,7 @@ def test_an_output_layer_of_its_own_stays_its_own():
     weights = dict(loaded.weights)
     states = Encoded(torch.ones(1, 2, 32), torch.zeros(1, 1, 1, 2))
     doubled = {**weights, "lm_head.weight": 2 * weights["lm_head.weight"]}
-    before, after = (loaded.network.logits(each, states, torch.tensor([[5, 1]])) for each in (weights, doubled))
+    before, after = (loaded.network.logits(each, states, torch.tensor([[[5, 1]]])) for each in (weights, doubled))
     assert torch.equal(2 * before, after) and before.any()
 
 

@@ -10,9 +10,8 @@ from torch.nn.functional import log_softmax
 from src.models.t5.loading import load_t5
 from src.models.t5.network import Network
 from src.models.t5.scoring import (
-    choice_log_probs,
+    answer_log_probs,
     generate,
-    mean_log_prob,
     most_probable,
     per_token,
     sampler,
@@ -37,7 +36,7 @@ GOLDEN = golden_json("eval/eval.json")
 def test_choices_are_scored_as_by_the_released_code(task):
     model, expected = golden_t5(), GOLDEN["models"]["pretrained"]["tasks"][task]
     with torch.no_grad():
-        scores = choice_log_probs(model.network, model.weights, golden_inputs(task), golden_choices(task))
+        scores = answer_log_probs(model.network, model.weights, golden_inputs(task), golden_choices(task))
     torch.testing.assert_close(scores, torch.tensor(expected["scores"]), atol=1e-3, rtol=0)
     assert scores.argmax(1).tolist() == expected["predicted"]
     normalised = per_token(scores, golden_choices(task))
@@ -45,11 +44,17 @@ def test_choices_are_scored_as_by_the_released_code(task):
     assert normalised.argmax(1).tolist() == expected["predicted_length_normalised"]
 
 
+def mean_log_prob(model, weights, inputs, targets):
+    """Return the mean log-probability of targets' tokens, (n,)."""
+    answers = targets[:, None]
+    return per_token(answer_log_probs(model.network, weights, inputs, answers), answers)[:, 0]
+
+
 def test_a_padding_choice_never_wins():
     model, case = golden_t5(), GOLDEN["null_choice"]
     choices = padded([choice or [] for row in case["choices_ids"] for choice in row]).long().view(4, 4, -1)
     with torch.no_grad():
-        scores = choice_log_probs(model.network, model.weights, padded(case["input_ids"]), choices)
+        scores = answer_log_probs(model.network, model.weights, padded(case["input_ids"]), choices)
     assert scores.argmax(1).tolist() == case["predicted"]
     expected = torch.tensor(case["scores"])
     is_there = expected > -1e30
@@ -69,7 +74,7 @@ def test_answers_are_generated_as_by_the_released_code():
 def test_targets_are_scored_as_by_the_released_code(task):
     model, expected = golden_t5(), GOLDEN["models"]["pretrained"]["tasks"][task]["loss_mean_per_example"]
     with torch.no_grad():
-        log_probs = mean_log_prob(model.network, model.weights, golden_inputs(task), golden_targets(task))
+        log_probs = mean_log_prob(model, model.weights, golden_inputs(task), golden_targets(task))
     torch.testing.assert_close(-log_probs, torch.tensor(expected), atol=1e-4, rtol=0)
 
 
@@ -94,17 +99,26 @@ def test_a_choice_s_score_is_the_sum_of_its_tokens_with_the_end_and_without_padd
     choices = torch.tensor([[[*choice, 0, 0], [4, 4, 4, 4, 1]]])
     with torch.no_grad():
         logits = model(input_ids=inputs, decoder_input_ids=torch.tensor([[0, *choice[:-1]]])).logits
-        found = choice_log_probs(network, weights, inputs, choices)
+        found = answer_log_probs(network, weights, inputs, choices)
     by_hand = sum(log_softmax(logits[0, place], -1)[token] for place, token in enumerate(choice))
     torch.testing.assert_close(found[0, 0], by_hand)
     torch.testing.assert_close(per_token(found, choices)[0, 0], by_hand / 3)
+
+
+def test_each_answer_is_scored_as_if_it_were_the_only_one():
+    model, inputs, choices = golden_t5(), golden_inputs("alpha"), golden_choices("alpha")
+    with torch.no_grad():
+        together = answer_log_probs(model.network, model.weights, inputs, choices)
+        for number in range(choices.shape[1]):
+            alone = answer_log_probs(model.network, model.weights, inputs, choices[:, number : number + 1])
+            torch.testing.assert_close(together[:, number : number + 1], alone, atol=1e-4, rtol=0)
 
 
 def test_the_first_of_equal_choices_wins():
     model = golden_t5()
     choices = torch.tensor([[[9, 1], [9, 1], [9, 1]]])
     with torch.no_grad():
-        scores = choice_log_probs(model.network, model.weights, torch.tensor([[5, 1]]), choices)
+        scores = answer_log_probs(model.network, model.weights, torch.tensor([[5, 1]]), choices)
     assert scores.unique().numel() == 1 and scores.argmax(1).item() == 0
 
 
@@ -114,7 +128,7 @@ def test_an_input_is_encoded_once_however_many_choices_or_tokens_there_are(answe
     model.network.module.encoder.register_forward_hook(lambda *passed: calls.append(passed))
     with torch.no_grad():
         if answer == "choices":
-            choice_log_probs(model.network, model.weights, golden_inputs("alpha"), golden_choices("alpha"))
+            answer_log_probs(model.network, model.weights, golden_inputs("alpha"), golden_choices("alpha"))
         else:
             assert generate(model.network, model.weights, golden_inputs("gamma"), most_probable).shape[1] > 3
     assert len(calls) == 1 and calls[0][2].last_hidden_state.shape[0] == 18
@@ -124,12 +138,12 @@ def test_scores_and_answers_do_not_depend_on_what_else_is_in_a_batch():
     model = golden_t5()
     inputs, choices, questions = golden_inputs("alpha"), golden_choices("alpha"), golden_inputs("gamma")
     with torch.no_grad():
-        whole = choice_log_probs(model.network, model.weights, inputs, choices)
+        whole = answer_log_probs(model.network, model.weights, inputs, choices)
         answers = generate(model.network, model.weights, questions, most_probable, 12)
         for row in range(0, len(inputs), 5):
             alone = inputs[row : row + 1, : (inputs[row] != 0).sum()]
             torch.testing.assert_close(
-                choice_log_probs(model.network, model.weights, alone, choices[row : row + 1])[0], whole[row], atol=1e-4, rtol=0
+                answer_log_probs(model.network, model.weights, alone, choices[row : row + 1])[0], whole[row], atol=1e-4, rtol=0
             )
             answer = generate(
                 model.network, model.weights, questions[row : row + 1, : (questions[row] != 0).sum()], most_probable, 12
@@ -143,7 +157,7 @@ def test_the_cache_of_keys_and_values_changes_no_answer():
     with torch.no_grad():
         encoded = model.network.encode(model.weights, inputs)
         answers = generate(model.network, model.weights, inputs, most_probable, 9)
-        logits = model.network.logits(model.weights, encoded, answers)
+        logits = model.network.logits(model.weights, encoded, answers[:, None])[:, 0]
     is_there = answers != 0
     assert (logits.argmax(-1) == answers)[is_there].all() and is_there.sum() > 60
 
@@ -176,7 +190,7 @@ def test_gradients_of_examples_by_vmap_are_those_of_each_alone():
     inputs, targets = golden_inputs("gamma")[:4], golden_targets("gamma")[:4]
 
     def objective(weights, example, target):
-        return mean_log_prob(model.network, weights, example[None], target[None])[0]
+        return mean_log_prob(model, weights, example[None], target[None])[0]
 
     together = vmap(grad(objective), in_dims=(None, 0, 0))(weights, inputs, targets)
     for row in range(4):
@@ -190,9 +204,9 @@ def test_bfloat16_passes_give_float32_scores_close_to_float32_ones():
     model = golden_t5()
     inputs, choices = golden_inputs("beta"), golden_choices("beta")
     with torch.no_grad():
-        expected = choice_log_probs(model.network, model.weights, inputs, choices)
+        expected = answer_log_probs(model.network, model.weights, inputs, choices)
         with torch.autocast("cpu", torch.bfloat16):
-            found = choice_log_probs(model.network, model.weights, inputs, choices)
+            found = answer_log_probs(model.network, model.weights, inputs, choices)
             answers = generate(model.network, model.weights, inputs, most_probable, 3)
     assert found.dtype == torch.float32 and len(answers) == len(inputs)
     torch.testing.assert_close(found, expected, atol=0.2, rtol=0.05)
