@@ -58,10 +58,9 @@ def load_t5(files: ModelFiles, weights: StateDict | None = None) -> LoadedT5:
     settings = read_settings(files)
     name = files.weights if weights is None else "the pre-trained model"
     own = bare_names(name, open_checkpoint(files.weights) if weights is None else weights)
-    is_tied = HEAD not in own or (EMBEDDING in own and torch.equal(own[HEAD], own[EMBEDDING]))
-    settings = with_head(files, settings, is_tied)
-    own = bare_names(name, own, [HEAD] if is_tied else [])
-    network = Network(build_module(files, settings, is_tied))
+    settings = with_head(files, settings, own)
+    own = bare_names(name, own, [HEAD] if settings["tie_word_embeddings"] else [])
+    network = Network(build_module(files, settings))
     shapes = dict(network.module.named_parameters())
     raise_any(differences(str(name), own, str(files.config), shapes)[:3])
     tokens = read_tokenizer(files.tokenizer, settings["eos_token_id"], settings["vocab_size"])
@@ -80,31 +79,34 @@ def read_settings(files: ModelFiles) -> dict[str, Any]:
         raise UserError(f"{files.config} is of the kind {kind}, and t5 is read here; give a T5, T5 v1.1 or Flan-T5")
     settings = {"pad_token_id": PAD, "eos_token_id": 1, "decoder_start_token_id": PAD}
     settings |= {key: fields[key] for key in (*GEOMETRY, "tie_word_embeddings", "scale_decoder_outputs") if key in fields}
-    wrong = [f"{key}={settings[key]!r}" for key in ("pad_token_id", "decoder_start_token_id") if settings[key] != PAD]
-    if wrong:
-        raise UserError(f"{files.config} says {' and '.join(wrong)}, and a T5 pads and starts with {PAD}; get it again")
+    tokens = [settings[key] for key in ("pad_token_id", "decoder_start_token_id", "eos_token_id")]
+    if tokens[:2] != [PAD, PAD] or type(tokens[2]) is not int:
+        raise UserError(
+            f"{files.config} says pad_token_id={tokens[0]}, decoder_start_token_id={tokens[1]} and eos_token_id={tokens[2]}, and "
+            f"a T5 pads and starts with {PAD}, and ends with one other token; get it again"
+        )
     blocks = [settings.get(key) for key in ("num_layers", "num_decoder_layers")]
     if any(type(count) is int and not 0 < count <= MOST_BLOCKS for count in blocks):
         raise UserError(f"{files.config} asks for {' and '.join(map(str, blocks))} blocks; get it again")
     return settings
 
 
-def with_head(files: ModelFiles, settings: dict[str, Any], is_tied: bool) -> dict[str, Any]:
+def with_head(files: ModelFiles, settings: dict[str, Any], weights: StateDict) -> dict[str, Any]:
     """Return settings with whether the output layer is tied to the embedding, and its inputs are scaled as in T5 v1.0.
 
     transformers writes that they are tied whatever the weights say; what it scales is then what the weights were trained
     with.
 
-    is_tied: whether the weights have one matrix for both.
-
-    Raise UserError if the configuration says otherwise.
+    Raise UserError if the weights contradict the configuration.
     """
     says_tied, says_scaled = settings.get("tie_word_embeddings"), settings.get("scale_decoder_outputs")
+    is_tied = HEAD not in weights or (
+        says_tied is not False and torch.equal(weights[HEAD], weights.get(EMBEDDING, weights[HEAD]))
+    )
     is_scaled = says_scaled if says_scaled is not None else says_tied if says_tied is not None else is_tied
     if is_tied and says_tied is False:
         raise UserError(
-            f"{files.weights} has no {HEAD} of its own, and {files.config} says that it is not tied to {EMBEDDING}; get both "
-            "again from one model"
+            f"{files.weights} has no {HEAD}, and {files.config} says that it has one of its own; get both again from one model"
         )
     if is_scaled and not is_tied:
         raise UserError(
@@ -114,7 +116,7 @@ def with_head(files: ModelFiles, settings: dict[str, Any], is_tied: bool) -> dic
     return {**settings, "tie_word_embeddings": is_tied, "scale_decoder_outputs": bool(is_scaled)}
 
 
-def build_module(files: ModelFiles, settings: Mapping[str, Any], is_tied: bool) -> nn.Module:
+def build_module(files: ModelFiles, settings: Mapping[str, Any]) -> nn.Module:
     """Return transformers' T5 of this configuration, in evaluation mode, without storage for its weights.
 
     Raise UserError if there is none.
@@ -124,15 +126,16 @@ def build_module(files: ModelFiles, settings: Mapping[str, Any], is_tied: bool) 
     try:
         config = T5Config(**{key: settings[key] for key in GEOMETRY if key in settings}, attn_implementation="eager")
         with torch.device("meta"):
-            module = T5ForConditionalGeneration(config)
+            module, token = T5ForConditionalGeneration(config).eval(), torch.zeros(1, 1, dtype=torch.int64)
+            module(input_ids=token, decoder_input_ids=token)  # which computes shapes, and nothing else
     except Exception as error:  # of strange sizes and names, each in its own way
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{files.config} describes no T5 that can be built ({reason}); get it again") from error
-    if not is_tied:
+    if not settings["tie_word_embeddings"]:
         module.lm_head.weight = nn.Parameter(torch.empty_like(module.lm_head.weight))
-    module.config.tie_word_embeddings = is_tied
+    module.config.tie_word_embeddings = settings["tie_word_embeddings"]
     module.config.scale_decoder_outputs = settings["scale_decoder_outputs"]
-    return module.eval()
+    return module
 
 
 def bare_names(name: object, weights: StateDict, tied: Collection[str] = ()) -> StateDict:

@@ -25,7 +25,7 @@ from src.models.t5.loading import load_t5
 from src.models.t5.network import Weights, is_of_inputs
 from src.models.t5.parameters import dense_parameters, ia3_parameters
 from src.models.t5.predictor import TextPredictor
-from src.models.t5.scoring import answer_log_probs, generate, per_token, sampler, token_loss
+from src.models.t5.scoring import MOST_NEW, answer_log_probs, generate, per_token, sampler, token_loss
 from src.models.t5.tasks import TextTaskLike
 from src.models.t5.tokens import PAD, TrainingExamples
 from src.runtime.progress import SILENT, Progress
@@ -85,7 +85,7 @@ class T5:
     @property
     def identity(self) -> str:
         decisive = {key: value for key, value in self._settings.items() if key != "dropout_rate"}
-        facts = [decisive, self._length_normalised, self._parameters.frozen_digest]
+        facts = [decisive, MOST_NEW, self._length_normalised, self._parameters.frozen_digest]
         return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
 
     @property

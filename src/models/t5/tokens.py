@@ -1,5 +1,6 @@
 """Texts as token ids, and examples of a task as padded batches of them."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from src.errors import UserError
 from src.models.family import Batch
 from src.models.loader import ExampleId
 from src.models.t5.tasks import TextExampleLike
-from src.runtime.untrusted import read_text
+from src.runtime.untrusted import read_json
 
 PAD = 0
 LONGEST = 512  # tokens of a text, the end included
+NOT_OURS = ("padding", "truncation", "post_processor")  # fields of a tokenizer's file: what is done here, in its stead
 
 
 class Tokens:
@@ -32,6 +34,7 @@ class Tokens:
 
     def ids(self, text: str) -> list[int]:
         """Return the ids of a text, `</s>` included."""
+        text = text.encode(errors="replace").decode()  # halves of characters, which json can hold, are refused
         return [*self._tokenizer.encode(text, add_special_tokens=False).ids[: LONGEST - 1], self.end]
 
     def text(self, ids: Sequence[int]) -> str:
@@ -44,7 +47,7 @@ class Tokens:
 
         Labels are indices of choices, or the digests of targets.
 
-        Raise UserError if some have choices and some have not.
+        Raise UserError if an example has no right one among its choices.
         """
         inputs = self.training_inputs(examples)
         if not any(each.choices for each in examples):
@@ -97,9 +100,13 @@ def read_tokenizer(path: Path, end: int, vocabulary: int) -> Tokens:
 
     Raise UserError if there is none, or if it has tokens that the model has not.
     """
-    content = read_text(path)
+    fields = read_json(path)
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} is no tokenizer; get it again, or name another")
+    content = json.dumps({key: value for key, value in fields.items() if key not in NOT_OURS})
     try:
         tokenizer = Tokenizer.from_str(content)
+        tokenizer.encode("\u2603 ?")  # of which a vocabulary knows nothing
     except Exception as error:  # the library has no other
         raise UserError(f"{path} is no tokenizer ({str(error)[:200]}); get it again, or name another") from error
     largest = max(tokenizer.get_vocab().values(), default=0)
@@ -107,6 +114,4 @@ def read_tokenizer(path: Path, end: int, vocabulary: int) -> Tokens:
         raise UserError(
             f"{path} has {largest + 1} tokens, and the model {vocabulary}; give the tokenizer that the model was trained with"
         )
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     return Tokens(tokenizer, end, xxhash.xxh3_128_hexdigest(f"{LONGEST} {end} {content}".encode()))

@@ -84,6 +84,15 @@ def test_an_output_layer_stays_its_own_when_transformers_saves_the_model_again(t
     assert torch.equal(loaded.weights["lm_head.weight"], model.lm_head.weight)
 
 
+def test_an_output_layer_equal_to_the_embedding_is_its_own_where_the_configuration_says_so(tmp_path):
+    model = transformers_t5(False)
+    model.lm_head.weight.data.copy_(model.shared.weight)
+    for says_tied, is_there in ((False, True), (True, False), (None, False)):
+        folder = write(model, tmp_path / str(says_tied), tie_word_embeddings=says_tied, scale_decoder_outputs=None)
+        save_file({key: leaf.clone() for key, leaf in model.state_dict().items()}, folder / "model.safetensors")
+        assert ("lm_head.weight" in load(folder).weights) == is_there
+
+
 def test_a_tied_output_layer_is_no_linear_layer(tmp_path):
     layers = {is_tied: linear_names(loaded.network.module, loaded.weights)
               for is_tied in (False, True) for loaded in [load(write(transformers_t5(is_tied), tmp_path / str(is_tied)))]}  # fmt: skip
@@ -126,7 +135,7 @@ def test_weights_in_place_of_the_files_are_those_used():
     ("settings", "edit", "sentence"),
     [
         ({"tie_word_embeddings": True, "scale_decoder_outputs": True}, None, "has a lm_head.weight of its own.*false there"),
-        ({"tie_word_embeddings": False}, lambda entries: entries.pop("lm_head.weight"), "has no lm_head.weight of its own"),
+        ({"tie_word_embeddings": False}, lambda entries: entries.pop("lm_head.weight"), "has no lm_head.weight, and"),
         ({"d_model": 20}, None, "has shape"),
         ({}, lambda entries: entries.pop("decoder.block.1.layer.2.DenseReluDense.wi_1.weight"), r"lacks decoder\.block\.1"),
         (
@@ -139,6 +148,9 @@ def test_weights_in_place_of_the_files_are_those_used():
         ({"feed_forward_proj": "gated-nothing"}, None, "describes no T5"),
         ({"num_layers": 10**9}, None, "asks for 1000000000"),
         ({"pad_token_id": 5}, None, "pads and starts with 0"),
+        ({"eos_token_id": [1, 2]}, None, "ends with one other token"),
+        ({"relative_attention_max_distance": -1}, None, "describes no T5"),
+        ({"num_heads": -1}, None, "describes no T5"),
         ({"vocab_size": 100}, None, "128 tokens, and the model 100|has shape"),
     ],
 )
@@ -152,11 +164,14 @@ def test_what_does_not_fit_together_is_said(settings, edit, sentence, tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", "not json", '{"version": "1.0"}'])
+NO_UNKNOWN = json.dumps({"model": {"type": "WordLevel", "vocab": {"<pad>": 0, "</s>": 1}, "unk_token": "<unk>"}})
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "not json", '{"version": "1.0"}', NO_UNKNOWN])
 def test_files_that_are_no_tokenizer_are_said(content, tmp_path):
     folder = write(transformers_t5(False), tmp_path)
     (folder / "tokenizer.json").write_text(content)
-    with pytest.raises(UserError, match="is no tokenizer"):
+    with pytest.raises(UserError, match=r"is no tokenizer|cannot be read as json"):
         load(folder)
 
 
@@ -197,6 +212,7 @@ def test_a_repository_is_fetched_as_safetensors_where_there_are_any(name, other,
 def test_texts_end_in_their_end_and_are_cut_before_it():
     tokens = golden_t5().tokens
     assert tokens.ids("t5 t9 nowhere") == [5, 9, 2, 1] and tokens.ids("") == [1]
+    assert tokens.ids("t5 \ud800 t9") == [5, 2, 9, 1]
     long = tokens.ids("t5 " * 600)
     assert len(long) == 512 and long[-2:] == [5, 1]
     assert tokens.text([5, 9, 1, 7, 0]) == "t5 t9" and tokens.text([0, 5]) == "t5"
