@@ -12,6 +12,7 @@ from src.merging.method import Method
 from src.training.loop import Recipe
 from tests.helpers.processes import ROOT
 
+NAMED = {"open_clip": ["model.name=RN50", "model.pretrained=null"], "t5": ["model.name=google/flan-t5-small"]}
 GROUPS = {group: sorted(path.stem for path in (ROOT / "config" / group).glob("*.yaml")) for group in ("model", "tasks", "method")}
 
 
@@ -29,12 +30,12 @@ def test_every_list_of_tasks_names_tasks_there_are(name):
 
 @pytest.mark.parametrize("name", [name for name in GROUPS["model"] if name != "files"])
 def test_every_model_has_a_recipe_for_each_of_its_tasks(name):
-    config = compose_config([f"model={name}", *(["model.name=RN50", "model.pretrained=null"] if name == "open_clip" else [])])
+    config = compose_config([f"model={name}", *NAMED.get(name, [])])
     for task in config.tasks.names:
         assert isinstance(build_recipe(config, task), Recipe)
 
 
-@pytest.mark.parametrize("overrides", [["model=ViT-demo"], ["model=open_clip", "model.name=RN50", "model.pretrained=null"]])
+@pytest.mark.parametrize("overrides", [["model=ViT-demo"], ["model=open_clip", *NAMED["open_clip"]]])
 def test_models_that_need_no_network_are_built_from_their_yaml(overrides, tmp_path):
     """ViT-B-32 and its like need one; with random weights they are built in models/test_clip.py."""
     config = compose_config([*overrides, f"model_location={tmp_path}"])

@@ -30,7 +30,7 @@ SOURCES = [*MODULES, *sorted(ROOT.glob("*.py"))]
 # What only these packages may import.
 ONLY_IN = {
     ("hydra", "omegaconf"): ("command_line", *LEVELS[-1]),
-    ("open_clip", "timm", "transformers"): ("src.models",),
+    ("open_clip", "timm", "tokenizers", "transformers"): ("src.models",),
     ("huggingface_hub", "gdown"): ("src.downloads", "src.data"),
     ("filelock",): ("src.runtime", "src.downloads", "src.data"),
     ("matplotlib",): ("src.reports",),

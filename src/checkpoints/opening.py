@@ -7,7 +7,9 @@ from pathlib import Path
 
 from src.checkpoints.bundles import is_bundled_task, open_bundled_task
 from src.checkpoints.naming import Spelling, spelled_like
+from src.checkpoints.peft.config import CONFIG, IA3, adapter_kind
 from src.checkpoints.peft.dense import adapter_folder, open_adapter
+from src.checkpoints.peft.reading import open_weights
 from src.checkpoints.plain import check_plain
 from src.checkpoints.reading import Checkpoint, open_files
 from src.checkpoints.shards import split_part
@@ -37,16 +39,17 @@ def open_finetuned(
     base_digest: str = "",
     spell: Callable[[StateDict], Spelling] | None = None,
 ) -> Checkpoint:
-    """As `open_checkpoint`, under the names of `pretrained`; of a peft adapter, a folder or the weight file in it, the
-    model it makes of `pretrained`.
+    """As `open_checkpoint`, under the names of `pretrained`; of a LoRA adapter of peft, a folder or the weight file in it,
+    the model it makes of `pretrained`.
 
     base_digest: of `pretrained`; it becomes part of the cache key of weights that take entries from there.
-    spell: returns weights under the names of `pretrained`; by default `spelled_like`.
+    spell: returns weights, or the vectors of an (IA)^3 adapter of peft, under the names of `pretrained`; by default
+        `spelled_like`, which knows no adapter's.
     """
     folder = adapter_folder(Path(path))
-    if folder is not None:
+    if folder is not None and not (spell and adapter_kind(folder / CONFIG) == IA3):
         return open_adapter(folder, pretrained, base_digest)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_weights(folder) if folder else open_checkpoint(path)
     try:
         spelling = (spell or partial(spelled_like, model=pretrained))(checkpoint)
     except UserError as error:

@@ -10,7 +10,8 @@ from src.errors import UserError
 
 EVERYTHING, ATTENTION, BIASES, MLP, LINEAR = "all", "attention", "attention+bias", "mlp", "all-linear"
 TRAINS = (EVERYTHING, ATTENTION, BIASES, MLP, LINEAR)
-MODULES = {ATTENTION: ("attn",), BIASES: ("attn",), MLP: ("mlp",), LINEAR: ("attn", "mlp")}  # by their names in a block
+_ATTENTIONS, _MLPS = ("attn", "SelfAttention", "EncDecAttention"), ("mlp", "DenseReluDense")
+MODULES = {ATTENTION: _ATTENTIONS, BIASES: _ATTENTIONS, MLP: _MLPS, LINEAR: (*_ATTENTIONS, *_MLPS)}  # by their names in a block
 NEVER, POSTHOC, ALWAYS = "never", "posthoc", "always"
 
 

@@ -14,6 +14,7 @@ from src.runtime.untrusted import read_json
 from src.validation import is_number
 
 CONFIG = "adapter_config.json"
+LORA, IA3 = "LORA", "IA3"  # kinds of adapters
 ADVICE = "merge it with peft's merge_and_unload, save the model, and give that folder"
 
 # Any other setting that is on changes what the factors mean, or may.
@@ -95,13 +96,9 @@ def _name_pattern(pattern: str, limit: TimeLimit) -> Pattern | re.Pattern:
 
 def read_settings(file: Path) -> Settings:
     """Return the settings in a file. Raise UserError with all that is not supported in it."""
-    try:
-        values = read_json(file, LARGEST)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error}); copy the adapter again") from error
-    kind = values.get("peft_type") if isinstance(values, dict) else type(values).__name__
-    if kind != "LORA":
-        raise UserError(f"{file} is of the kind {kind}, and only LORA is read here; {ADVICE}")
+    values = _read_values(file)
+    if values["peft_type"] != LORA:
+        raise UserError(f"{file} is of the kind {values['peft_type']}, and only {LORA} is read here; {ADVICE}")
     values = {**DEFAULTS, **values, **{table: values.get(table) or {} for table in PATTERN_TABLES}}
     problems = []
     initialization = str(values.get("init_lora_weights")).lower()
@@ -117,6 +114,20 @@ def read_settings(file: Path) -> Settings:
         patterns = _compile_patterns(file, values)
     raise_any(problems)
     return Settings(values, patterns)
+
+
+def adapter_kind(file: Path) -> str:
+    """Return the kind of adapter that a file of settings is of, by peft's name. Raise UserError if the file cannot be read."""
+    return str(_read_values(file)["peft_type"])
+
+
+def _read_values(file: Path) -> dict[str, Any]:
+    """Return the settings in a file as they are, the kind of adapter always among them."""
+    try:
+        values = read_json(file, LARGEST)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error}); copy the adapter again") from error
+    return {"peft_type": None, **values} if isinstance(values, dict) else {"peft_type": type(values).__name__}
 
 
 def _compile_patterns(file: Path, values: Mapping[str, Any]) -> dict[str, list[tuple[Pattern | re.Pattern, float]]]:

@@ -48,7 +48,7 @@ def read_adapter(path: Path) -> Adapter:
     with collect(problems):
         settings = read_settings(path / CONFIG)
     with collect(problems):
-        weights = _open_weights(path)
+        weights = open_weights(path)
     raise_any(problems)
     factors, replacements, faults = _split(weights)
     magnitude = {"magnitude_vector"} if settings.values.get("use_dora") else set()
@@ -69,7 +69,8 @@ def read_adapter(path: Path) -> Adapter:
     return Adapter(path, [*weights.files, path / CONFIG], settings, layers, replacements)
 
 
-def _open_weights(path: Path) -> Checkpoint:
+def open_weights(path: Path) -> Checkpoint:
+    """Return the entries in an adapter's folder as they are. Raise UserError if there are none."""
     for name in WEIGHTS:
         if (path / name).exists():
             return open_files(path / name)
