@@ -32,6 +32,7 @@ from src.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from src.models.clip.heads import Heads
+    from src.models.clip.pixel_cache import PixelStore
 
 # Options of method= that are no fields of its class: read by the code here, or by other modules.
 OPTIONS = ("apply_lines", "depth_pattern", "use_ties", "own_base", "ties_base", "load_mask")
@@ -111,11 +112,11 @@ def build_mode(config: DictConfig) -> Mode:
 
 
 def build_recipe(config: DictConfig, task: str) -> Recipe:
-    """Return the model's recipe, for as many epochs as the task asks for if the recipe says none."""
-    epochs = config.model.recipe.epochs
-    if epochs is None:
+    """Return the model's recipe, for as many epochs as the task asks for if the recipe says neither these nor steps."""
+    epochs, steps = config.model.recipe.epochs, config.model.recipe.get("steps")
+    if epochs is None and steps is None:
         epochs = config.tasks[task].get("epochs") if task in config.tasks else None
-    if epochs is None:
+    if epochs is None and steps is None:
         raise UserError(f"nothing says how long to fine-tune on {task}: give tasks.{task}.epochs=N or model.recipe.epochs=N")
     recipe = OmegaConf.to_container(config.model.recipe, resolve=True)
     return instantiate({**recipe, "epochs": epochs}, RECIPE, load_plugins(config))
@@ -126,23 +127,29 @@ def build_family(config: DictConfig, paths: Paths, device: torch.device, progres
 
     progress: listener, which hears what is being decoded.
     """
-    from src.models.clip.pixel_cache import PixelStore  # with open_clip, which is slow to import
-
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32: convolutions would round by default
-    family = instantiate(
-        OmegaConf.to_container(config.model.family, resolve=True),
-        FAMILY,
-        load_plugins(config),
-        name=config.model.name,
-        device=device,
-        heads=build_heads(config, paths),
-        pixels=PixelStore(paths.cache / "pixels", int(config.pixel_cache_gb * 10**9), workers_of(config), progress),
-        reference=_reference(config, paths),
-        precision=config.precision,
-        compiled=config.compile,
-    )
-    return family.linearized() if build_mode(config).scored_linearized else family
+    offers = {
+        "name": lambda: config.model.name,
+        "device": lambda: device,
+        "precision": lambda: config.precision,
+        "compiled": lambda: config.compile,
+        "reference": lambda: _reference(config, paths),
+        "heads": lambda: build_heads(config, paths),
+        "pixels": lambda: _pixel_store(config, paths, progress),
+        "folder": lambda: paths.model / "pretrained",
+        "progress": lambda: progress,
+    }
+    family = instantiate(OmegaConf.to_container(config.model.family, resolve=True), FAMILY, load_plugins(config), offers)
+    mode = build_mode(config)
+    family = family.with_ia3() if mode.ia3 else family
+    return family.linearized() if mode.scored_linearized else family
+
+
+def _pixel_store(config: DictConfig, paths: Paths, progress: Progress) -> "PixelStore":
+    from src.models.clip.pixel_cache import PixelStore  # with open_clip, which is slow to import
+
+    return PixelStore(paths.cache / "pixels", int(config.pixel_cache_gb * 10**9), workers_of(config), progress)
 
 
 def build_heads(config: DictConfig, paths: Paths) -> "Heads":

@@ -1,7 +1,7 @@
 """Objects that a configuration names by `_target_`: classes of this program of the kind asked for, and those of plugins."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin
@@ -40,11 +40,15 @@ class Kind:
         return [*(name for name in required if not callable(getattr(class_, name, None))), *sorted(abstract)]
 
 
-def instantiate(node: Mapping, kind: Kind, plugins: Sequence[str] = (), **values: object) -> object:
-    """Return the object that a node describes: its `_target_`, called with the node's other options and `values`.
+def instantiate(
+    node: Mapping, kind: Kind, plugins: Sequence[str] = (), offers: Mapping[str, Callable[[], object]] | None = None
+) -> object:
+    """Return the object that a node describes: its `_target_`, called with the node's other options and what it takes of
+    `offers`.
 
     node: plain containers; nodes in it with a `_target_` become objects, too.
     plugins: names of imported modules, whose classes may be named.
+    offers: by the names of arguments, what makes their values; called for those alone that the class takes.
 
     Raise UserError for classes that may not be built here, of which nothing is imported then, and for options that a class
     does not have. Raise CodeError if a module has an error.
@@ -52,7 +56,7 @@ def instantiate(node: Mapping, kind: Kind, plugins: Sequence[str] = (), **values
     if TARGET not in node:
         raise UserError(f"{kind.option} names no class; give {kind.option}.{TARGET}, or choose another {kind.option}")
     raise_any(_refusals(node, kind, plugins, kind.option))
-    return _build(node, kind, plugins, kind.option, values)
+    return _build(node, kind, plugins, kind.option, offers or {})
 
 
 def _refusals(value: object, kind: Kind, plugins: Sequence[str], option: str) -> Iterator[str]:
@@ -85,7 +89,7 @@ def _is_allowed(target: object, kind: Kind, plugins: Sequence[str]) -> bool:
     return is_ours or is_within(module, plugins)
 
 
-def _build(value: object, kind: Kind, plugins: Sequence[str], option: str, values: Mapping[str, object]) -> object:
+def _build(value: object, kind: Kind, plugins: Sequence[str], option: str, offers: Mapping[str, Callable[[], object]]) -> object:
     """Return a value of the configuration with objects in the place of all nodes that have a `_target_`."""
     if isinstance(value, list):
         return [_build(each, kind, plugins, f"{option}.{number}", {}) for number, each in enumerate(value)]
@@ -98,19 +102,17 @@ def _build(value: object, kind: Kind, plugins: Sequence[str], option: str, value
     parameters = inspect.signature(class_).parameters.values()
     named = {each.name: each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
     takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters)
-    options = [name for name in named if name not in values]
+    options = [name for name in named if name not in offers]
     raise_any([
         *(f"{option}.{key} is no option of {class_.__name__}, which has {', '.join(options) or 'none'}; leave it out"
-          for key in fields if key not in options and (key in values or not takes_any)),
-        *(f"{value[TARGET]} takes no {key}, which every {kind.what} gets; add it to the arguments of its __init__"
-          for key in values if key not in named and not takes_any),
+          for key in fields if key not in options and (key in offers or not takes_any)),
         *(f"{option}.{name} is missing, and {class_.__name__} needs it; give {option}.{name}=VALUE"
-          for name, each in named.items() if each.default is each.empty and name not in {**fields, **values}),
+          for name, each in named.items() if each.default is each.empty and name not in {**fields, **offers}),
     ])  # fmt: skip
     mistyped = [f"{option}.{key} is {types}; got {_shown(value)}" for key, value in fields.items()
                 if key in named and (types := _other_types(named[key].annotation, value))]  # fmt: skip
     try:
-        built = class_(**fields, **values)
+        built = class_(**fields, **{name: make() for name, make in offers.items() if name in named or takes_any})
     except UserError:
         raise  # what a class says of its options is more exact
     except Exception:

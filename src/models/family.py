@@ -101,6 +101,9 @@ class TaskLike(Protocol):
     def examples(self, split: str) -> Dataset[Any]:
         """Return the examples of `train`, `val` or `test`."""
 
+    def training_examples(self) -> Dataset[Any]:
+        """Return the examples that fine-tuning sees."""
+
     def fingerprint(self, split: str) -> str:
         """Return a string that changes whenever the examples might have changed, computed without reading them."""
 
@@ -112,13 +115,21 @@ class Trainable(nn.Module):
     loss: of named entries on a batch, summed over its examples.
     save: writes the fine-tuned model that entries make, with metadata.
     total: number of parameters of the model that could be trained.
+    weights: returns all weights of the model that entries make, as a predictor takes them.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], loss: Loss, save: Save, total: int):
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        loss: Loss,
+        save: Save,
+        total: int,
+        weights: Callable[[dict[str, Tensor]], StateDict] = dict,
+    ):
         super().__init__()
         self.names, self.total = tuple(parameters), total
         self.values = nn.ParameterList(parameters.values())
-        self._loss, self._save = loss, save
+        self._loss, self._save, self.weights = loss, save, weights
 
     @property
     def entries(self) -> dict[str, nn.Parameter]:
@@ -163,6 +174,12 @@ class ModelFamily(Protocol):
 
     def predictor(self, weights: StateDict, precision: str | None = None) -> Predictor:
         """Return a predictor with these weights, in the family's precision or another; several can be in use at once."""
+
+    def with_ia3(self) -> "ModelFamily":
+        """Return the same model whose parameters are the vectors of (IA)^3, ones in `pretrained`; its weights stay.
+
+        Raise UserError if it has none.
+        """
 
     def linearized(self) -> "ModelFamily":
         """Return the same family predicting with the tangent model around `pretrained`."""

@@ -42,6 +42,7 @@ class Mode:
     linearized: when the tangent model (Ortiz-Jimenez et al., 2023) is used in place of the model itself: never, only in
         scoring (posthoc), or in training and scoring (always).
     lora: LoRA on the matrices that train, in place of the matrices themselves; None for none.
+    ia3: whether vectors train that scale keys, values and inner activations (Liu et al., NeurIPS 2022), and are merged.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Mode:
     trains: str
     linearized: str
     lora: LowRank | None
+    ia3: bool = False
 
     def __post_init__(self):
         problems = []
@@ -60,6 +62,8 @@ class Mode:
             problems.append(f"LoRA trains matrices: finetuning_mode.trains is {ATTENTION}, {MLP} or {LINEAR}; got {self.trains}")
         if self.lora and self.linearized == ALWAYS:
             problems.append("finetuning_mode.lora trains the model itself; with it, linearized is never or posthoc")
+        if self.ia3 and (self.lora or self.linearized != NEVER or self.trains != EVERYTHING):
+            problems.append("with finetuning_mode.ia3 all its vectors train: trains=all, linearized=never, without lora")
         if problems:
             raise UserError(problems)
 
@@ -76,7 +80,8 @@ class Mode:
     @property
     def training(self) -> dict:
         """The fields that decide fine-tuned weights, as JSON values: all but how they are scored."""
-        return {"trains": self.trains, "linearized": self.trained_linearized, "lora": self.lora and asdict(self.lora)}
+        facts = {"trains": self.trains, "linearized": self.trained_linearized, "lora": self.lora and asdict(self.lora)}
+        return {**facts, **({"ia3": True} if self.ia3 else {})}
 
 
 def trained_parameters(entries: Mapping[str, Tensor], blocks: str, trains: str) -> list[str]:

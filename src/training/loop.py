@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from src.runtime.distributed import SINGLE, ProcessGroup
 from src.runtime.memory import keep_freed_memory
 from src.runtime.progress import SILENT, Progress
 from src.runtime.signals import StopRequested, StopSignal
+from src.training.best import BestWeights, validation_score
 from src.training.log import LogCallback, LossMeter, TrainingLog
 from src.training.provenance import mismatch, training_provenance
 from src.training.recipe import Recipe
@@ -55,14 +57,15 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
     """
     family.prepare(task)
     torch.manual_seed(recipe.seed)  # of adapters, which start at random
-    trainable, schedule, group = family.trainable(mode), BatchSchedule(len(task.examples("train")), recipe), settings.group
+    trainable, schedule, group = family.trainable(mode), BatchSchedule(len(task.training_examples()), recipe), settings.group
     on_gpu = family.device.type == "cuda"
     if not on_gpu:
         keep_freed_memory()  # a tenth faster, the tangent model more
     optimizer = torch.optim.AdamW(trainable.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=on_gpu)
     about = {"task": task.name, "model": family.name, "made_from": training_provenance(family, recipe, mode, task)}
     inputs = {"data": task.fingerprint("train"), "model_identity": family.identity, "precision": settings.precision}
-    state = TrainingState(state_path(path), trainable, optimizer, {**about, **inputs})
+    best = BestWeights(trainable, recipe, partial(validation_score, family, task, group=group))
+    state = TrainingState(state_path(path), trainable, optimizer, {**about, **inputs}, best)
     if problem := mismatch(state.path, family, recipe, mode, task):
         raise UserError(problem)
     start, what = state.load(), f"fine-tuning {family.name} on {task.name}"
@@ -85,7 +88,9 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
                 latest = f"{what}: {entry}"
             settings.progress.report(latest, 1)
             signal = group.all_reduce_max(stop.number)
-            is_last, is_due = step == schedule.steps, time.monotonic() - last_saved > 60 * settings.save_minutes
+            if best.update(step):
+                latest = f"{what}: validation {100 * best.latest:.1f} %, best {100 * best.score:.1f} %"
+            is_last, is_due = step == schedule.steps or best.is_over, time.monotonic() - last_saved > 60 * settings.save_minutes
             if (signal or is_last) and not torch.isfinite(norm):  # of the group's gradients: all processes raise
                 raise UserError(_diverged(task, math.nan, state))
             if is_last:
@@ -97,6 +102,7 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
                 group.barrier()
                 message = f"stopped {what} after {step} of {schedule.steps} steps; the same command goes on from there"
                 raise StopRequested(message, signal)
+        best.restore()
         if group.is_main:
             trainable.save(path, about)
             state.remove()
@@ -131,7 +137,7 @@ def _steps(
         for number, micro_batch in enumerate(micro_batches, start=1):
             with contextlib.nullcontext() if number == len(micro_batches) or group.size == 1 else module.no_sync():
                 loss = loss + _backward(family, module, next(batches), micro_batch, settings)
-        norm = torch.nn.utils.clip_grad_norm_(trainable.values, recipe.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trainable.values, recipe.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield loss, norm

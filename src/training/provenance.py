@@ -14,7 +14,7 @@ from src.training.recipe import Recipe
 
 def training_provenance(family: ModelFamily, recipe: Recipe, mode: Mode, task: TaskLike) -> str:
     """Return, as JSON, what fine-tuned weights follow from: digest of the pre-trained weights, recipe, mode and task."""
-    facts = {"pretrained": family.pretrained_digest, "recipe": vars(recipe), "mode": mode.training}
+    facts = {"pretrained": family.pretrained_digest, "recipe": recipe.facts, "mode": mode.training}
     return json.dumps({**facts, "task": task.definition}, sort_keys=True)
 
 

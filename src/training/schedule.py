@@ -46,8 +46,8 @@ class BatchSchedule:
 
     @property
     def steps(self) -> int:
-        """The number of optimiser steps of all epochs."""
-        return self.recipe.epochs * self.steps_per_epoch
+        """The number of optimiser steps, where nothing ends them earlier."""
+        return self.recipe.steps or self.recipe.epochs * self.steps_per_epoch
 
     def size(self, step: int) -> int:
         """Return the number of examples a step sees: the last one of an epoch sees what is left."""

@@ -16,10 +16,11 @@ from src.checkpoints.reading import metadata_of, open_files
 from src.checkpoints.writing import save_file
 from src.errors import UserError, shorten
 from src.models.family import Trainable
+from src.training.best import BestWeights
 
 FINETUNED = "_finetuned"
 WORDS = {"made_from": "recipe or mode", "data": "set of images", "model_identity": "architecture", "precision": "train_precision"}
-WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
+WEIGHT, BEST, MOMENTS = "weight", "best", ("exp_avg", "exp_avg_sq")
 
 
 def state_path(finetuned: Path) -> Path:
@@ -50,6 +51,7 @@ class TrainingState:
     trainable: Trainable
     optimizer: AdamW
     about: Mapping[str, str]
+    best: BestWeights
 
     def save(self, step: int) -> None:
         """Write the state after `step` steps; the earlier one is there until this is complete."""
@@ -57,7 +59,8 @@ class TrainingState:
         for name, leaf in self.trainable.entries.items():
             entries[f"{WEIGHT}.{name}"] = leaf.detach()
             entries |= {f"{moment}.{name}": self.optimizer.state[leaf][moment] for moment in MOMENTS}
-        save_file(entries, self.path, {**self.about, "step": str(step)})
+        entries |= {f"{BEST}.{name}": leaf for name, leaf in self.best.entries.items()}
+        save_file(entries, self.path, {**self.about, "step": str(step), **self.best.facts})
 
     def load(self) -> int:
         """Restore weights and moments, if there is a file; return the number of steps it is after.
@@ -89,6 +92,8 @@ class TrainingState:
                 moments = {moment: saved[f"{moment}.{name}"].clone() for moment in MOMENTS}
                 state[number] = {"step": torch.tensor(float(step)), **moments}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        kept = {name: saved[f"{BEST}.{name}"].clone() for name in entries if f"{BEST}.{name}" in saved}
+        self.best.load(kept, metadata)
         return step
 
     def remove(self) -> None:

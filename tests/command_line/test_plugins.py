@@ -181,10 +181,10 @@ def test_what_a_class_says_of_its_options_comes_first(text, sentence):
 
 
 def test_options_of_a_model_are_judged_by_their_types():
-    shared = {"name": "x", "device": None, "heads": None, "pixels": None}
+    offers = {name: lambda: None for name in ("name", "device", "heads", "pixels")}
     family = {"_target_": "src.models.clip.Clip", "architecture": None, "pretrained": 5, "quick_gelu": 5}
     with pytest.raises(UserError) as error:
-        instantiate(family, FAMILY, **shared)
+        instantiate(family, FAMILY, offers=offers)
     assert error.value.problems == [
         "model.family.architecture is text; got null",
         "model.family.pretrained is text or null; got 5",

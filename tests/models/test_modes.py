@@ -19,7 +19,7 @@ from src.training.loop import TrainingSettings, finetune
 from tests.helpers.processes import ROOT
 from tests.helpers.progress import SignalAt
 
-MODES = sorted(path.stem for path in (ROOT / "config" / "finetuning_mode").glob("*.yaml"))
+MODES = sorted({path.stem for path in (ROOT / "config" / "finetuning_mode").glob("*.yaml")} - {"ia3"})  # which is for text
 COUNTS = {"all": 921_408, "attention": 8 * 4 * 96**2, "attention+bias": 8 * (4 * 96**2 + 4 * 96), "mlp": 8 * 2 * 96 * 384,
           "all-linear": 8 * (4 * 96**2 + 2 * 96 * 384)}  # fmt: skip
 
@@ -58,6 +58,9 @@ class FirstExamples:
 
     def examples(self, split):
         return torch.utils.data.Subset(self._whole.examples(split), range(self._count))
+
+    def training_examples(self):
+        return self.examples("train")
 
     def fingerprint(self, split):
         return f"{self._count} {self._whole.fingerprint(split)}"

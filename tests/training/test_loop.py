@@ -1,6 +1,7 @@
 import json
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from src.models.modes import Mode
 from src.runtime.signals import StopRequested
 from src.training.loop import TrainingSettings, finetune
 from src.training.provenance import mismatch
-from src.training.recipe import Recipe
+from src.training.recipe import SCHEDULES, Recipe
 from src.training.schedule import BatchSchedule
 from src.training.state import state_path
 from tests.helpers.linear_family import LinearFamily, Points
@@ -204,11 +205,78 @@ def test_gradients_that_are_no_numbers_write_nothing_though_the_loss_is_finite(t
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("field", ["lr", "epochs", "batch_size", "max_grad_norm", "num_grad_accumulation"])
+@pytest.mark.parametrize("field", ["lr", "epochs", "batch_size", "max_grad_norm", "num_grad_accumulation", "steps", "patience"])
 @pytest.mark.parametrize("value", [0, "x", True, None])
 def test_impossible_recipes_are_refused_by_name(field, value):
+    if value is None and field in ("max_grad_norm", "steps", "patience"):
+        assert getattr(replace(RECIPE, **{field: None}), field) is None
+        return
     with pytest.raises(ValueError, match=field):
         replace(RECIPE, **{field: value})
+
+
+def test_how_long_is_said_once_and_patience_needs_evaluations():
+    for changes, problem in (
+        ({"steps": 5}, "epochs or steps"),
+        ({"epochs": None}, "epochs or steps"),
+        ({"patience": 2}, "evaluate_steps"),
+        ({"schedule": "square"}, "cosine, linear, constant"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            replace(RECIPE, **changes)
+
+
+def test_rates_follow_the_schedule():
+    rates = {name: [replace(RECIPE, schedule=name).rate(step, 14) for step in (0, 3, 4, 9, 13)] for name in SCHEDULES}
+    assert rates["constant"] == pytest.approx([0.025, 0.1, 0.1, 0.1, 0.1])
+    assert rates["linear"] == pytest.approx([0.025, 0.1, 0.1, 0.05, 0.01])
+    assert rates["cosine"][2:4] == pytest.approx([0.1, 0.05])
+
+
+def test_a_recipe_without_new_options_has_the_facts_that_earlier_weights_have():
+    assert RECIPE.facts == {
+        "lr": 0.1, "weight_decay": 0.0, "warmup_steps": 4, "epochs": 5, "batch_size": 8, "num_grad_accumulation": 1,
+        "max_grad_norm": 1.0, "seed": 0,
+    }  # fmt: skip
+    assert replace(RECIPE, epochs=None, steps=7).facts == {**RECIPE.facts, "epochs": None, "steps": 7}
+
+
+class Scripted(LinearFamily):
+    """A family whose validation scores are those of a script."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.script, self.seen = iter(scores), []
+
+    def predictor(self, weights, precision=None):
+        self.seen.append({key: leaf.clone() for key, leaf in weights.items()})
+        value = next(self.script)
+        return SimpleNamespace(scores=lambda batch: torch.full((len(batch),), value))
+
+
+def test_the_best_weights_are_kept_and_training_ends_without_better_ones(tmp_path):
+    scores = [0.25, 0.5, 0.5, 0.25, 0.75, 1.0]
+    family, path = Scripted(scores), tmp_path / "w.safetensors"
+    recipe = replace(RECIPE, epochs=None, steps=100, evaluate_steps=2, patience=2)
+    finetune(family, Points(), recipe, STANDARD, path, TrainingSettings())
+    assert len(family.seen) == 4  # the second is best, and two without gain follow
+    kept = open_checkpoint(path)
+    assert all(torch.equal(kept[key], leaf) for key, leaf in family.seen[1].items())
+    assert any(not torch.equal(kept[key], leaf) for key, leaf in family.seen[3].items())
+
+
+def test_best_weights_are_the_same_when_training_was_stopped(tmp_path):
+    scores = [0.25, 0.5, 0.25, 0.125, 0.25, 0.375]
+    recipe = replace(RECIPE, epochs=None, steps=12, evaluate_steps=2)
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    finetune(Scripted(scores), Points(), recipe, STANDARD, whole, TrainingSettings())
+    family = Scripted(scores)
+    with pytest.raises(StopRequested):
+        finetune(family, Points(), recipe, STANDARD, parts, TrainingSettings(progress=SignalAt(7)))
+    finetune(family, Points(), recipe, STANDARD, parts, TrainingSettings())
+    assert len(family.seen) == 6
+    kept, expected = open_checkpoint(parts), open_checkpoint(whole)
+    assert all(torch.equal(kept[key], leaf) for key, leaf in expected.items())
 
 
 def test_weights_made_for_other_classes_are_told_apart(tmp_path):

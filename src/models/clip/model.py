@@ -161,6 +161,10 @@ class Clip:
 
         return ClassPredictor(predict)
 
+    def with_ia3(self) -> "Clip":
+        """Raise UserError: there are no such vectors for image towers here."""
+        raise UserError(f"(IA)^3 is for text models, and {self.name} sees images; use finetuning_mode=standard, linear or lora")
+
     def linearized(self) -> "Clip":
         """Return the same family with the tangent model of the image tower, around the pre-trained weights, in its place.
 
@@ -190,7 +194,13 @@ class Clip:
         def save(entries: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
             save_file({key: entries.get(key, leaf) for key, leaf in self.pretrained.items()}, path, metadata)
 
-        return Trainable({name: nn.Parameter(parameters[name].clone()) for name in names}, loss, save, total)
+        return Trainable(
+            {name: nn.Parameter(parameters[name].clone()) for name in names},
+            loss,
+            save,
+            total,
+            lambda entries: {**self.pretrained, **entries},
+        )
 
     def prepare(self, task: TaskLike) -> str:
         """Build the task's head, or read it; return its digest."""
@@ -350,7 +360,11 @@ class Clip:
             with self._training_mode():
                 return self._summed_loss(self._image_features(tower, batch.inputs), batch)
 
-        return Trainable(factors.parameters, loss, factors.save, total)
+        def weights(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            products = factors.weights(entries, self._reference)
+            return {**self.pretrained, **{TOWER + name: leaf for name, leaf in products.items()}}
+
+        return Trainable(factors.parameters, loss, factors.save, total, weights)
 
     def _build_head(self, prompts: Sequence[Sequence[str]]) -> Tensor:
         return zero_shot_head(self._text_model, self._load_tokenizer(), prompts, self.device)

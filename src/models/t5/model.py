@@ -47,6 +47,7 @@ class T5:
     tokenizer: a file in place of the model's own.
     reference: the pre-trained weights, where a set of checkpoints brings its own.
     precision: of predictions, fp32, bf16 or fp16.
+    compiled: whether by torch.compile, which texts of all lengths would compile again and again: refused.
     length_normalised: whether choices are ranked by the mean log-probability of their tokens, not by the sum.
     progress: listener, in bytes, of what is fetched.
 
@@ -63,11 +64,14 @@ class T5:
         tokenizer: str | None = None,
         reference: StateDict | None = None,
         precision: str = "fp32",
+        compiled: bool = False,
         length_normalised: bool = False,
         progress: Progress = SILENT,
     ):
         if precision not in PRECISIONS:
             raise UserError(f"precision is {', '.join(PRECISIONS)}; got {precision}")
+        if compiled:
+            raise UserError(f"compile=true is for images, and {name} reads text; leave it out")
         loaded = load_t5(find_model(pretrained, folder, revision, tokenizer, reference is None, progress), reference)
         self.name, self.device, self.precision = name, device, precision
         self._settings, self._tokens, self._length_normalised = loaded.settings, loaded.tokens, length_normalised
@@ -140,7 +144,8 @@ class T5:
         def save(entries: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
             save_file({key: entries.get(key, leaf) for key, leaf in self.pretrained.items()}, path, metadata)
 
-        return Trainable({name: nn.Parameter(leaf.clone()) for name, leaf in start.items()}, loss, save, total)
+        parameters = {name: nn.Parameter(leaf.clone()) for name, leaf in start.items()}
+        return Trainable(parameters, loss, save, total, lambda entries: {**self.pretrained, **entries})
 
     def prepare(self, task: TaskLike) -> str:
         """Remember the task; return the tokenizer's digest, as nothing else answers. Raise UserError if it is none of text."""
@@ -267,7 +272,10 @@ class T5:
         def loss(entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
             return self._summed_loss({**reference, **factors.weights(entries, reference)}, batch)
 
-        return Trainable(factors.parameters, loss, factors.save, total)
+        def weights(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {**self.pretrained, **factors.weights(entries, reference)}
+
+        return Trainable(factors.parameters, loss, factors.save, total, weights)
 
     def _summed_loss(self, weights: Weights, batch: Batch) -> Tensor:
         """Return the batch's mean loss of a token times its number of examples, with layers that drop units dropping them.
