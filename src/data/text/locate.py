@@ -31,7 +31,7 @@ def locate(
     columns = {**(spec.columns if spec else {}), **(columns or {})}
     read = partial(Tables, roles=spec.roles if spec else {})
     words = (spec.roles if spec else {"train": "train", "test": "test"}).values()
-    files = " and ".join(f"{'validation' if word == 'val' else word}*" for word in words) + f" in {KINDS}"
+    files = " and ".join(f"{word}*" for word in words) + f" in {KINDS}"
     place = folder_or_copy(source, patterns, columns)
     if isinstance(place, Path):
         return Location(name, lambda: [read(name, place, patterns or ("*",), columns)], (), f"{place} should hold {files}.")
