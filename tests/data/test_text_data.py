@@ -1,4 +1,4 @@
-"""The published text data sets, and users' own: what is read of them, and what is said where that fails."""
+"""The published text datasets, and users' own: what is read of them, and what is said where that fails."""
 
 import csv
 import json

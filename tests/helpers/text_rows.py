@@ -1,4 +1,4 @@
-"""Rows of the published text data sets, made up, in the columns and the layout that the Hub serves."""
+"""Rows of the published text datasets, made up, in the columns and the layout that the Hub serves."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -22,7 +22,7 @@ def locate(
 ) -> Location[Tables]:
     """Return the location of a task's tables.
 
-    data: the folder that data sets lie below.
+    data: the folder that datasets lie below.
     spec: of a published task.
     source: a folder of the user's own or a Hub id, instead of where that one lies.
     patterns: which files of it.
@@ -38,7 +38,7 @@ def locate(
     home = [] if source else [data / name]
     copies: Sequence[HubCopy] = [place] if place else spec.copies if spec else []
     remedy = (
-        f"{source} should be a folder, or a data set on the Hub, that holds {files}."
+        f"{source} should be a folder, or a dataset on the Hub, that holds {files}."
         if place
         else f"Put {spec.layout if spec and spec.layout else files} into {data / name}, or give tasks.{name}.source=FOLDER."
     )

@@ -10,7 +10,7 @@ from operator import itemgetter
 from src.data.hub_copy import HubCopy
 from src.data.text.spec import Field, TextSpec
 
-CONVERTED = "refs/convert/parquet"  # the branch in which the Hub converts data sets that are published as scripts
+CONVERTED = "refs/convert/parquet"  # the branch in which the Hub converts datasets that are published as scripts
 
 
 def _copy(

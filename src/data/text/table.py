@@ -1,4 +1,4 @@
-"""The table of text tasks: the papers' data sets, and a user's own."""
+"""The table of text tasks: the papers' datasets, and a user's own."""
 
 from collections.abc import Mapping
 from pathlib import Path
