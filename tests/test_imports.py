@@ -33,6 +33,7 @@ ONLY_IN = {
     ("open_clip", "timm", "tokenizers", "transformers"): ("src.models",),
     ("huggingface_hub", "gdown"): ("src.downloads", "src.data"),
     ("filelock",): ("src.runtime", "src.downloads", "src.data"),
+    ("jinja2",): ("src.data.text",),
     ("matplotlib",): ("src.reports",),
     ("regex",): ("src.runtime",),
     ("scipy", "threadpoolctl"): ("src.merging.engine",),

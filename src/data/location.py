@@ -1,4 +1,4 @@
-"""Where a data set lies on disk, and its download."""
+"""Where a dataset lies on disk, and its download."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ Download = Callable[[Progress], None]  # raises UserError with what went wrong
 
 @dataclass(frozen=True, eq=False)
 class Location(Generic[SomeReader]):
-    """The location of a data set: finds the reader of its examples, and downloads them.
+    """The location of a dataset: finds the reader of its examples, and downloads them.
 
-    name: of the data set.
+    name: of the dataset.
     candidates: returns readers of all layouts and folders to try, best first, made anew: a download changes what is there.
     downloads: the ways to download it, best first.
     remedy: what to do by hand, in words.

@@ -6,8 +6,9 @@ import tracemalloc
 import pytest
 
 from src.data.splits import LastRows
+from src.data.text.metering import MOST_WORK, TemplateFault
 from src.data.text.promptsource import read_templates
-from src.data.text.sandbox import MOST_WORK, TemplateFault, render
+from src.data.text.sandbox import render
 from src.data.text.spec import Field
 from src.data.text.task import TextTask
 from src.data.text.templates import Template
@@ -107,6 +108,7 @@ GROWING = {
     "loops that make nothing": "{% for a in range(1000) %}{% for b in range(1000) %}{% set x = 1 %}{% endfor %}{% endfor %}",
     "lists of lists": "{% set b = [text, text] %}" + "{% set b = [b, b] %}" * 60 + "{{ b }}",
     "a list of lists in one expression": "{% set b = ['x' * 500000] %}{{ [b, b, b, b] }}",
+    "copies": "{% set b = 'x' * 100000 %}{{ [" + "b[1:], " * 2000 + "b] | length }}",
     "texts of texts": "{% set b = text %}" + "{% set b = b ~ b %}" * 60 + "{{ b }}",
     "sums of texts": "{% set b = text %}" + "{% set b = b + b %}" * 60 + "{{ b }}",
     "products of numbers": "{% set b = 9999999999 %}" + "{% set b = b * b %}" * 60,

@@ -1,4 +1,4 @@
-"""The published text data sets, and users' own: what is read of them, and what is said where that fails."""
+"""The published text datasets, and users' own: what is read of them, and what is said where that fails."""
 
 import csv
 import json
@@ -265,6 +265,7 @@ def test_malformed_options_of_text_tasks_are_named_all_at_once(tmp_path):
         "rte": {"templates": [], "columns": ["x"], "validation": 0},
         "Mine": {"source": "x", "templates": ["{{a ||| b", "{% include b %} ||| c"], "choices": ["b"]},
         "Yours": {"source": "x", "choices": ["b"]},
+        "Theirs": {"source": "x", "templates": ["{{a}} ||| b", "Is {{a}} good?"]},
         "paws": {"templates": str(tmp_path / "none.yaml"), "choices": ["a"], "classes": ["a"]},
     }
     with pytest.raises(UserError) as error:
@@ -277,6 +278,7 @@ def test_malformed_options_of_text_tasks_are_named_all_at_once(tmp_path):
         "the template 1 of task Mine has a part that is not read, include in line 1",
         "task Yours needs templates",
         "tasks.Yours.choices goes with a list of templates",
+        "a template of task Theirs is `input ||| target`",
         "a task has no option classes",
         "tasks.paws.choices goes with a list of templates",
     ]

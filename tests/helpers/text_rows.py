@@ -1,4 +1,4 @@
-"""Rows of the published text data sets, made up, in the columns and the layout that the Hub serves."""
+"""Rows of the published text datasets, made up, in the columns and the layout that the Hub serves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +68,7 @@ HUB = {
     ),
     "wsc": (
         "aps--super_glue@refs--convert--parquet/wsc.fixed/{}/0000.parquet",
-        lambda n: {**_texts(n, "text", "span1_text", "span2_text"), "span1_index": 0, "idx": n, "label": n % 2},
+        lambda n: {**_texts(n, "text", "span1_text", "span2_text"), "span1_index": 0, "span2_index": 1, "idx": n, "label": n % 2},
         lambda n: n % 2,
     ),
     "mnli": (

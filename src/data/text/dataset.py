@@ -19,7 +19,7 @@ from src.runtime.progress import SILENT, Progress
 
 @dataclass(frozen=True, eq=False)
 class RowDataset:
-    """The rows of a published data set, or of a user's own.
+    """The rows of a published dataset, or of a user's own.
 
     wording: says which columns are read.
     sizes: number of rows that were published, by subset; {} for a user's own.
@@ -63,7 +63,7 @@ class RowDataset:
 
     @property
     def notes(self) -> list[str]:
-        """A sentence if a published data set lies in other files, whose order may be another."""
+        """A sentence if a published dataset lies in other files, whose order may be another."""
         root = self.location.reader.root
         if not self.sizes or root in self.pinned:
             return []

@@ -22,7 +22,7 @@ def locate(
 ) -> Location[Tables]:
     """Return the location of a task's tables.
 
-    data: the folder that data sets lie below.
+    data: the folder that datasets lie below.
     spec: of a published task.
     source: a folder of the user's own or a Hub id, instead of where that one lies.
     patterns: which files of it.
@@ -31,14 +31,14 @@ def locate(
     columns = {**(spec.columns if spec else {}), **(columns or {})}
     read = partial(Tables, roles=spec.roles if spec else {})
     words = (spec.roles if spec else {"train": "train", "test": "test"}).values()
-    files = " and ".join(f"{'validation' if word == 'val' else word}*" for word in words) + f" in {KINDS}"
+    files = " and ".join(f"{word}*" for word in words) + f" in {KINDS}"
     place = folder_or_copy(source, patterns, columns)
     if isinstance(place, Path):
         return Location(name, lambda: [read(name, place, patterns or ("*",), columns)], (), f"put {files} in {place}")
     home = [] if source else [data / name]
     copies: Sequence[HubCopy] = [place] if place else spec.copies if spec else []
     remedy = (
-        f"give a folder, or a data set on the Hub, that holds {files}, as tasks.{name}.source"
+        f"give a folder, or a dataset on the Hub, that holds {files}, as tasks.{name}.source"
         if place
         else f"put {spec.layout if spec and spec.layout else files} into {data / name}, or give tasks.{name}.source=FOLDER"
     )

@@ -34,7 +34,7 @@ def read_templates(path: Path, metrics: Collection[str] | None = None, ignored: 
 
 
 def _is_kept(entry: dict, metrics: Collection[str] | None) -> bool:
-    """Whether a template asks for what the data set was made for, and is scored by no other metrics."""
+    """Whether a template asks for what the dataset was made for, and is scored by no other metrics."""
     metadata = entry.get("metadata")
     if not isinstance(metadata, dict) or metadata.get("original_task") is not True:
         return False

@@ -1,13 +1,12 @@
 """Jinja templates of strangers: rendered in bounded time and memory, without a way to anything but the row.
 
 A template may loop, choose, compare, calculate and use the filters and methods that are listed here, on what the row
-holds. No attribute of a Python object is ever looked up. A step of a loop costs the size of its body, and what is made
-costs its size; where it can be much larger than what it is made of (`join`, `replace`, `~`, `*`), before it is made.
+holds; all of it is metered. No attribute of a Python object is ever looked up.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from jinja2 import Template, nodes
 from jinja2.filters import FILTERS
@@ -17,9 +16,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from src.data.text import metering
+from src.data.text.metering import TemplateFault, metered_row, paid, pay, size_of
+
 LONGEST_SOURCE = 2**14  # characters: templates have some hundreds
-MOST_WORK = 2**20  # characters and values that are made, and parts of loops that are passed, for one row
-LONGEST_RANGE = 1000
 
 _NODES = {
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.NSRef),
@@ -33,65 +33,55 @@ _FILTERS = (
     *("abs", "capitalize", "count", "d", "default", "first", "float", "int", "items", "last", "length", "list", "lower", "map"),
     *("max", "min", "reject", "reverse", "round", "select", "sort", "title", "trim", "truncate", "unique", "upper", "wordcount"),
 )
-_STRING_METHODS = (
-    *("capitalize", "count", "endswith", "find", "index", "isalpha", "isdigit", "islower", "isupper", "lower", "lstrip"),
-    *(
-        "removeprefix",
-        "removesuffix",
-        "rfind",
-        "rsplit",
-        "rstrip",
-        "split",
-        "splitlines",
-        "startswith",
-        "strip",
-        "title",
-        "upper",
+_METHODS = {
+    str: (
+        *("capitalize", "count", "endswith", "find", "index", "isalpha", "isdigit", "islower", "isupper", "lower", "lstrip"),
+        *("removeprefix", "removesuffix", "rfind", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip"),
+        *("title", "upper"),
     ),
-)
-_METHODS = {str: _STRING_METHODS, list: ("count", "index"), dict: ("get", "items", "keys", "values")}
+    list: ("count", "index"),
+    dict: ("get", "items", "keys", "values"),
+}
 _LOOP = ("index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem")
 
-_work_left: ContextVar[int] = ContextVar("work_left")
 
-
-class TemplateFault(ValueError):
-    """What is wrong with a template, or with a row in it: the end of a sentence that names it."""
+class _Compiled(NamedTuple):
+    template: Template
+    variables: frozenset[str]
 
 
 def render(source: str, row: Mapping[str, object]) -> str:
     """Return the text that a template makes of a row. Raise TemplateFault if it is no template, or fails on the row."""
-    template = _compiled(source)
-    token = _work_left.set(MOST_WORK)
+    template = _compiled(source).template
     try:
-        return "".join(map(_paid, template.generate(row)))
+        with metered_row():
+            return "".join(map(paid, template.generate(row)))
     except TemplateFault:
         raise
     except Exception as error:  # templates compute with whatever rows hold, and fail in all ways that Python has
         raise TemplateFault(f"fails on a row ({_first_line(error)})") from error
-    finally:
-        _work_left.reset(token)
 
 
 def variables(source: str) -> frozenset[str]:
     """Return the names that a template looks up in rows. Raise TemplateFault if it is no template."""
-    _compiled(source)
-    return frozenset(find_undeclared_variables(_ENVIRONMENT.parse(source)))
+    return _compiled(source).variables
 
 
 @lru_cache(maxsize=4096)
-def _compiled(source: str) -> Template:
+def _compiled(source: str) -> _Compiled:
     if len(source) > LONGEST_SOURCE:
         raise TemplateFault(f"has {len(source):,} characters, and templates of at most {LONGEST_SOURCE:,} are read")
     try:
         tree = _Metering().visit(_ENVIRONMENT.parse(source))
         tree.set_environment(_ENVIRONMENT).set_lineno(1)
+        names = find_undeclared_variables(tree)
         code = _ENVIRONMENT.compile(tree)
-        return _ENVIRONMENT.template_class.from_code(_ENVIRONMENT, code, dict(_ENVIRONMENT.globals))
+        template = _ENVIRONMENT.template_class.from_code(_ENVIRONMENT, code, dict(_ENVIRONMENT.globals))
     except TemplateFault:
         raise
     except Exception as error:  # of Jinja's, and of Python, which compiles what Jinja makes of it
         raise TemplateFault(f"cannot be read as Jinja ({_first_line(error)})") from error
+    return _Compiled(template, frozenset(names))
 
 
 class _Metering(NodeTransformer):
@@ -130,6 +120,10 @@ class _Metering(NodeTransformer):
 
     visit_Add = visit_Mul = visit_Call = visit_Filter
 
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered(node, "paid") if isinstance(node.arg, nodes.Slice) else node
+
 
 def _filtered(node: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
@@ -146,7 +140,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "*":
             for text, times in ((left, right), (right, left)):
                 if isinstance(text, str | list | tuple) and isinstance(times, int):
-                    _pay(_size(text) * max(times, 0))
+                    pay(size_of(text) * max(times, 0))
         return super().call_binop(context, operator, left, right)
 
     def getattr(self, obj: object, attribute: str) -> object:
@@ -180,85 +174,24 @@ class _Environment(ImmutableSandboxedEnvironment):
         return self.undefined(obj=obj, name=str(key))
 
 
-def _size(value: object) -> int:
-    """Return how many characters and values a value holds, or some number that is more than may be made."""
-    size, left = 0, [value]
-    while left and size <= MOST_WORK:
-        part = left.pop()
-        size += 1
-        if isinstance(part, str | bytes):
-            size += len(part)
-        elif isinstance(part, int):
-            size += part.bit_length() // 8
-        elif isinstance(part, dict):
-            left += [*part.keys(), *part.values()]
-        elif isinstance(part, list | tuple):
-            left += part
-    return size
-
-
-def _pay(work: int) -> None:
-    """Take work off what is left for the row. Raise TemplateFault if it is more."""
-    left = _work_left.get() - work
-    if left < 0:
-        raise TemplateFault(f"makes more than {MOST_WORK:,} characters of a row, or loops as often; shorten it or the row")
-    _work_left.set(left)
-
-
-def _paid(value: object) -> object:
-    _pay(_size(value))
-    return value
-
-
-def _metered(values: Iterable, cost: int) -> Iterator:
-    """Yield the values, each of which costs."""
-    for value in values:
-        _pay(cost)
-        yield value
-
-
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        _pay(_size(value))
-    return value if isinstance(value, str) else str(value)
-
-
-def _join(values: Iterable, separator: object = "") -> str:
-    texts, between = [_string(value) for value in values], _string(separator)
-    _pay(len(between) * len(texts) + sum(map(len, texts)))
-    return between.join(texts)
-
-
-def _replace(text: object, old: str, new: str) -> str:
-    text = _string(text)
-    _pay(text.count(old) * len(new))
-    return text.replace(old, new)
-
-
-def _join_by(separator: str, values: Iterable) -> str:
-    return _join(values, separator)
-
-
-def _range(*limits: int) -> range:
-    numbers = range(*limits)
-    if len(numbers) > LONGEST_RANGE:
-        raise TemplateFault(f"counts to more than {LONGEST_RANGE:,}; shorten its range")
-    return numbers
+def _only(values: Iterable) -> object:
+    """Return the first value; promptsource draws one, and where its templates do so each row has one."""
+    return next(iter(values))
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-_FUNCTIONS: Mapping[str, Callable] = {"zip": zip, "range": _range, "namespace": Namespace}
-_GROWING_METHODS = {(str, "replace"): _replace, (str, "join"): _join_by}
+_FUNCTIONS: Mapping[str, Callable] = {"zip": zip, "range": metering.bounded_range, "namespace": Namespace}
+_GROWING_METHODS = {(str, "replace"): metering.replace, (str, "join"): metering.join_by}
 _ENVIRONMENT = _Environment()
 _ENVIRONMENT.globals = dict(_FUNCTIONS)
 _ENVIRONMENT.filters = {name: FILTERS[name] for name in _FILTERS} | {
-    "string": _string,
-    "join": _join,
-    "replace": _replace,
-    "choice": lambda values: next(iter(values)),  # promptsource draws one; of the data sets that have it, each row has one
-    "paid": _paid,
-    "metered": _metered,
+    "string": metering.string,
+    "join": metering.join,
+    "replace": metering.replace,
+    "choice": _only,
+    "paid": metering.paid,
+    "metered": metering.steps,
 }

@@ -1,4 +1,4 @@
-"""The table of text tasks: the papers' data sets, and a user's own."""
+"""The table of text tasks: the papers' datasets, and a user's own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,8 +47,8 @@ class TextTasks:
     def is_own(self, options: Options) -> bool:
         templates = options.get("templates")
         lines = templates if isinstance(templates, list | tuple) else ()
-        is_text = isinstance(templates, str) or "choices" in options or any(BARS in str(line) for line in lines)
-        return bool(options.get("source")) and is_text
+        is_jinja = any(BARS in str(line) or "{{" in str(line) for line in lines)  # a prompt for images has no two braces
+        return bool(options.get("source")) and (isinstance(templates, str) or "choices" in options or is_jinja)
 
     def problems(self, name: str, options: Options) -> list[str]:
         templates, columns = options.get("templates"), options.get("columns")
@@ -62,6 +62,10 @@ class TextTasks:
             problems.append(f"task {name} needs templates; give tasks.{name}.templates=, as config/tasks/p3_eight_qa.yaml says")
         if options.get("choices") and not isinstance(templates, list | tuple):
             problems.append(f"tasks.{name}.choices goes with a list of templates; give tasks.{name}.templates=[...]")
+        if isinstance(templates, list | tuple):
+            problems += [
+                f"a template of task {name} is `input {BARS} target`; got {line}" for line in templates if BARS not in str(line)
+            ]
         if not problems and (templates is not None or self._prompts):
             with collect(problems):
                 _ = self._wording(name, options).columns

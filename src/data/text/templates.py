@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from src.data.readers.tables import Row
-from src.data.text.sandbox import render, variables
 
 BARS = "|||"  # between the input and the target, and between choices
 LONGEST_VALUE = 2048  # characters of what is put into a prompt; Jinja leaves five more alone
@@ -27,6 +26,8 @@ class Template:
     @property
     def variables(self) -> frozenset[str]:
         """The columns that it reads. Raise TemplateFault if it cannot be read."""
+        from src.data.text.sandbox import variables  # with Jinja, which image tasks do not need
+
         return variables(self._prompt) - {"answer_choices"} | (variables(self.choices) if self.choices else frozenset())
 
     def render(self, row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -34,6 +35,8 @@ class Template:
 
         What is put into the prompt is cut; choices are not. Raise TemplateFault if that fails.
         """
+        from src.data.text.sandbox import render
+
         escaped = {name: value.replace(BARS, ESCAPED) if isinstance(value, str) else value for name, value in row.items()}
         choices = _split(render(self.choices, escaped)) if self.choices else ()
         answers = {"answer_choices": list(choices)} if self.choices else {}

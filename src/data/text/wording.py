@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from src.data.readers.tables import Row
 from src.data.text.examples import TextExample
-from src.data.text.sandbox import TemplateFault
+from src.data.text.metering import TemplateFault
 from src.data.text.spec import Field
 from src.data.text.templates import LONGEST_VALUE, Template
 from src.errors import UserError, raise_any, shorten
