@@ -1,6 +1,7 @@
 """model=files: merge state dicts from disk, of any architecture; nothing is scored."""
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from command_line.readers import FILES, refuse_unread
 from command_line.sweeps import claim_output
 from src.checkpoints.mask_files import MaskProvenance, load_masks
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned, repetitions
+from src.checkpoints.reading import Checkpoint
+from src.checkpoints.solved import SolvedEntries
 from src.elementwise import as_real
 from src.errors import UserError, plural, raise_any, shorten
 from src.merging.engine.conjugate_gradient import convergence_notes
@@ -44,7 +47,9 @@ def merge_files(config: DictConfig) -> None:
     real = {task: as_real(model) for task, model in finetuned.items()}
     base_model = as_real(pretrained)
     statistics = open_statistics(statistics_paths(config), finetuned, vector_outline(base_model))
-    inputs = MergeInputs(base_model, real, depth, is_layer_by_name, build_device(config), False, statistics)
+    output = expand_path(config.output)
+    solved = SolvedEntries(output.with_name(f"{output.name}.solved"), _identity(models, statistics_paths(config)))
+    inputs = MergeInputs(base_model, real, depth, is_layer_by_name, build_device(config), False, statistics, solved)
     files = [file for checkpoint in models for file in (checkpoint.path, *checkpoint.files)]
     check_output(config, method, files, pretrained, len(sources))
     for note in (*repetitions(base, sources), *(note for checkpoint in models for note in checkpoint.notes)):
@@ -68,9 +73,16 @@ def merge_files(config: DictConfig) -> None:
     lambdas = masks.lambdas if masks and method.per_task else None
     coefficients, merges = lambdas or dict.fromkeys(sources, coefficient), method(inputs)
     write_output(config, merges, coefficients, pretrained, provenance)
+    solved.remove()
     if config.analysis:
         folder = expand_path(config.results_dir) / f"{Path(config.output).stem}-analysis"
         publish_analysis(inputs, merges.masks_at(coefficients), plural(len(sources), "model"), folder)
     for note in convergence_notes(inputs.convergence):
         print(note)
     print(f"{config.output}: {plural(len(sources), 'model')} merged in {time.monotonic() - started:.1f} s")
+
+
+def _identity(models: Sequence[Checkpoint], statistics: Sequence[Path]) -> list:
+    """Return what tells the files of a merge from others, as JSON values: their paths, sizes and times of change."""
+    files = [*(file for model in models for file in model.files), *statistics]
+    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]

@@ -17,6 +17,7 @@ from src.evaluation.lineage import leak_warnings, no_gain_warnings
 from src.evaluation.search import STRATEGIES
 from src.evaluation.selection import Selection, select
 from src.experiments.merge import MergeResult, TaskScores
+from src.merging.engine.conjugate_gradient import convergence_notes
 from src.models.modes import POSTHOC
 
 
@@ -35,7 +36,12 @@ def merge_and_score(config: DictConfig) -> None:
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
         selection = select(method, specified, load, run.paths.mask_files, evaluator, strategy)
         scores = {task: TaskScores(*each) for task, each in evaluator.compare(selection.vectors).items()}
-        notes = [*selection.notes, *_warnings(config, evaluator, scores), *_precision_note(evaluator, selection)]
+        notes = [
+            *selection.notes,
+            *convergence_notes(evaluator.inputs.convergence),
+            *_warnings(config, evaluator, scores),
+            *_precision_note(evaluator, selection),
+        ]
         if not run.group.is_main:
             return
         merges, coefficients = selection.merges, selection.coefficients

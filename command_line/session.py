@@ -1,13 +1,15 @@
 """The session of every script that scores models: check inputs, start processes, fetch data, fine-tune, score, publish."""
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from omegaconf import DictConfig
+import xxhash
+from omegaconf import DictConfig, OmegaConf
 
 from command_line.build import (
     batch_size_of,
@@ -28,6 +30,7 @@ from command_line.readers import refuse_unread
 from command_line.trackers import report_run
 from src.checkpoints.opening import repetitions
 from src.checkpoints.shards import split_part
+from src.checkpoints.solved import SolvedEntries
 from src.data.task import Task
 from src.errors import UserError, collect, raise_any
 from src.evaluation.cache import Cache
@@ -90,7 +93,15 @@ class Session:
             inputs=inputs,
             candidates_per_pass=candidates_per_pass(config, family.device, byte_size(family.pretrained), self.group),
         )
-        return replace(evaluator, inputs=inputs and replace(inputs, statistics=self._statistics(evaluator)))
+        return replace(evaluator, inputs=inputs and self._with_statistics(inputs, evaluator))
+
+    def _with_statistics(self, inputs: MergeInputs, evaluator: Evaluator) -> MergeInputs:
+        """Return the inputs with the models' statistics, and a place for what is solved with them."""
+        files = list(map(str, statistics_paths(self.config)))
+        settings = OmegaConf.to_container(self.config.statistics, resolve=True)
+        question = [self.family.pretrained_digest, evaluator.finetuned_digests, settings, files]
+        folder = self.paths.cache / "solved" / xxhash.xxh3_64_hexdigest(json.dumps(question).encode())
+        return replace(inputs, statistics=self._statistics(evaluator), solved=SolvedEntries(folder, question))
 
     def _statistics(self, evaluator: Evaluator) -> Mapping[str, Mapping[str, StateDict]]:
         """Return the statistics of the fine-tuned models, the user's files or those collected when a method asks for them."""
@@ -172,6 +183,8 @@ class Session:
         self.progress.close()
         result.show(Console())
         print(result.save(self.paths.results))
+        if self.evaluator.inputs and self.evaluator.inputs.solved:
+            self.evaluator.inputs.solved.remove()
         folder = self.paths.results / result.name
         for path in draw(result, folder):
             print(path)

@@ -2,14 +2,15 @@
 normal equations of merging, a few iterations of which keep close to where they start."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from src.checkpoints.opening import open_checkpoint
+from src.checkpoints.solved import Solved
 from src.errors import raise_any
-from src.merging.engine.conjugate_gradient import jacobi, solve
+from src.merging.engine.conjugate_gradient import Convergence, jacobi, solve
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.objectives import OBJECTIVES
 from src.merging.weighted_mean import OffDiagonal
@@ -82,14 +83,21 @@ class ConjugateGradient(OffDiagonal):
                 return merged[key].to(pretrained) - pretrained
             return START[self.initialisation](values, self.initial_lambda)
 
+        solved = inputs.solved and inputs.solved.about([self.description, off_diagonal])
+
         def merge(key: str, stack: Tensor) -> Tensor:
+            solution, facts = solved.get(key, lambda: solution_of(key, stack)) if solved else solution_of(key, stack)
+            inputs.convergence[key] = Convergence(**facts)
+            return solution
+
+        def solution_of(key: str, stack: Tensor) -> Solved:
             values = stack.to(PRECISIONS[self.precision])
             pretrained = inputs.pretrained[key].to(values)
             equations = objective.of(key, values, weights, off_diagonal)
             # in coordinates around the pre-trained weights the iterates are the same, but for the size of the right-hand side
             size = torch.linalg.vector_norm(equations.target + equations.operator(pretrained)).item()
             inverse = jacobi(equations.diagonal()) if self.preconditioned else None
-            solution, inputs.convergence[key] = solve(
+            solution, convergence = solve(
                 equations.operator,
                 equations.target,
                 start(key, values, pretrained),
@@ -98,6 +106,6 @@ class ConjugateGradient(OffDiagonal):
                 tolerance=self.tolerance,
                 inverse=inverse,
             )
-            return solution.to(stack.dtype)
+            return solution.to(stack.dtype), asdict(convergence)
 
         return inputs.parameterwise(objective.__contains__, merge, lambda stack: stack.mean(0))

@@ -31,11 +31,14 @@ class RegMean(OffDiagonal):
             weights = weights * self.scales(grams.traces)
 
         def merge(key: str, stack: Tensor) -> Tensor:
-            gram = scale_off_diagonal(grams.stacked(key, stack.dtype), off_diagonal)
-            gram.mul_(weights.to(gram)[:, None, None])
             mean = stack.mean(0)
-            pulls = torch.bmm(stack - mean, gram).sum(0)  # of the mean's outputs to each task's own
-            correction = solve_positive(gram.sum(0, dtype=torch.float64), pulls.T.double())
+            total = torch.zeros(2 * stack.shape[2:], dtype=torch.float64, device=stack.device)
+            pulls = torch.zeros_like(mean)  # of the mean's outputs to each task's own
+            for own, gram, weight in zip(stack, grams.copies(key, stack.dtype), weights.tolist()):
+                scale_off_diagonal(gram, off_diagonal)
+                total.add_(gram, alpha=weight)
+                pulls.addmm_(own - mean, gram, alpha=weight)
+            correction = solve_positive(total, pulls.T.double())
             return mean + correction.T.to(mean)
 
         return inputs.parameterwise(grams.__contains__, merge, lambda stack: stack.mean(0))

@@ -1,6 +1,7 @@
 """Fisher merging, RegMean and conjugate gradients, against outputs of MaTS' released code (tests/files/mats) and by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from command_line.build import build_method
 from command_line.config import compose_config
+from src.checkpoints.solved import SolvedEntries
 from src.errors import UserError
+from src.merging import cg
 from src.merging.engine.conjugate_gradient import BREAKDOWN, CONVERGED, LIMIT, convergence_notes, jacobi, solve
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.least_squares import solve_positive
@@ -242,3 +245,35 @@ def test_normal_equations_are_solved_where_they_can_be(rank):
     matrix = root @ root.T
     torch.testing.assert_close(solve_positive(matrix.clone(), matrix @ solution), solution, rtol=1e-6, atol=1e-8)
     assert not solve_positive(torch.zeros(3, 3).double(), torch.zeros(3, 2).double()).any()
+
+
+def test_a_merge_that_was_killed_goes_on_at_the_parameter_it_was_at(inputs, tmp_path, monkeypatch):
+    solved, real = [], cg.solve
+
+    def counted(*args, **options):
+        if len(solved) == 2 and not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        solved.append(args[1].shape)
+        return real(*args, **options)
+
+    options = "method=cg specify_lambda=1"
+    whole, expected = merged(inputs, options), dict(inputs.convergence)
+    monkeypatch.setattr(cg, "solve", counted)
+    kept = SolvedEntries(tmp_path / "solved", ["these models"])
+    with pytest.raises(KeyboardInterrupt):
+        merged(replace(inputs, solved=kept, memo={}), options)
+    (tmp_path / "again").touch()
+    again = replace(inputs, solved=kept, memo={})
+    found = merged(again, options)
+    assert len(solved) == len(expected) and again.convergence == expected
+    assert all(torch.equal(found[key], leaf) for key, leaf in whole.items())
+    merged(replace(inputs, solved=kept, memo={}), f"{options} method.iterations=3")  # another question
+    other = replace(inputs, solved=SolvedEntries(kept.folder, ["other models"]), memo={})
+    merged(other, options)
+    assert len(solved) == 3 * len(expected)
+    for file in kept.folder.iterdir():
+        file.write_bytes(file.read_bytes()[:20])  # spoiled, as by a full disk: solved again
+    merged(replace(inputs, solved=kept, memo={}), options)
+    assert len(solved) == 4 * len(expected)
+    kept.remove()
+    assert not kept.folder.exists()

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from src.checkpoints.solved import SolvedEntries
 from src.elementwise import zeros_view
 from src.errors import UserError
 from src.merging.engine.conjugate_gradient import Convergence
@@ -47,6 +48,7 @@ class MergeInputs:
     is_layer: whether a two-dimensional parameter is a layer's matrix, which decompositions see whole.
     keep: whether vectors made here keep the entries they computed (a search reads them again) or not (a file is written).
     statistics: of the tasks, by kind and task, by parameter (see `engine.statistics`); read when a method needs them.
+    solved: where parameters whose equations were solved are kept, for a run that is killed; None to keep none.
     thresholds: (tasks,) magnitudes below which an entry of a task vector counts as zero; None to trim nothing.
     memo: what trimmed copies of these inputs need not compute again.
 
@@ -60,6 +62,7 @@ class MergeInputs:
     device: torch.device
     keep: bool
     statistics: Mapping[str, Mapping[str, StateDict]] = field(default_factory=dict, repr=False)
+    solved: SolvedEntries | None = None
     thresholds: Tensor | None = None
     memo: dict = field(default_factory=dict, repr=False)
 

@@ -4,7 +4,7 @@ Task i draws the merged parameter x to its own x_i by the quadratic form of a ma
 statistics or smaller. The minimum of the sum solves  (sum of C_i) x = sum of C_i x_i.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -55,13 +55,14 @@ def of_inputs(values: Tensor, inputs: Tensor) -> NormalEquations:
 def of_kronecker(values: Tensor, inputs: Tensor, outputs: Tensor) -> NormalEquations:
     """Return the equations of layers' matrices, (tasks, out, in), with Gram matrices of their inputs, (tasks, in, in), and of
     the gradients of their outputs, (tasks, out, out), whose Kronecker products are the tasks' matrices."""
-    tasks, rows, columns = values.shape
-    wide = outputs.transpose(0, 1).reshape(rows, tasks * rows)  # side by side: one product adds up the tasks, too
 
-    def apply(right: Tensor) -> Tensor:
-        return wide @ torch.bmm(right, inputs).view(tasks * rows, columns)
+    def total(each: Iterable[Tensor]) -> Tensor:
+        result = torch.zeros_like(values[0])
+        for x, right, left in zip(each, inputs, outputs):  # nothing of all tasks is held but their factors
+            result.addmm_(left, x @ right)
+        return result
 
     def diagonal() -> Tensor:
         return outputs.diagonal(dim1=1, dim2=2).T @ inputs.diagonal(dim1=1, dim2=2)
 
-    return NormalEquations(lambda x: apply(x.expand(tasks, rows, columns)), apply(values), diagonal)
+    return NormalEquations(lambda x: total([x] * len(values)), total(values), diagonal)

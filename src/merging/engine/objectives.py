@@ -38,9 +38,9 @@ class Objective(ABC):
         """
 
     def of(self, key: str, values: Tensor, weights: Tensor, off_diagonal: float) -> NormalEquations:
-        """Return the equations of a parameter, scaled so that no product leaves the range of its dtype."""
-        statistics = [statistic.stacked(key, torch.float64) for statistic in self._statistics]
-        return self.equations(values, [_near_one(each).to(values.dtype) for each in statistics], weights.to(values), off_diagonal)
+        """Return the equations of a parameter, whose scale is not that of the statistics (see `Statistic.copies`)."""
+        statistics = [statistic.stacked(key, values.dtype) for statistic in self._statistics]
+        return self.equations(values, statistics, weights.to(values), off_diagonal)
 
     def traces(self, inputs: MergeInputs) -> Tensor:
         """Return the trace of each task's matrix over all parameters, (tasks,), float64."""
@@ -108,9 +108,3 @@ OBJECTIVES: dict[str, type[Objective]] = {
 def _times(statistics: Tensor, weights: Tensor) -> Tensor:
     """Return each task's statistic times its weight; edited in place."""
     return statistics.mul_(weights.view(-1, *[1] * (statistics.ndim - 1)))
-
-
-def _near_one(statistics: Tensor) -> Tensor:
-    """Return the tasks' statistics times one power of two, which rounds nothing, by which their largest is between 1 and 2."""
-    largest = statistics.abs().amax()
-    return statistics * torch.exp2(-torch.log2(largest).floor()) if largest > 0 else statistics

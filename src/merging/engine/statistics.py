@@ -1,6 +1,7 @@
 """Statistics of the tasks (Fisher information, Gram matrices) as merging methods read them: one parameter at a time."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
@@ -67,17 +68,30 @@ class Statistic:
         """Return the statistic of a parameter by task, as it is stored."""
         return [entries[key] for entries in self._tasks]
 
-    def stacked(self, key: str, dtype: torch.dtype) -> Tensor:
-        """Return the statistic of a parameter, (tasks, ...), on the device; a copy, free to edit.
+    def copies(self, key: str, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Yield the statistic of a parameter of one task after another, on the device, free to edit.
+
+        All are multiplied by one power of two, which rounds nothing, by which the largest number is between 1 and 2: so no
+        product of them leaves the range of the dtype.
 
         Raise UserError naming the task and the parameter if one is NaN or infinite.
         """
-        parts = self.of(key)
-        stack = torch.empty((len(parts), *parts[0].shape), dtype=dtype, device=self._inputs.device)
-        for row, part, task in zip(stack, parts, self._inputs.tasks):
-            row.copy_(part)
-            if not row.sum().isfinite() and not row.isfinite().all():
+        parts, largest = self.of(key), 0.0
+        for part, task in zip(parts, self._inputs.tasks):
+            size = max(map(abs, (bound.item() for bound in torch.aminmax(part))))
+            if not math.isfinite(size):
                 raise UserError(f"the {self.kind} of {task} holds NaN or infinite values in {key}; collect it again")
+            largest = max(largest, size)
+        factor = 2.0 ** -math.floor(math.log2(largest)) if largest else 1.0
+        for part in parts:
+            scaled = part * factor if factor != 1 else part.clone()  # in its own dtype, as another may not hold it
+            yield scaled.to(device=self._inputs.device, dtype=dtype)
+
+    def stacked(self, key: str, dtype: torch.dtype) -> Tensor:
+        """Return the `copies` of a parameter's statistic of all tasks, (tasks, ...)."""
+        stack = torch.empty((len(self._tasks), *self.of(key)[0].shape), dtype=dtype, device=self._inputs.device)
+        for row, copy in zip(stack, self.copies(key, dtype)):
+            row.copy_(copy)
         return stack
 
     @cached_property
