@@ -6,6 +6,7 @@ from pathlib import Path
 from src.data.demo import tasks as drawn
 from src.data.table import BundledTasks, Options, TaskTable
 from src.data.task import Task
+from src.data.text.demo import tasks as written
 from src.data.text.table import TextTasks
 from src.data.vision.table import EXAMPLES, ImageTasks
 from src.data.vision.table import KEYS as IMAGE_KEYS
@@ -23,6 +24,7 @@ def task_tables(data: Path, prompts: Path | None = None) -> list[TaskTable]:
     """
     return [
         BundledTasks(drawn.tasks, "drawn", IMAGE_KEYS, {"templates": EXAMPLES["templates"]}, ("source", "classes")),
+        BundledTasks(written.tasks, "written", ("epochs",)),
         TextTasks(data, prompts),
         ImageTasks(data),
     ]

@@ -1,1 +1,5 @@
+<<<<<<< HEAD
 """Text tasks: rows of tables, put into words by templates."""
+=======
+"""Text tasks."""
+>>>>>>> textdemo
