@@ -214,11 +214,6 @@ def workers_of(config: DictConfig) -> int:
     return config.workers or max(available_cores() // local_world_size(), 1)
 
 
-def batch_size_of(config: DictConfig, device: torch.device) -> int:
-    """Return the batch size of evaluation: the user's, or one that is just large enough to keep the device busy."""
-    return config.batch_size or (512 if device.type == "cuda" else 64)
-
-
 def candidates_per_pass(config: DictConfig, device: torch.device, size: int, group: ProcessGroup) -> int:
     """Return how many merged models of `size` bytes are scored in one pass over the data.
 

@@ -12,7 +12,6 @@ import xxhash
 from omegaconf import DictConfig, OmegaConf
 
 from command_line.build import (
-    batch_size_of,
     build_device,
     build_family,
     build_finetuned,
@@ -87,7 +86,7 @@ class Session:
         if checkpoints:
             inputs = MergeInputs(family.pretrained, checkpoints, family.depth, family.is_layer, family.device, keep=True)
         evaluator = Evaluator(
-            scorer=Scorer(family, Cache(self.paths.cache), batch_size_of(config, family.device), self.progress, self.group),
+            scorer=Scorer(family, Cache(self.paths.cache), config.batch_size or family.batch_size, self.progress, self.group),
             tasks=tasks,
             checkpoints=checkpoints,
             inputs=inputs,

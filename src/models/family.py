@@ -156,6 +156,7 @@ class ModelFamily(Protocol):
     name: as in results and folders.
     identity: digest of what decides predictions beside weights and data: architecture, activation, normalisation.
     precision: of predictions, one of PRECISIONS.
+    batch_size: of examples that are scored together, just large enough to keep the device busy.
     pretrained: the weights that fine-tuning starts from.
     pretrained_digests: `entry_digest` of each of these, computed once.
     pretrained_digest: `digest` of them all.
@@ -165,6 +166,7 @@ class ModelFamily(Protocol):
     identity: str
     device: torch.device
     precision: str
+    batch_size: int
     pretrained: StateDict
     pretrained_digests: Mapping[str, str]
     pretrained_digest: str

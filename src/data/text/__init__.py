@@ -1,5 +1,1 @@
-<<<<<<< HEAD
 """Text tasks: rows of tables, put into words by templates."""
-=======
-"""Text tasks."""
->>>>>>> textdemo

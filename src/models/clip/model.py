@@ -128,6 +128,11 @@ class Clip:
         self.identity = xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode() + vocabulary)
         self._features: Features = torch.compile(self._image_features) if compiled else self._image_features
 
+    @property
+    def batch_size(self) -> int:
+        """The number of images that are scored together."""
+        return 512 if self.device.type == "cuda" else 64
+
     @cached_property
     def pretrained_digests(self) -> dict[str, str]:
         """The digest of each entry of the pre-trained weights."""

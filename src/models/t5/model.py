@@ -32,6 +32,7 @@ from src.runtime.progress import SILENT, Progress
 from src.state_dict import StateDict, combined_digest
 
 SPAN = 256  # examples, whose scores a killed run loses at most
+BATCH = 32  # examples that are scored together, of at most 512 tokens and often several choices
 BLOCKS = r"^(?:encoder|decoder)\.block\.\d+\.layer\.\d+\."
 TRUNCATED = 50  # tokens that the released code of MaTS draws from, as transformers does unless told otherwise
 
@@ -79,6 +80,11 @@ class T5:
         self._tasks: dict[str, TextTaskLike] = {}
         self._splits: dict[tuple[str, str], Dataset] = {}
         self._digests: dict[tuple[str, str], str] = {}  # of splits' examples
+
+    @property
+    def batch_size(self) -> int:
+        """The number of examples that are scored together."""
+        return BATCH
 
     def with_ia3(self) -> "T5":
         """Return the same model with the vectors of (IA)^3 for parameters; its own weights stay as they are."""
