@@ -138,7 +138,7 @@ def _names(path: Path, entries: StateDict, shapes: StateDict) -> dict[str, str]:
     aliases = parse_json(metadata_of_file(path).get(ALIASES, "{}"), f"{path}: its aliases")
     if not isinstance(aliases, dict) or not all(isinstance(name, str) and name in entries for name in aliases.values()):
         raise UserError(f"{path} names statistics that it does not hold; collect it again")
-    return {**{key: name for key, name in aliases.items()}, **names}
+    return {**aliases, **names}
 
 
 def _parameter(key: str, shapes: StateDict) -> str:

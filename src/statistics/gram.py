@@ -49,8 +49,8 @@ class GramCollector(Collector):
             objective = self._family.objective(self._entries, batch)
         if not outputs:
             raise UserError(
-                f"{self._family.name} has no linear layers whose inputs can be seen in this finetuning_mode; use method=fisher, or "
-                "method=cg with method.objective=fisher or block_fisher"
+                f"{self._family.name} has no linear layers whose inputs can be seen in this finetuning_mode; use "
+                "method=fisher, or method=cg with method.objective=fisher or block_fisher"
             )
         if self._gradients:
             inner = {name: leaf for name, leaf in outputs.items() if name not in self._family.output_layers()}

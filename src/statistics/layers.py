@@ -1,4 +1,4 @@
-"""Linear layers, computed by a function of ours while a model runs: what passes through them is seen, or differentiated, there."""
+"""Linear layers computed by a function of ours while a model runs: what passes through them is seen, or differentiated."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
