@@ -1,7 +1,7 @@
 """Compose the configuration from overrides, and validate its options."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -241,10 +241,14 @@ def setting(config: DictConfig, tasks: list[str]) -> dict:
     return {"model": config.model.name, "finetuning_mode": mode, "tasks": tasks, "precision": config.precision}
 
 
-def merge_question(config: DictConfig) -> dict:
-    """Return the options that decide a merge's result, beside the `setting`."""
-    method = OmegaConf.to_container(config.method, resolve=True)
-    return {"method": method, **{key: config[key] for key in ("specify_lambda", "n_eval_points", "search")}}
+def merge_question(config: DictConfig, statistics: Collection[str] = ()) -> dict:
+    """Return the options that decide a merge's result, beside the `setting`.
+
+    statistics: the kinds that its method needs; where there are none, their options decide nothing.
+    """
+    kept = ("method", "statistics") if statistics else ("method",)
+    options = {key: OmegaConf.to_container(config[key], resolve=True) for key in kept}
+    return {**options, **{key: config[key] for key in ("specify_lambda", "n_eval_points", "search")}}
 
 
 def portable(config: DictConfig) -> dict:

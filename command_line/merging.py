@@ -48,7 +48,7 @@ def merge_and_score(config: DictConfig) -> None:
         written = write_output(config, merges, coefficients, pretrained, selection.provenance) if config.output else None
         title = f"{model_name(config)}, {plural(len(tasks), 'task')}"
         masks = selection.masks.digest if selection.masks else None
-        about = run.about(f"{title}, {method_name(config)}", merge_question(config), notes, masks=masks)
+        about = run.about(f"{title}, {method_name(config)}", merge_question(config, method.needs), notes, masks=masks)
         result = MergeResult.of(selection, scores, evaluator.inputs, written, **about)
         folder = run.publish(result, selection.curve)
         if config.analysis:

@@ -114,6 +114,7 @@ class Session:
             evaluator.finetuned_digests,
             build_statistics_settings(config),
             evaluator.scorer.batch_size,
+            config.save_minutes,
             self.group,
             self.progress,
         )

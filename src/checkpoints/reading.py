@@ -154,6 +154,10 @@ def contents_of(path: Path, part: str = "") -> Contents:
         return Contents(SafetensorsFile(path))
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}): it is truncated; copy or download it again") from error
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} cannot be mapped ({error}): it is too large for this machine; check that it is the right file"
+        ) from error
 
 
 def open_tangent_pair(path: Path) -> tuple[Checkpoint, Checkpoint | None]:
@@ -178,7 +182,7 @@ def metadata_of_file(path: Path) -> dict[str, str]:
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             return file.metadata() or {}
-    except (safetensors.SafetensorError, OSError):
+    except (safetensors.SafetensorError, OSError, RuntimeError):  # the last of a file too large to map
         return {}
 
 

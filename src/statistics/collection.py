@@ -1,25 +1,32 @@
 """One pass of a fine-tuned model over its task's data, in which a statistic is collected."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
 from torch import Generator
 
-from src.errors import UserError, raise_any
+from src.errors import raise_any
 from src.merging.engine.statistics import FISHER_BLOCK, FISHER_DIAG, GRAM_IN, GRAM_OUT
-from src.models.family import TaskLike
+from src.models.family import Batch, TaskLike
 from src.models.loader import seed_of
-from src.state_dict import Lazy, StateDict
-from src.statistics.fisher import FisherBlocks, FisherCollector, FisherDiagonal
-from src.statistics.gram import GramCollector, means
-from src.statistics.labels import LABELS, Labelled
+from src.statistics.collector import Collector, Sums
+from src.statistics.fisher import FisherBlocks, FisherDiagonal
+from src.statistics.gram import GramCollector
+from src.statistics.labels import LABELS
 from src.statistics.likelihood import Entries, Likelihood
+from src.statistics.state import CollectionState
 from src.validation import is_whole
 
 SPLITS = ("val", "train")
-FISHERS: dict[str, type[FisherCollector]] = {FISHER_DIAG: FisherDiagonal, FISHER_BLOCK: FisherBlocks}
+COLLECTORS: dict[str, Callable[[Likelihood, Entries], Collector]] = {
+    FISHER_DIAG: FisherDiagonal,
+    FISHER_BLOCK: FisherBlocks,
+    GRAM_IN: partial(GramCollector, gradients=False),
+    GRAM_OUT: partial(GramCollector, gradients=True),
+}
 
 
 @dataclass(frozen=True)
@@ -50,20 +57,6 @@ class StatisticsSettings:
         raise_any(problems)
 
 
-@dataclass(frozen=True)
-class Collected:
-    """A statistic by parameter.
-
-    kind: a key of `engine.statistics.SHAPES`.
-    entries: made when they are read.
-    aliases: further parameters, by the one whose statistic is theirs, too.
-    """
-
-    kind: str
-    entries: StateDict
-    aliases: Mapping[str, str] = field(default_factory=dict)
-
-
 def collect(
     family: Likelihood,
     entries: Entries,
@@ -71,45 +64,37 @@ def collect(
     kind: str,
     settings: StatisticsSettings,
     batch_size: int,
+    state: CollectionState | None = None,
     seen: Callable[[int], None] = lambda count: None,
-) -> list[Collected]:
+) -> list[Sums]:
     """Return a statistic of a model on a task; with Gram matrices of gradients those of inputs, which come from one pass.
 
     entries: the model's parameters, on the device.
-    kind: a key of `engine.statistics.SHAPES`.
+    kind: a key of COLLECTORS.
     batch_size: of examples that pass through the model together; fewer where each one's gradient is held.
+    state: where a killed collection is gone on with from; None to begin, and keep nothing.
     seen: called with the number of examples of each batch.
     """
-    if kind in FISHERS:
-        fisher = FISHERS[kind](family, entries)
-        for batch, weights in _labelled(family, entries, task, settings, fisher.examples_together(entries), seen):
-            fisher.add(batch, weights)
-        return [Collected(kind, Lazy(fisher.outline, fisher.mean))]
-    grams = GramCollector(family, entries, gradients=kind == GRAM_OUT)
-    for batch, weights in _labelled(family, entries, task, settings, batch_size, seen):
-        grams.add(batch, weights)
-    if not grams.inputs:
-        raise UserError(f"{family.name} has no linear layers whose inputs can be seen; use a method without Gram matrices")
-    inputs = Collected(GRAM_IN, means(grams.inputs), grams.aliases)
-    return [inputs, Collected(GRAM_OUT, means(grams.outputs))] if kind == GRAM_OUT else [inputs]
-
-
-def _labelled(
-    family: Likelihood,
-    entries: Entries,
-    task: TaskLike,
-    settings: StatisticsSettings,
-    size: int,
-    seen: Callable[[int], None],
-) -> Iterator[Labelled]:
-    """Yield the first examples of a split, in order, with labels and the weights of these."""
-    left = settings.examples
-    generator = Generator(family.device).manual_seed(seed_of(settings.seed))
-    spans = family.spans(task, settings.split)
-    for batch in chain.from_iterable(family.batches(task, settings.split, size, span) for span in spans):
-        batch = batch if len(batch) <= left else batch.take(torch.arange(left))
-        yield from LABELS[settings.labels](family, entries, batch, generator)
+    collector = COLLECTORS[kind](family, entries)
+    batches = first_batches(family, task, settings, collector.together(batch_size))
+    done = state.load(collector.statistics, family.device) if state else 0
+    for number, (start, batch) in enumerate(batches, start=1):
+        if number > done:
+            generators = [Generator().manual_seed(seed_of(settings.seed, start + row)) for row in range(len(batch))]
+            for labelled, weights in LABELS[settings.labels](family, entries, batch, generators):
+                collector.add(labelled, weights)
+            if state:
+                state.save_if_due(collector.statistics, number)
         seen(len(batch))
-        left -= len(batch)
-        if not left:
+    return collector.statistics
+
+
+def first_batches(family: Likelihood, task: TaskLike, settings: StatisticsSettings, size: int) -> Iterator[tuple[int, Batch]]:
+    """Yield the first examples of a split, in batches of `size` at most, in order: the number of the first of a batch, and it."""
+    start, spans = 0, family.spans(task, settings.split)
+    for batch in chain.from_iterable(family.batches(task, settings.split, size, span) for span in spans):
+        left = settings.examples - start
+        yield start, batch if len(batch) <= left else batch.take(torch.arange(left))
+        start += len(batch)
+        if start >= settings.examples:
             return

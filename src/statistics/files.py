@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ from src.checkpoints.writing import save_file
 from src.errors import UserError, collect, plural, raise_any, shorten
 from src.merging.engine.statistics import FISHER_DIAG, SHAPES
 from src.runtime.untrusted import parse_json
-from src.state_dict import Lazy, StateDict, digest, outline
+from src.state_dict import Lazy, StateDict, digest
+from src.statistics.collector import Sums
 
-KIND, CHECKPOINT, ALIASES, FACTS = "statistic", "checkpoint", "aliases", "facts"
+KIND, CHECKPOINT, ALIASES, FACTS, COUNTS = "statistic", "checkpoint", "aliases", "facts", "counts"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Provenance:
 
     kind: a key of SHAPES.
     checkpoint: the digest of the fine-tuned model.
-    facts: further ones that decide its values (data, split, estimator, seed), as JSON values, and counts.
+    facts: further ones that decide its values (data, split, estimator, seed), as JSON values.
     """
 
     kind: str
@@ -36,19 +38,17 @@ class Provenance:
     facts: Mapping[str, object]
 
 
-def save_statistic(entries: StateDict, path: Path, provenance: Provenance, aliases: Mapping[str, str] | None = None) -> None:
-    """Write a statistic by parameter, float32.
-
-    aliases: parameters that have the same as another, by the name of that one, which alone is in `entries`.
-    """
-    shapes, pack = outline(entries), provenance.kind != FISHER_DIAG
-    packed = Lazy({key: _packed_outline(leaf) if pack else leaf for key, leaf in shapes.items()},
-                  lambda key: _packed(entries[key]) if pack else entries[key].float())  # fmt: skip
+def save_statistic(statistic: Sums, path: Path, provenance: Provenance) -> None:
+    """Write a statistic by parameter, float32, with what each of its means is taken over."""
+    means, pack = statistic.means, statistic.kind != FISHER_DIAG
+    packed = Lazy({key: _packed_outline(leaf) if pack else leaf for key, leaf in means.outline.items()},
+                  lambda key: _packed(means[key]) if pack else means[key])  # fmt: skip
     metadata = {
-        KIND: provenance.kind,
+        KIND: statistic.kind,
         CHECKPOINT: provenance.checkpoint,
         FACTS: json.dumps(provenance.facts, sort_keys=True),
-        ALIASES: json.dumps(aliases or {}),
+        ALIASES: json.dumps(statistic.aliases),
+        COUNTS: json.dumps(statistic.counts),
     }
     save_file(packed, path, metadata)
 
@@ -68,18 +68,18 @@ class StatisticFile(Mapping[str, Tensor]):
     kind: a key of SHAPES.
     provenance: None of a file of another program, whose kind follows from shapes, or from its name where these allow several.
 
-    Raise UserError if the file cannot be read, or nothing tells its kind.
+    Raise UserError if the file cannot be read or is damaged, or nothing tells its kind.
     """
 
     def __init__(self, path: Path, shapes: StateDict):
         """shapes: the parameters of the model that it is of."""
         self._entries, self.provenance = open_files(path), provenance_of(path)
-        self._names = {_parameter(key, shapes): key for key in self._entries}
-        if self.provenance:
-            aliases = parse_json(metadata_of_file(path).get(ALIASES, "{}"), f"{path}: its aliases")
-            self._names |= {key: name for key, name in dict(aliases).items() if name in self._entries}
+        self._names = _names(path, self._entries, shapes)
         self._is_packed = self.provenance is not None and self.provenance.kind != FISHER_DIAG
         stored = self._entries.outline
+        is_whole = _is_triangle if self._is_packed else Tensor.is_floating_point
+        if odd := [name for name, leaf in stored.items() if not is_whole(leaf)]:
+            raise UserError(f"{path} holds what no statistic is, in {shorten(odd)}; collect it again")
         self.outline = {key: _unpacked_outline(stored[name]) if self._is_packed else stored[name]
                         for key, name in self._names.items()}  # fmt: skip
         self.kind = self.provenance.kind if self.provenance else _kind(path, self.outline, shapes)
@@ -114,18 +114,31 @@ def open_statistics(
         with collect(problems):
             file = StatisticFile(path, shapes)
             files.setdefault(file.kind, []).append((path, file))
+    digest_of = cache(lambda task: digest(checkpoints[task].items()))
     for kind, found in files.items():
         if len(found) != len(checkpoints):
             names, files_of_kind = ", ".join(str(path) for path, _ in found), plural(len(found), "file")
             problems.append(f"{files_of_kind} of {kind} ({names}) for {plural(len(checkpoints), 'model')}; give one for each")
             continue
         for (path, file), (task, checkpoint) in zip(found, checkpoints.items()):
-            if file.provenance and file.provenance.checkpoint != digest(checkpoint.items()):
+            if file.provenance and file.provenance.checkpoint != digest_of(task):
                 problems.append(
                     f"{path} is of another model than {checkpoint.path} ({task}); give the files in the models' order"
                 )
     raise_any(problems)
     return {kind: {task: file for task, (_, file) in zip(checkpoints, found)} for kind, found in files.items()}
+
+
+def _names(path: Path, entries: StateDict, shapes: StateDict) -> dict[str, str]:
+    """Return the name of the entry of each parameter in a file. Raise UserError if two entries are of one parameter."""
+    names = {_parameter(key, shapes): key for key in entries}
+    if len(names) < len(entries):
+        both = [key for key in entries if key not in names.values()]
+        raise UserError(f"{path} holds two statistics of one parameter, {shorten(both)}; remove one of them")
+    aliases = parse_json(metadata_of_file(path).get(ALIASES, "{}"), f"{path}: its aliases")
+    if not isinstance(aliases, dict) or not all(isinstance(name, str) and name in entries for name in aliases.values()):
+        raise UserError(f"{path} names statistics that it does not hold; collect it again")
+    return {**aliases, **names}
 
 
 def _parameter(key: str, shapes: StateDict) -> str:
@@ -153,7 +166,7 @@ def _kind(path: Path, entries: StateDict, shapes: StateDict) -> str:
 
 def _packed(matrix: Tensor) -> Tensor:
     """Return the upper triangle of a symmetric matrix, row by row."""
-    return matrix.float().cpu()[torch.triu_indices(*matrix.shape).unbind()]
+    return matrix.cpu()[torch.triu_indices(*matrix.shape).unbind()]
 
 
 def _packed_outline(leaf: Tensor) -> Tensor:
@@ -173,6 +186,11 @@ def _unpacked(triangle: Tensor) -> Tensor:
 
 def _unpacked_outline(triangle: Tensor) -> Tensor:
     return torch.empty(_side(triangle), _side(triangle), dtype=triangle.dtype, device="meta")
+
+
+def _is_triangle(leaf: Tensor) -> bool:
+    """Whether an entry may be an upper triangle."""
+    return leaf.is_floating_point() and leaf.ndim == 1 and _packed_outline(_unpacked_outline(leaf)).shape == leaf.shape
 
 
 def _side(triangle: Tensor) -> int:

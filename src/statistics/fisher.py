@@ -1,71 +1,74 @@
 """Fisher information: the mean outer product of the gradients of examples' objectives, its diagonal or a block a parameter."""
 
 import warnings
-from abc import ABC, abstractmethod
-from typing import ClassVar
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.func import grad, vmap
 
+from src.errors import UserError
 from src.merging.engine.statistics import FISHER_BLOCK, FISHER_DIAG, SHAPES
 from src.models.family import Batch
+from src.statistics.collector import Collector, Sums
+from src.statistics.layers import layers_computed_by, linear
 from src.statistics.likelihood import Entries, Likelihood
 
 GRADIENT_BYTES = 2**28  # of the gradients of the examples that are differentiated together
 MOST_TOGETHER = 64  # of these examples
+PRODUCTS = 2**20  # entries of gradients of a layer that are squared and added up while they are in a processor's cache
 
 
-class FisherCollector(ABC):
+class FisherCollector(Collector):
     """A Fisher information over batches, by parameter; its gradients are those of one example at a time.
 
     kind: a key of SHAPES.
-    sums: the sum over all examples added.
-    count: the number of examples, each answer counted by its weight.
     """
 
-    kind: ClassVar[str]
+    kind: str
 
     def __init__(self, family: Likelihood, entries: Entries):
-        self._family, self._entries = family, dict(entries)
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0.0
+        self._family = family
+        self._moving = {name: leaf for name, leaf in entries.items() if SHAPES[self.kind](leaf.shape)}
+        self._still = {name: leaf for name, leaf in entries.items() if name not in self._moving}
+        self._layers = [name for name in family.linear_layers() if name in self._moving and self.kind == FISHER_DIAG]
+        self._sums = Sums(self.kind)
+        self.statistics = [self._sums]
 
-    @staticmethod
-    def examples_together(entries: Entries) -> int:
-        """Return how many examples' gradients are held together."""
-        size = sum(leaf.numel() * leaf.element_size() for leaf in entries.values())
-        return max(1, min(MOST_TOGETHER, GRADIENT_BYTES // size))
+    def together(self, batch_size: int) -> int:
+        size = sum(leaf.numel() * leaf.element_size() for name, leaf in self._moving.items() if name not in self._layers)
+        return max(1, min(batch_size, MOST_TOGETHER, GRADIENT_BYTES // max(size, 1)))
 
     def add(self, batch: Batch, weights: Tensor) -> None:
-        """Add a batch's examples, each with its weight, (n,)."""
+        summed: set[str] = set()  # layers whose gradients come squared, and added up over the examples
 
-        def objective(entries: Entries, inputs: Tensor | dict[str, Tensor], label: Tensor) -> Tensor:
+        def layer(name: str, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            if name in summed:
+                raise UserError(f"{self._family.name} computes {name} twice, for which there is no Fisher information here")
+            summed.add(name)
+            outputs = SquaredLinear.apply(inputs, weight)
+            return outputs if bias is None else outputs + bias
+
+        def objective(moving: Entries, inputs: Tensor | dict[str, Tensor], label: Tensor, weight: Tensor) -> Tensor:
             one = inputs[None] if isinstance(inputs, Tensor) else {name: leaf[None] for name, leaf in inputs.items()}
-            return self._family.objective(entries, Batch(batch.task, one, label[None]))[0]
+            with layers_computed_by(layer, {name: moving[name] for name in self._layers}):
+                value = self._family.objective({**self._still, **moving}, Batch(batch.task, one, label[None]))[0]
+            return value * weight.sqrt()
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # where attention's gradient has no batched form
-            gradients = vmap(grad(objective), (None, 0, 0), randomness="error")(self._entries, batch.inputs, batch.labels)
-        for name in self.outline:
-            gradient = gradients[name]
-            total = self._product(gradient.flatten(1), weights.to(gradient))
-            self.sums[name] = self.sums[name].add_(total) if name in self.sums else total
-        self.count += weights.sum().item()
-
-    def mean(self, name: str) -> Tensor:
-        """Return the information of a parameter."""
-        return (self.sums[name] / self.count).view(self.outline[name].shape)
-
-    @property
-    def outline(self) -> dict[str, Tensor]:
-        """The information's shapes, by parameter."""
-        shapes = {name: SHAPES[self.kind](leaf.shape) for name, leaf in self._entries.items()}
-        return {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if shape}
+            each = vmap(grad(objective), (None, 0, 0, 0), randomness="error")
+            gradients = each(self._moving, batch.inputs, batch.labels, weights)
+        for name, gradient in gradients.items():
+            shape = SHAPES[self.kind](self._moving[name].shape)
+            total = self._sums.at(name, shape, gradient.device, weights.sum().item())
+            total += gradient[0] if name in summed else self._product(gradient)
 
     @abstractmethod
-    def _product(self, gradients: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum over examples of what gradients, (n, size), are squared to."""
+    def _product(self, gradients: Tensor) -> Tensor:
+        """Return the sum over examples of what gradients, (n, *shape), are squared to."""
 
 
 class FisherDiagonal(FisherCollector):
@@ -73,8 +76,8 @@ class FisherDiagonal(FisherCollector):
 
     kind = FISHER_DIAG
 
-    def _product(self, gradients: Tensor, weights: Tensor) -> Tensor:
-        return weights @ gradients.square_()
+    def _product(self, gradients: Tensor) -> Tensor:
+        return gradients.square().sum(0)
 
 
 class FisherBlocks(FisherCollector):
@@ -82,6 +85,53 @@ class FisherBlocks(FisherCollector):
 
     kind = FISHER_BLOCK
 
-    def _product(self, gradients: Tensor, weights: Tensor) -> Tensor:
-        rows = gradients.mul_(weights.sqrt()[:, None])
-        return rows.T @ rows
+    def _product(self, gradients: Tensor) -> Tensor:
+        return gradients.T @ gradients
+
+
+class SquaredLinear(Function):
+    """A linear layer, `inputs @ weight.T`, in whose backward pass the weight's gradient is squared; under vmap, and summed.
+
+    So the gradients of single examples, each as large as the weight, are never there together.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(inputs: Tensor, weight: Tensor) -> Tensor:
+        return linear(inputs, weight)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        context.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, weight = context.saved_tensors
+        return gradient @ weight, SquaredProduct.apply(gradient.flatten(0, -2), inputs.flatten(0, -2))
+
+
+class SquaredProduct(Function):
+    """The squared entries of `left.T @ right`; under vmap summed over examples, which then all have this sum."""
+
+    @staticmethod
+    def forward(left: Tensor, right: Tensor) -> Tensor:
+        return (left.T @ right).square()
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, dimensions: tuple[int | None, int | None], left: Tensor, right: Tensor) -> tuple[Tensor, None]:
+        left, right = (leaf.expand(info.batch_size, *leaf.shape) if dimension is None else leaf.movedim(dimension, 0)
+                       for leaf, dimension in zip((left, right), dimensions))  # fmt: skip
+        total = left.new_zeros(left.shape[-1], right.shape[-1])
+        size = max(1, PRODUCTS // total.numel())
+        for some, others in zip(left.split(size), right.split(size)):
+            products = torch.bmm(some.mT, others)
+            if len(products) == 1:
+                total.addcmul_(products[0], products[0])
+            else:
+                total += products.square_().sum(0)
+        return total, None

@@ -1,73 +1,19 @@
 """Gram matrices of what passes through linear layers: of their inputs, and of the gradients of their outputs."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from src.errors import UserError
+from src.merging.engine.statistics import GRAM_IN, GRAM_OUT
 from src.models.family import Batch
-from src.state_dict import Lazy
+from src.statistics.collector import Collector, Sums
+from src.statistics.layers import layers_computed_by, linear
 from src.statistics.likelihood import Entries, Likelihood
 
 PANEL = 512  # columns of a product whose part below the diagonal is not computed
 
 
-class GramSum:
-    """The sum of x x^T over rows x, of which the upper triangle alone is computed; float32.
-
-    rows: how many were added.
-    """
-
-    def __init__(self, size: int, device: torch.device):
-        self.sum, self.rows = torch.zeros(size, size, device=device), 0
-
-    def add(self, rows: Tensor, count: int) -> None:
-        """Add rows, (n, size), of which `count` count; others are zero."""
-        size = rows.shape[1]
-        for start in range(0, size, PANEL):
-            stop = min(start + PANEL, size)
-            self.sum[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
-        self.rows += count
-
-    def mean(self) -> Tensor:
-        """Return the mean of x x^T, (size, size)."""
-        upper = self.sum.triu() / self.rows
-        return upper + upper.triu(1).T
-
-
-def means(sums: Mapping[str, GramSum]) -> Lazy:
-    """Return the mean matrices by name."""
-    return Lazy({name: each.sum.to("meta") for name, each in sums.items()}, lambda name: sums[name].mean())
-
-
-@contextlib.contextmanager
-def layer_inputs(weights: Mapping[str, Tensor], visit: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
-    """Call `visit(name, inputs, outputs)` whenever a linear layer with one of these weights computes.
-
-    `F.linear` is watched, not modules: attention of torch computes its projections without calling any.
-    """
-    names = {id(weight): name for name, weight in weights.items()}
-    real = F.linear
-
-    def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        outputs = real(inputs, weight, bias)
-        if name := names.get(id(weight)):
-            visit(name, inputs, outputs)
-        return outputs
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it computes all of attention at once
-    F.linear = linear
-    try:
-        yield
-    finally:
-        F.linear = real
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-class GramCollector:
+class GramCollector(Collector):
     """The Gram matrices of linear layers' inputs, and of their outputs' gradients, over batches.
 
     Layers that read the same tensor share one matrix. Of each token the mean over all that count is taken, so the gradients
@@ -80,36 +26,61 @@ class GramCollector:
         self._family, self._gradients = family, gradients
         self._weights = {name: entries[name].detach().requires_grad_(gradients) for name in family.linear_layers()}
         self._entries = {**entries, **self._weights}
-        self.inputs: dict[str, GramSum] = {}
-        self.outputs: dict[str, GramSum] = {}
-        self.aliases: dict[str, str] = {}
+        self._inputs, self._outputs = Sums(GRAM_IN), Sums(GRAM_OUT)
+        self.statistics = [self._inputs, self._outputs] if gradients else [self._inputs]
+
+    def together(self, batch_size: int) -> int:
+        return batch_size
 
     def add(self, batch: Batch, weights: Tensor) -> None:
-        """Add a batch's examples, each with its weight, (n,)."""
         outputs: dict[str, Tensor] = {}
         readers: dict[int, tuple[Tensor, str]] = {}  # of each input tensor, which is held so that no other takes its place
 
-        def visit(name: str, inputs: Tensor, output: Tensor) -> None:
-            outputs[name] = output
+        def layer(name: str, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            outputs[name] = linear(inputs, weight, bias)
             _, first = readers.setdefault(id(inputs), (inputs, name))
             if first == name:
-                self._add(self.inputs, name, inputs.detach(), batch, weights)
+                self._add_inputs(name, inputs.detach(), batch, weights)
             else:
-                self.aliases[name] = first
+                self._inputs.aliases[name] = first
+            return outputs[name]
 
-        with torch.set_grad_enabled(self._gradients), layer_inputs(self._weights, visit):
+        with torch.set_grad_enabled(self._gradients), layers_computed_by(layer, self._weights):
             objective = self._family.objective(self._entries, batch)
+        if not outputs:
+            raise UserError(
+                f"{self._family.name} has no linear layers whose inputs can be seen in this finetuning_mode; use "
+                "method=fisher, or method=cg with method.objective=fisher or block_fisher"
+            )
         if self._gradients:
-            gradients = torch.autograd.grad(objective.sum(), list(outputs.values()), allow_unused=True)
-            for name, gradient in zip(outputs, gradients):
+            inner = {name: leaf for name, leaf in outputs.items() if name not in self._family.output_layers()}
+            # a gradient's outer product is that of its example's objective times the weight
+            gradients = torch.autograd.grad((objective * weights.sqrt()).sum(), list(inner.values()), allow_unused=True)
+            for name, gradient in zip(inner, gradients):
                 if gradient is not None:
-                    self._add(self.outputs, name, gradient, batch, weights)
+                    self._add_gradients(name, gradient, batch, weights)
 
-    def _add(self, sums: dict[str, GramSum], name: str, rows: Tensor, batch: Batch, weights: Tensor) -> None:
+    def _add_inputs(self, name: str, inputs: Tensor, batch: Batch, weights: Tensor) -> None:
         mask = self._family.token_mask(name, batch)
-        if mask is not None:
-            counts = mask * weights[:, None]
-            rows, count = (rows * counts.sqrt()[..., None]).flatten(0, -2), counts.sum().item()
+        if mask is None:  # an answer changes no input, so its weight is not needed
+            self._add(self._inputs, name, inputs, inputs[..., 0].numel())
         else:
-            rows, count = rows.flatten(0, -2), rows.flatten(0, -2).shape[0]
-        sums.setdefault(name, GramSum(rows.shape[1], rows.device)).add(rows.float(), count)
+            counts = mask * weights[:, None]
+            self._add(self._inputs, name, inputs * counts.sqrt()[..., None], counts.sum().item())
+
+    def _add_gradients(self, name: str, gradients: Tensor, batch: Batch, weights: Tensor) -> None:
+        mask = self._family.token_mask(name, batch)
+        if mask is None:
+            tokens = gradients[..., 0].numel() // len(batch)
+            self._add(self._outputs, name, gradients, tokens * weights.sum().item())
+        else:
+            self._add(self._outputs, name, gradients * mask[..., None], (mask * weights[:, None]).sum().item())
+
+    @staticmethod
+    def _add(statistic: Sums, name: str, tokens: Tensor, count: float) -> None:
+        """Add the outer products of tokens, (..., size), of which `count` count; others are zero."""
+        rows, size = tokens.flatten(0, -2).float(), tokens.shape[-1]
+        total = statistic.at(name, (size, size), rows.device, count)
+        for start in range(0, size, PANEL):
+            stop = min(start + PANEL, size)
+            total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])

@@ -21,6 +21,9 @@ class Likelihood(ModelFamily, Protocol):
     def linear_layers(self) -> Sequence[str]:
         """Return the names of the weights W of layers y = W x."""
 
+    def output_layers(self) -> Sequence[str]:
+        """Return those of these layers whose outputs are logits: too many for a matrix of all pairs."""
+
     def objective(self, entries: Entries, batch: Batch, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the log-probability of each right answer, (n,): of several tokens, their mean.
 
@@ -33,8 +36,11 @@ class Likelihood(ModelFamily, Protocol):
     def with_choice(self, batch: Batch, choices: Tensor) -> Batch:
         """Return the batch with these choices, (n,) indices, for right answers."""
 
-    def sampled(self, entries: Entries, batch: Batch, generator: Generator) -> Batch:
-        """Return the batch with answers drawn by their probabilities for right ones."""
+    def sampled(self, entries: Entries, batch: Batch, generators: Sequence[Generator]) -> Batch:
+        """Return the batch with answers drawn by their probabilities for right ones.
+
+        generators: of the examples, whose answers do not depend on what is in the batch beside them.
+        """
 
     def token_mask(self, layer: str, batch: Batch) -> Tensor | None:
         """Return which tokens count in a layer, (n, tokens); None where all do."""

@@ -10,11 +10,13 @@ from src.errors import UserError
 from src.merging.engine.statistics import SHAPES
 from src.models.family import TaskLike
 from src.runtime.distributed import SINGLE, ProcessGroup
+from src.runtime.files import locked
 from src.runtime.progress import SILENT, Progress
 from src.state_dict import StateDict, vector_outline
 from src.statistics.collection import StatisticsSettings, collect
 from src.statistics.files import Provenance, StatisticFile, provenance_of, save_statistic
 from src.statistics.likelihood import Likelihood
+from src.statistics.state import CollectionState
 
 FOLDER = "statistics"  # beside a checkpoint
 
@@ -26,6 +28,7 @@ class CollectedStatistics(Mapping[str, Mapping[str, StateDict]]):
     checkpoints: by task.
     digests: of the checkpoints, by task.
     batch_size: of examples that pass through the model together.
+    save_minutes: minutes of a collection that a killed run loses at most.
     """
 
     family: Likelihood
@@ -34,11 +37,13 @@ class CollectedStatistics(Mapping[str, Mapping[str, StateDict]]):
     digests: Mapping[str, str]
     settings: StatisticsSettings
     batch_size: int
+    save_minutes: float
     group: ProcessGroup = SINGLE
     progress: Progress = SILENT
 
     def __getitem__(self, kind: str) -> dict[str, StatisticFile]:
-        missing = [task for task in self.checkpoints if provenance_of(self._path(task, kind)) != self._provenance(task, kind)]
+        missing = [task for task in self.checkpoints if not self._is_there(task, kind)]
+        missing = self.group.all_gather(missing)[0]  # those of a slower process might be collected meanwhile
         for number in self.group.assign([1] * len(missing)):
             self._collect(missing[number], kind)
         self.group.barrier()
@@ -51,10 +56,13 @@ class CollectedStatistics(Mapping[str, Mapping[str, StateDict]]):
     def __len__(self) -> int:
         return len(SHAPES)
 
+    def _is_there(self, task: str, kind: str) -> bool:
+        return provenance_of(self._path(task, kind)) == self._provenance(task, kind)
+
     def _path(self, task: str, kind: str) -> Path:
-        checkpoint = self.checkpoints[task]
-        name = f"{checkpoint.path.stem}_{kind}_{self.settings.labels}_{self.settings.split}.safetensors"
-        return checkpoint.path.parent / FOLDER / name
+        path = self.checkpoints[task].path
+        name = f"{path.stem}_{task}_{kind}_{self.settings.labels}_{self.settings.split}.safetensors"
+        return path.parent / FOLDER / name
 
     def _provenance(self, task: str, kind: str) -> Provenance:
         family, each = self.family, self.tasks[task]
@@ -62,13 +70,32 @@ class CollectedStatistics(Mapping[str, Mapping[str, StateDict]]):
         return Provenance(kind, self.digests[task], {"task": task, **asdict(self.settings), **data})
 
     def _collect(self, task: str, kind: str) -> None:
-        """Write a kind of statistic of a task's model, and what else came with it."""
+        """Write a kind of statistic of a task's model, and what else comes with it, unless another run does it meanwhile.
+
+        Raise UserError if the folder beside the checkpoint cannot be written.
+        """
+        path, what = self._path(task, kind), f"{kind} of {task}"
+        wait = partial(self.progress.report, f"waiting for another run that collects {what}", 0)
+        try:
+            with locked(path, wait):
+                if not self._is_there(task, kind):
+                    self._save(task, kind)
+        except OSError as error:
+            raise UserError(
+                f"the folder {path.parent}, where statistics are kept, cannot be written ({error.strerror}); copy the checkpoint "
+                "to one that can"
+            ) from error
+
+    def _save(self, task: str, kind: str) -> None:
         family, each = self.family, self.tasks[task]
         if not hasattr(family, "objective"):
             raise UserError(f"{family.name} does not say how probable answers are, so it has no statistics; use another method")
         family.prepare(each)
         self.progress.plan(min(self.settings.examples, family.count(each, self.settings.split)))
-        entries = family.on_device(self.checkpoints[task])
+        entries, path = family.on_device(self.checkpoints[task]), self._path(task, kind)
+        about = {**asdict(self._provenance(task, kind)), "batch_size": self.batch_size}
+        state = CollectionState(path.with_name(f"{path.stem}_unfinished.safetensors"), about, self.save_minutes)
         seen = partial(self.progress.report, f"collecting {kind} of {task}")
-        for found in collect(family, entries, each, kind, self.settings, self.batch_size, seen):
-            save_statistic(found.entries, self._path(task, found.kind), self._provenance(task, found.kind), found.aliases)
+        for found in collect(family, entries, each, kind, self.settings, self.batch_size, state, seen):
+            save_statistic(found, self._path(task, found.kind), self._provenance(task, found.kind))
+        state.remove()

@@ -261,3 +261,18 @@ def test_the_runs_of_a_sweep_can_be_jobs_of_a_launcher(demo):
     assert "error: method=average has no coefficient" in done.stderr and "1 problem in this sweep" in done.stderr
     (path,) = (demo / "jobs").glob("*.json")
     assert json.loads(path.read_text())["question"]["method"]["_target_"].endswith("Average")
+
+
+def test_statistics_are_collected_once_and_named_by_results_that_depend_on_them(demo):
+    few = ("DATASETS=[Digits,Arrows]", "statistics.examples=64")
+    done = run_script("main.py", "method=regmean", "specify_lambda=0.9", *few, cwd=demo)
+    assert done.returncode == 0, done.stderr
+    files = {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/ViT-demo/*/statistics/*.safetensors")}
+    assert {path.name for path in files} == {f"nonlinear_finetuned_{task}_gram_in_empirical_val.safetensors" for task in ("Digits", "Arrows")}  # fmt: skip
+    (record,) = (r for name, r in records(demo).items() if name.startswith("ViT-demo-2-tasks-regmean"))
+    assert record["question"]["statistics"] == {"files": None, "split": "val", "examples": 64, "labels": "empirical", "seed": 0}
+    assert record["means"]["merged"]["mean"] > record["means"]["zeroshot"]["mean"]
+    again = run_script("main.py", "method=cg", "method.objective=regmean", "method.iterations=2", "specify_lambda=0.9", *few, cwd=demo)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/ViT-demo/*/statistics/*.safetensors")} == files
+    assert not any("statistics" in r["question"] for name, r in records(demo).items() if "-sum-" in name)

@@ -89,10 +89,10 @@ class KroneckerFactors(Objective):
     """K-FAC (Martens and Grosse, ICML 2015): the Kronecker product of the Gram matrices of a layer's inputs and of the
     gradients of its outputs."""
 
-    needs = (GRAM_IN, GRAM_OUT)
+    needs = (GRAM_OUT, GRAM_IN)  # in this order, as those of inputs are collected with the others
 
     def equations(self, values: Tensor, statistics: list[Tensor], weights: Tensor, off_diagonal: float) -> NormalEquations:
-        inputs, outputs = (scale_off_diagonal(each, off_diagonal) for each in statistics)
+        outputs, inputs = (scale_off_diagonal(each, off_diagonal) for each in statistics)
         return normal_equations.of_kronecker(values, inputs, _times(outputs, weights))
 
 

@@ -42,6 +42,7 @@ from src.models.layers import depth_by_name, is_layer_by_name
 from src.models.linearize import tangent
 from src.models.loader import ExampleId, load_batches
 from src.models.modes import LowRank, Mode, trained_parameters
+from src.models.sampling import draw
 from src.state_dict import StateDict, combined_digest, digest, entry_digest, outline
 
 PREFIX, TOWER, TEXT = "model.", "model.visual.", ("transformer.", "text.", "text_decoder.")
@@ -273,6 +274,10 @@ class Clip:
                 names.append(f"{TOWER}{path}.weight")
         return names
 
+    def output_layers(self) -> list[str]:
+        """Return []: logits are products with heads, which are no layers of the tower."""
+        return []
+
     def log_probs(self, entries: Mapping[str, Tensor], batch: Batch, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the log-probability of each class, (n, classes).
 
@@ -291,9 +296,9 @@ class Clip:
         return replace(batch, labels=choices)
 
     @torch.no_grad()
-    def sampled(self, entries: Mapping[str, Tensor], batch: Batch, generator: Generator) -> Batch:
-        """Return the batch with classes drawn by their probabilities for labels."""
-        return self.with_choice(batch, torch.multinomial(self.log_probs(entries, batch).exp(), 1, generator=generator)[:, 0])
+    def sampled(self, entries: Mapping[str, Tensor], batch: Batch, generators: Sequence[Generator]) -> Batch:
+        """Return the batch with classes drawn by their probabilities for labels, each by its example's generator."""
+        return self.with_choice(batch, draw(self.log_probs(entries, batch).exp(), generators))
 
     def token_mask(self, layer: str, batch: Batch) -> None:
         """Return None: all of an image's tokens count in every layer."""

@@ -20,8 +20,9 @@ from src.models.adapters import add_lora
 from src.models.family import PRECISIONS, Batch, TaskLike, Trainable
 from src.models.loader import ExampleId, load_batches
 from src.models.modes import LowRank, Mode, trained_parameters
+from src.models.sampling import draw
 from src.models.t5.files import find_model
-from src.models.t5.loading import load_t5
+from src.models.t5.loading import HEAD, load_t5
 from src.models.t5.network import Weights, is_of_inputs
 from src.models.t5.parameters import dense_parameters, ia3_parameters
 from src.models.t5.predictor import TextPredictor
@@ -219,12 +220,20 @@ class T5:
         """Return the names of the weights W of layers y = W x, those of `pretrained` alone."""
         return self._parameters.linear
 
+    def output_layers(self) -> list[str]:
+        """Return the name of the layer that gives logits, if it is one of these."""
+        return [HEAD] if HEAD in self._parameters.linear else []
+
     def log_probs(self, entries: Weights, batch: Batch, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the log-probability of each choice, (n, choices); -inf for padding.
 
         entries: by the names of `pretrained`, on the device.
         dtype: of the log-softmax.
+
+        Raise UserError if the task has no choices.
         """
+        if "choices" not in batch.inputs:
+            raise UserError(f"{batch.task} has no choices to take an expectation over; give statistics.labels=empirical or true")
         weights, inputs = self._parameters.complete(entries), batch.inputs
         return answer_log_probs(self._parameters.network, weights, inputs["input"], inputs["choices"], dtype)
 
@@ -244,18 +253,17 @@ class T5:
         return replace(batch, inputs={**batch.inputs, "target": batch.inputs["choices"][rows, choices]})
 
     @torch.no_grad()
-    def sampled(self, entries: Weights, batch: Batch, generator: Generator, top: int | None = TRUNCATED) -> Batch:
+    def sampled(self, entries: Weights, batch: Batch, generators: Sequence[Generator], top: int | None = TRUNCATED) -> Batch:
         """Return a batch with answers drawn by their probabilities for targets.
 
         entries: by the names of `pretrained`, on the device.
+        generators: of the examples.
         top: the number of most probable tokens that generated answers are drawn from; None for all.
         """
         if "choices" in batch.inputs:
-            return self.with_choice(
-                batch, torch.multinomial(self.log_probs(entries, batch).softmax(1), 1, generator=generator)[:, 0]
-            )
+            return self.with_choice(batch, draw(self.log_probs(entries, batch).softmax(1), generators))
         weights = self._parameters.complete(entries)
-        answers = generate(self._parameters.network, weights, batch.inputs["input"], sampler(generator, top))
+        answers = generate(self._parameters.network, weights, batch.inputs["input"], sampler(generators, top))
         return replace(batch, inputs={**batch.inputs, "target": answers})
 
     def token_mask(self, layer: str, batch: Batch) -> Tensor:

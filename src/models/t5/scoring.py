@@ -1,11 +1,12 @@
 """How probable a T5 finds answers, and the answers that it gives: among choices, or token by token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from src.models.sampling import draw
 from src.models.t5.network import Network, Weights
 from src.models.t5.tokens import PAD
 
@@ -72,9 +73,10 @@ def most_probable(logits: Tensor) -> Tensor:
     return logits.argmax(-1)
 
 
-def sampler(generator: Generator, top: int | None) -> Chooser:
+def sampler(generators: Sequence[Generator], top: int | None) -> Chooser:
     """Return a chooser that draws tokens by their probabilities.
 
+    generators: of the rows.
     top: the number of most probable tokens to draw from; None for all of them.
     """
 
@@ -82,6 +84,6 @@ def sampler(generator: Generator, top: int | None) -> Chooser:
         if top is not None and top < logits.shape[-1]:
             smallest = logits.topk(top).values[..., -1:]
             logits = logits.masked_fill(logits < smallest, -torch.inf)
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[..., 0]
+        return draw(logits.softmax(-1), generators)
 
     return choose

@@ -15,6 +15,7 @@ from src.errors import UserError
 from src.evaluation.cache import Cache
 from src.evaluation.scorer import Candidate, Job, Scorer
 from src.models.family import Batch
+from src.models.loader import seed_of
 from src.models.modes import LowRank, Mode
 from src.models.t5 import T5
 from src.runtime.signals import StopRequested
@@ -364,20 +365,22 @@ def test_layers_are_seen_by_hooks_with_the_tokens_of_their_masks(family):
     assert shapes == {key: family.token_mask(key, batch).shape for key in family.linear_layers()}
 
 
+def generators(count, seed):
+    return [torch.Generator().manual_seed(seed_of(seed, number)) for number in range(count)]
+
+
 def test_sampled_answers_follow_the_seed_and_are_the_model_s_own(family):
     entries = family.on_device(family.pretrained)
     for task in TASKS:
         batch = whole(family, task)
-        one, again, other = (
-            family.sampled(entries, batch, torch.Generator().manual_seed(seed)).inputs["target"] for seed in (0, 0, 1)
-        )
+        one, again, other = (family.sampled(entries, batch, generators(len(batch), seed)).inputs["target"] for seed in (0, 0, 1))
         assert torch.equal(one, again) and not torch.equal(one, other)
         if task != "gamma":
             rows = golden_choices(task)
             assert all(any(torch.equal(target, choice) for choice in row) for target, row in zip(one, rows))
     batch = Batch("alpha", {name: leaf[:1].expand(4000, *leaf.shape[1:]) for name, leaf in whole(family, "beta").inputs.items()}, torch.zeros(4000))  # fmt: skip
     probabilities = family.log_probs(entries, batch.take(torch.tensor([0]))).softmax(1)[0]
-    drawn = family.sampled(entries, batch, torch.Generator().manual_seed(2)).inputs["target"]
+    drawn = family.sampled(entries, batch, generators(4000, 2)).inputs["target"]
     share = (drawn == batch.inputs["choices"][0, 0]).all(1).double().mean()
     assert 0.1 < probabilities[0] < 0.9
     assert share.item() == pytest.approx(probabilities[0].item(), abs=0.03)
