@@ -17,6 +17,7 @@ from command_line.build import (
     build_mode,
     build_statistics_settings,
     candidates_per_pass,
+    check_modality,
 )
 from command_line.config import manifest_paths, portable, setting, validate
 from command_line.console import ProgressBar
@@ -120,8 +121,8 @@ class Session:
     def plan(self, models: Mapping[tuple[str, str], int]) -> None:
         """Announce the work to the progress bar: `models` is the number to be scored, by (task, split)."""
         tasks = {task.name: task for task in (*self.tasks, *self.others)}
-        images = sum(count * self.family.count(tasks[task], split) for (task, split), count in models.items())
-        self.progress.plan(images // self.group.size)
+        examples = sum(count * self.family.count(tasks[task], split) for (task, split), count in models.items())
+        self.progress.plan(examples // self.group.size)
 
     def about(
         self,
@@ -203,8 +204,13 @@ def session(
     validate(config)
     build_mode(config)  # whose options the paths are made of
     paths, problems = paths_of(config), []
+
+    def check_tasks() -> None:
+        check_modality(config, [*tasks, *others])  # else nothing that is missing would help
+        check_inputs(config, paths, tasks, others)
+
     named = (lambda: refuse_unread(script), lambda: build_device(config), lambda: read_manifests(manifest_paths(config)))
-    for check in (*checks, *named, lambda: check_inputs(config, paths, tasks, others)):
+    for check in (*checks, *named, check_tasks):
         with collect(problems):
             check()
     raise_any(problems)
