@@ -207,8 +207,7 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
 
     Raise UserError with the problems of all that cannot be opened, or are of another architecture.
     """
-    open_one = partial(open_finetuned, pretrained=family.pretrained, base_digest=family.pretrained_digest, spell=family.canonical)
-    checkpoints = open_all({task: paths.finetuned(task) for task in tasks}, open_one)
+    checkpoints = open_all({task: paths.finetuned(task) for task in tasks}, partial(open_spelled, family=family))
     misfits = {task: differences("this file", checkpoint, "the pre-trained model", family.pretrained)
                for task, checkpoint in checkpoints.items()}  # fmt: skip
     raise_any(
@@ -218,6 +217,11 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
         if problems
     )
     return checkpoints
+
+
+def open_spelled(path: Path, family: ModelFamily) -> Checkpoint:
+    """Return a checkpoint under the names that the family gives to weights. Raise UserError if it cannot be opened."""
+    return open_finetuned(path, family.pretrained, family.pretrained_digest, family.canonical)
 
 
 def build_statistics_settings(config: DictConfig) -> StatisticsSettings:
