@@ -260,7 +260,7 @@ def test_non_finite_entries_are_refused_by_task_and_name(name, lines, value):
     except UserError as reason:
         assert "blocks.1.w" in str(reason) and "task1" in str(reason)
     else:
-        assert name == "single_task"  # which reads only its own task
+        assert name in ("single_task", "given")  # which read another model alone
 
 
 def test_an_infinite_mask_that_all_models_share_is_no_error():
@@ -380,11 +380,11 @@ def test_matrices_asked_for_in_order_are_made_once_each():
     assert len(made) == len(matrices)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_given_comes_out_to_the_bit_whatever_it_is_far_from(dtype, tmp_path):
+def test_what_is_given_comes_out_to_the_bit_whatever_it_is_far_from(tmp_path):
     """A sum of rounded differences would come near it: where weights are small beside the pre-trained ones, not very."""
     pretrained, _ = tiny_models()
-    model = {key: (1e-4 * leaf).to(dtype) if "blocks" in key else leaf for key, leaf in pretrained.items()}
+    model = {key: 1e-4 * torch.randn_like(leaf) if "blocks" in key else leaf for key, leaf in pretrained.items()}
+    model["head.bias"] = model["head.bias"].half()
     save_file(model, tmp_path / "model.safetensors")
     method = build_method(compose_config(["method=given", f"method.weights={tmp_path}/model.safetensors"]))
     inputs = replace(merge_inputs((pretrained, {"a": pretrained, "b": pretrained})), read_model=open_checkpoint)
@@ -401,5 +401,5 @@ def test_what_is_given_comes_out_to_the_bit_whatever_it_is_far_from(dtype, tmp_p
 
 def test_a_model_of_another_architecture_is_no_merge_of_these():
     inputs = replace(merge_inputs(tiny_models()), read_model=lambda path: {"blocks.0.w": torch.zeros(4, 6)})
-    with pytest.raises(UserError, match="lacks embed.weight"):
+    with pytest.raises(UserError, match=r"lacks embed\.weight"):
         build("given")(inputs)
