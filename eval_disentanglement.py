@@ -23,7 +23,7 @@ FLAGS = (
     *BENCHMARK,
     Flag("points", None, "coefficients in each direction; default: 21"),
     Flag("reach", None, "the largest coefficient, the smallest being its negative; default: 2.0"),
-    Flag("max-images", None, "test images of a task to look at, evenly spread; default: all"),
+    Flag("max-images", None, "test examples of a task to look at, evenly spread; default: all"),
 )
 
 

@@ -12,7 +12,7 @@ few minutes (save_minutes=), and at SIGTERM, SIGUSR1 and Ctrl-C.
 
 import sys
 
-from command_line.build import build_device, build_family, build_mode
+from command_line.build import build_device, build_family, build_mode, check_modality
 from command_line.config import compose_config, validate
 from command_line.console import run_script
 from command_line.finetuning import finetune_all, remove_finished_states, without_weights
@@ -41,6 +41,7 @@ def main() -> None:
     if mode.scored_linearized and not mode.trained_linearized:
         raise UserError(f"{mode.name} scores models that were fine-tuned as standard; use --finetuning-mode=standard here")
     tasks, paths = selected_tasks(config), paths_of(config)
+    check_modality(config, tasks)
     raise_any(missing_data(config, tasks))
     if (config.world_size or 1) > 1 and not is_distributed():
         run_processes("finetune.py", sys.argv[1:], config.world_size)
@@ -59,9 +60,9 @@ def main() -> None:
 
 
 def what_trains(family: ModelFamily, mode: Mode) -> str:
-    """Return a sentence on how many of the image tower's parameters train in this mode."""
+    """Return a sentence on how many of the network's parameters train in this mode."""
     trainable, through = family.trainable(mode), " through LoRA" if mode.lora else ""
-    return f"{mode.name}: {trainable.count:,} parameters train ({mode.trains}{through}), the image tower has {trainable.total:,}"
+    return f"{mode.name}: {trainable.count:,} parameters train ({mode.trains}{through}), the network has {trainable.total:,}"
 
 
 if __name__ == "__main__":

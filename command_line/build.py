@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from command_line.instantiate import Kind, instantiate
+from command_line.instantiate import Kind, class_of, instantiate
 from command_line.overrides import quoted
 from command_line.paths import Paths
 from command_line.plugins import load_plugins
@@ -18,6 +18,7 @@ from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.checkpoints.published import FILE_PREFIXES
 from src.checkpoints.reading import Checkpoint, open_tangent_pair
 from src.checkpoints.shards import PICKLED
+from src.data.task import Task
 from src.errors import UserError, plural, raise_any
 from src.merging.lines import with_lines
 from src.merging.method import Method
@@ -122,6 +123,22 @@ def build_recipe(config: DictConfig, task: str) -> Recipe:
     return instantiate({**recipe, "epochs": epochs}, RECIPE, load_plugins(config))
 
 
+def check_modality(config: DictConfig, tasks: Iterable[Task]) -> None:
+    """Raise UserError, before anything is loaded, if the fine-tuning mode or tasks are not for what the model reads."""
+    node = OmegaConf.to_container(config.model.family, resolve=True)
+    reads = getattr(class_of(node, FAMILY, load_plugins(config)), "modality", None)  # which a family of a user's may not say
+    mode, name = build_mode(config), config.model.name
+    problems, others = [], [task for task in tasks if reads not in (None, task.modality)]
+    if others:
+        names = " and ".join(task.name for task in others)
+        problems.append(f"{name} reads {reads}, and of {others[0].modality} are {names}; choose other tasks, or another model")
+    if reads is not None and mode.modality not in (None, reads):
+        problems.append(
+            f"finetuning_mode={mode.name} is for {mode.modality}, and {name} reads {reads}; choose another, such as standard"
+        )
+    raise_any(problems)
+
+
 def build_family(config: DictConfig, paths: Paths, device: torch.device, progress: Progress = SILENT) -> ModelFamily:
     """Return the model with its pre-trained weights, as the fine-tuning mode scores it.
 
@@ -190,8 +207,7 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
 
     Raise UserError with the problems of all that cannot be opened, or are of another architecture.
     """
-    open_one = partial(open_finetuned, pretrained=family.pretrained, base_digest=family.pretrained_digest, spell=family.canonical)
-    checkpoints = open_all({task: paths.finetuned(task) for task in tasks}, open_one)
+    checkpoints = open_all({task: paths.finetuned(task) for task in tasks}, partial(open_spelled, family=family))
     misfits = {task: differences("this file", checkpoint, "the pre-trained model", family.pretrained)
                for task, checkpoint in checkpoints.items()}  # fmt: skip
     raise_any(
@@ -203,6 +219,11 @@ def build_finetuned(paths: Paths, family: ModelFamily, tasks: Iterable[str]) -> 
     return checkpoints
 
 
+def open_spelled(path: Path, family: ModelFamily) -> Checkpoint:
+    """Return a checkpoint under the names that the family gives to weights. Raise UserError if it cannot be opened."""
+    return open_finetuned(path, family.pretrained, family.pretrained_digest, family.canonical)
+
+
 def build_statistics_settings(config: DictConfig) -> StatisticsSettings:
     """Return what statistics are collected on."""
     options = OmegaConf.to_container(config.statistics, resolve=True)
@@ -210,7 +231,7 @@ def build_statistics_settings(config: DictConfig) -> StatisticsSettings:
 
 
 def workers_of(config: DictConfig) -> int:
-    """Return the number of threads or processes that read images, for each process of the group."""
+    """Return the number of threads or processes that read examples, for each process of the group."""
     return config.workers or max(available_cores() // local_world_size(), 1)
 
 

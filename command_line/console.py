@@ -158,7 +158,7 @@ class ProgressBar:
     silent: whether nothing is shown.
     """
 
-    def __init__(self, prefix: str = "", unit: str = "image", silent: bool = False):
+    def __init__(self, prefix: str = "", unit: str = "example", silent: bool = False):
         self.unit = unit
         self._prefix, self._silent = prefix, silent
         self._total = self._done = 0

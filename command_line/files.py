@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from command_line.build import build_device, build_method, specified_coefficient
+from command_line.config import method_name
 from command_line.output import check_output, publish_analysis, write_output
 from command_line.paths import file_sources, statistics_paths
 from command_line.readers import FILES, refuse_unread
@@ -23,7 +24,7 @@ from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path
-from src.state_dict import digest, kind_differences, vector_outline
+from src.state_dict import StateDict, digest, kind_differences, vector_outline
 from src.statistics.files import open_statistics
 
 
@@ -33,6 +34,11 @@ def merge_files(config: DictConfig) -> None:
         raise UserError("model=files is merged by one process; leave world_size out, and start main.py without torchrun")
     refuse_unread(FILES)
     started, method = time.monotonic(), build_method(config)
+    if not method.needs_models:
+        raise UserError(
+            f"method={method_name(config)} merges nothing, and model=files scores nothing; choose the file's model, such as "
+            "model=ViT-B-32"
+        )
     base, sources = file_sources(config)
     method.check_tasks(list(sources))
     claim_output(config.output)
@@ -47,9 +53,14 @@ def merge_files(config: DictConfig) -> None:
     real = {task: as_real(model) for task, model in finetuned.items()}
     base_model = as_real(pretrained)
     statistics = open_statistics(statistics_paths(config), finetuned, vector_outline(base_model))
+
+    def read_model(path: str) -> StateDict:
+        return as_real(open_finetuned(expand_path(path), pretrained))
+
     output = expand_path(config.output)
     solved = SolvedEntries(output.with_name(f"{output.name}.solved"), _identity(models, statistics_paths(config)))
-    inputs = MergeInputs(base_model, real, depth, is_layer_by_name, build_device(config), False, statistics, solved)
+    device = build_device(config)
+    inputs = MergeInputs(base_model, real, depth, is_layer_by_name, device, False, statistics, read_model, solved)
     files = [file for checkpoint in models for file in (checkpoint.path, *checkpoint.files)]
     check_output(config, method, files, pretrained, len(sources))
     for note in (*repetitions(base, sources), *(note for checkpoint in models for note in checkpoint.notes)):

@@ -24,21 +24,27 @@ class Flag:
     default: str | None = None
 
 
+DATA_LOCATION = Flag("data-location", "data_location", "of datasets")
+CONFIG_DIR = Flag("config-dir", "hydra.searchpath", "a folder of yours with files like those of config/")
 MODEL = (
     Flag("model", "model", "a name from config/model", "ViT-demo"),
-    Flag("finetuning-mode", "finetuning_mode", "standard, linear, linear-2, lora or posthoc; default: standard"),
+    Flag(
+        "finetuning-mode",
+        "finetuning_mode",
+        "standard, linear, linear-2, lora, posthoc or ia3; default: standard",
+    ),
     Flag("world-size", "world_size", "processes that share the work on this machine, one a GPU"),
-    Flag("data-location", "data_location", "of datasets"),
+    DATA_LOCATION,
     Flag("save", "model_location", "of pre-trained and fine-tuned weights"),
     Flag("cache-dir", "cache_dir", "of what need not be computed again"),
-    Flag("config-dir", "hydra.searchpath", "a folder of yours with files like those of config/"),
+    CONFIG_DIR,
 )
 TASKS = "task names with commas between them; default: the model's list"
 GRID = (
     Flag("n-eval-points", None, "coefficients to try, from 0 on; default: 21"),
     Flag("max-coefficient", None, "the largest of them; default: 1.0"),
 )
-BENCHMARK = (*MODEL, Flag("eval-datasets", "DATASETS", TASKS), Flag("batch-size", "batch_size", "images scored together"))
+BENCHMARK = (*MODEL, Flag("eval-datasets", "DATASETS", TASKS), Flag("batch-size", "batch_size", "examples scored together"))
 TRAINING = (
     *MODEL,
     Flag("train-dataset", "DATASETS", TASKS),
@@ -46,9 +52,9 @@ TRAINING = (
     Flag("lr", "model.recipe.lr", "the highest learning rate"),
     Flag("wd", "model.recipe.weight_decay", "AdamW's weight decay"),
     Flag("warmup-length", "model.recipe.warmup_steps", "optimiser steps of warm-up"),
-    Flag("batch-size", "model.recipe.batch_size", "images that go through the model together, in all processes"),
+    Flag("batch-size", "model.recipe.batch_size", "examples that go through the model together, in all processes"),
     Flag("num-grad-accumulation", "model.recipe.num_grad_accumulation", "how many of these batches an optimiser step sees"),
-    Flag("seed", "model.recipe.seed", "of the order and augmentation of images"),
+    Flag("seed", "model.recipe.seed", "of the order and augmentation of examples"),
     Flag("trains", "finetuning_mode.trains", f"what trains: {', '.join(TRAINS)}"),
 )
 

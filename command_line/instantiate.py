@@ -53,10 +53,21 @@ def instantiate(
     Raise UserError for classes that may not be built here, of which nothing is imported then, and for options that a class
     does not have. Raise CodeError if a module has an error.
     """
+    _check(node, kind, plugins)
+    return _build(node, kind, plugins, kind.option, offers or {})
+
+
+def class_of(node: Mapping, kind: Kind, plugins: Sequence[str] = ()) -> type:
+    """Return the class of the object that a node describes. Raise as `instantiate` does if it may not be built here."""
+    _check(node, kind, plugins)
+    return _find_class(node[TARGET], kind, plugins, kind.option)
+
+
+def _check(node: Mapping, kind: Kind, plugins: Sequence[str]) -> None:
+    """Raise UserError unless a node names a class, and all classes in it may be built here."""
     if TARGET not in node:
         raise UserError(f"{kind.option} names no class; give {kind.option}.{TARGET}, or choose another {kind.option}")
     raise_any(_refusals(node, kind, plugins, kind.option))
-    return _build(node, kind, plugins, kind.option, offers or {})
 
 
 def _refusals(value: object, kind: Kind, plugins: Sequence[str], option: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from src.checkpoints.bundles import save_bundle
 from src.checkpoints.companions import companions_of
 from src.checkpoints.mask_files import MaskProvenance
 from src.checkpoints.reading import Checkpoint
+from src.checkpoints.shards import split_part
 from src.checkpoints.writing import check_target, save_by_task, save_file, save_folder
 from src.elementwise import add_vector, as_complex
 from src.errors import UserError, shorten
@@ -29,7 +30,8 @@ def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pre
     if not config.output:
         return
     path, masks = expand_path(config.output), config.method.get("load_mask")
-    inputs = [*inputs, *([expand_path(masks)] if isinstance(masks, str) else [])]
+    options = [*method.files, *([masks] if isinstance(masks, str) else [])]
+    inputs = [*inputs, *(split_part(expand_path(option))[0] for option in options)]
     if method.per_task and path.suffix == ".safetensors":
         raise UserError(f"output={path}: this method makes a model for each task, which a folder holds; name a folder")
     copies = 2 if config.output_kind == "bundle" else tasks if method.per_task else 1

@@ -55,6 +55,10 @@ class Paths:
         """Where masks are, ours and published ones."""
         return MaskFiles(self.masks, self.published.masks() if self.is_standard else ())
 
+    def has_finetuned(self, task: str) -> bool:
+        """Whether a task has fine-tuned weights, or the user says so."""
+        return task in self.user_finetuned or self.finetuned(task).exists()
+
     def finetuned(self, task: str) -> Path:
         """Return the path of a task's fine-tuned weights: the user's, ours or published ones, else where to write them."""
         if task in self.user_finetuned:

@@ -1,11 +1,12 @@
 """Checks before any work of a run that scores models: tasks, data, heads and checkpoints that are missing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from command_line.build import build_heads
+from command_line.composition import read_overrides
 from command_line.config import config_folders, published_tasks
 from command_line.console import ProgressBar
 from command_line.overrides import parse_overrides, quoted, shell_word, typed_overrides
@@ -36,6 +37,24 @@ def selected_tasks(config: DictConfig) -> list[Task]:
             raise UserError(f"num_tasks={config.num_tasks}, but the run has {plural(len(names), 'task')}: {', '.join(names)}")
         names = names[: config.num_tasks]
     return _find(config, names, _task_options(config))
+
+
+def unseen_tasks(config: DictConfig, tasks: Sequence[Task]) -> list[Task]:
+    """Return the tasks of eval_on, itself a list of names, one name, or the name of a list in config/tasks, but for `tasks`.
+
+    Raise UserError for unknown ones.
+    """
+    listed, options = config.eval_on, _task_options(config)
+    with read_overrides([f"tasks={listed}"] if isinstance(listed, str) else [], folders=config_folders()) as (choice, _, groups):
+        if isinstance(listed, str) and listed in groups.get_group_options("tasks"):
+            (composed,) = groups.configs(choice)
+            listed, options = composed.tasks.names, {**_task_options(composed), **options}
+    names = [listed] if isinstance(listed, str) else list(listed or [])
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"eval_on lists names of tasks, as in 'eval_on=[MNIST,Cars]', or names a list; got {config.eval_on}")
+    seen = [task.name for task in tasks]
+    new = [name for name in names if name not in seen]
+    return _find(config, new, {name: options[name] for name in new if name in options})
 
 
 def control_task(config: DictConfig, name: str | None) -> Task:

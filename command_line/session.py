@@ -18,6 +18,8 @@ from command_line.build import (
     build_mode,
     build_statistics_settings,
     candidates_per_pass,
+    check_modality,
+    open_spelled,
 )
 from command_line.config import manifest_paths, portable, setting, validate
 from command_line.console import ProgressBar
@@ -28,6 +30,7 @@ from command_line.preflight import check_inputs, fetch_data
 from command_line.readers import refuse_unread
 from command_line.trackers import report_run
 from src.checkpoints.opening import repetitions
+from src.checkpoints.reading import Checkpoint
 from src.checkpoints.shards import split_part
 from src.checkpoints.solved import SolvedEntries
 from src.data.task import Task
@@ -54,7 +57,8 @@ class Session:
     """A run that scores models of one family.
 
     family: the model, with its pre-trained weights.
-    tasks: those with fine-tuned models.
+    tasks: those that are merged, or whose models are scored.
+    owners: those of them with fine-tuned models.
     others: those that are only scored on.
     manifests: named benchmarks, as `read_manifests` returns them.
     started: the time, as time.monotonic() has it.
@@ -65,10 +69,12 @@ class Session:
     group: ProcessGroup
     family: ModelFamily
     tasks: Sequence[Task]
+    owners: Sequence[Task]
     others: Sequence[Task]
     progress: ProgressBar
     manifests: list[tuple[str, dict]]
     started: float = field(default_factory=time.monotonic)
+    read: dict[str, Checkpoint] = field(default_factory=dict)  # models at paths that are options of a method
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -78,13 +84,22 @@ class Session:
         """
         config, family, tasks = self.config, self.family, {task.name: task for task in self.tasks}
         fetch_data(config, [*self.tasks, *self.others], self.group)
-        finetune_missing(config, self.paths, family, self.tasks, self.group)
+        finetune_missing(config, self.paths, family, self.owners, self.group)
         if family.device.type == "cpu":
             keep_freed_memory()  # one merged model after another: fresh memory is slow to write
-        checkpoints = build_finetuned(self.paths, family, tasks)
+        checkpoints = build_finetuned(self.paths, family, [task.name for task in self.owners])
         inputs = None
-        if checkpoints:
-            inputs = MergeInputs(family.pretrained, checkpoints, family.depth, family.is_layer, family.device, keep=True)
+        if tasks:  # one without a model is the pre-trained model's
+            models = {name: checkpoints.get(name, family.pretrained) for name in tasks}
+            inputs = MergeInputs(
+                family.pretrained,
+                models,
+                family.depth,
+                family.is_layer,
+                family.device,
+                keep=True,
+                read_model=self.read_model,
+            )
         evaluator = Evaluator(
             scorer=Scorer(family, Cache(self.paths.cache), config.batch_size or family.batch_size, self.progress, self.group),
             tasks=tasks,
@@ -101,6 +116,12 @@ class Session:
         question = [self.family.pretrained_digest, evaluator.finetuned_digests, settings, files]
         folder = self.paths.cache / "solved" / xxhash.xxh3_64_hexdigest(json.dumps(question).encode())
         return replace(inputs, statistics=self._statistics(evaluator), solved=SolvedEntries(folder, question))
+
+    def read_model(self, path: str) -> Checkpoint:
+        """Return the model at a path that is an option of a method, whose digest and notes are then part of the record."""
+        if path not in self.read:
+            self.read[path] = open_spelled(expand_path(path), self.family)
+        return self.read[path]
 
     def _statistics(self, evaluator: Evaluator) -> Mapping[str, Mapping[str, StateDict]]:
         """Return the statistics of the fine-tuned models, the user's files or those collected when a method asks for them."""
@@ -125,14 +146,14 @@ class Session:
         file = self.config.model.family.pretrained
         named = [self.paths.pretrained, expand_path(file) if isinstance(file, str) else None]
         files = [*self.paths.published.zeroshots(self.paths.mode), *self.paths.published.zeroshots()]
-        own = (self.paths.finetuned(task.name) for task in self.tasks)
+        own = (self.paths.finetuned(task.name) for task in self.owners)
         return [split_part(path)[0] for path in (*named, *files, *own) if path]
 
     def plan(self, models: Mapping[tuple[str, str], int]) -> None:
         """Announce the work to the progress bar: `models` is the number to be scored, by (task, split)."""
         tasks = {task.name: task for task in (*self.tasks, *self.others)}
-        images = sum(count * self.family.count(tasks[task], split) for (task, split), count in models.items())
-        self.progress.plan(images // self.group.size)
+        examples = sum(count * self.family.count(tasks[task], split) for (task, split), count in models.items())
+        self.progress.plan(examples // self.group.size)
 
     def about(
         self,
@@ -149,7 +170,12 @@ class Session:
         masks: digest of the masks that a method was given.
         """
         config, tasks = self.config, {task.name: task for task in (*self.tasks, *self.others)}
-        lineage = {**self.evaluator.lineage(tasks, splits), **({"masks": masks} if masks else {})}
+        read = {path: self.evaluator.scorer.cache.summary(model).digest for path, model in self.read.items()}
+        lineage = {
+            **self.evaluator.lineage(tasks, splits),
+            **({"masks": masks} if masks else {}),
+            **({"read": read} if read else {}),
+        }
         return {
             "title": title,
             "config": portable(config),
@@ -158,8 +184,12 @@ class Session:
             "benchmark": benchmark_of(lineage, config.model.name, self.manifests),
             "notes": [
                 *self.family.notes(tasks.values()),
-                *repetitions(self.paths.pretrained, {task.name: self.paths.finetuned(task.name) for task in self.tasks}),
-                *(note for source in (*self.evaluator.checkpoints.values(), *tasks.values()) for note in source.notes),
+                *repetitions(self.paths.pretrained, {task.name: self.paths.finetuned(task.name) for task in self.owners}),
+                *(
+                    note
+                    for source in (*self.evaluator.checkpoints.values(), *self.read.values(), *tasks.values())
+                    for note in source.notes
+                ),
                 *notes,
             ],
             "seconds": time.monotonic() - self.started,
@@ -200,13 +230,15 @@ def session(
     tasks: Sequence[Task],
     others: Sequence[Task] = (),
     checks: Sequence[Callable[[], None]] = (),
+    needs_models: bool = True,
 ) -> Iterator[Session | None]:
     """Yield the session of this process; None if it started other processes, which did the run.
 
     script: its name, which is also what starts this run again, with these arguments, for world_size=N.
-    tasks: those with fine-tuned models.
-    others: those without.
+    tasks: those that are merged, or whose models are scored.
+    others: those that are only scored on.
     checks: further ones, which raise UserError.
+    needs_models: whether all of `tasks` have fine-tuned models, and not those alone whose weights are there.
 
     Raise UserError with all that is wrong, before anything is loaded.
     """
@@ -216,8 +248,15 @@ def session(
     validate(config)
     build_mode(config)  # whose options the paths are made of
     paths, problems = paths_of(config), []
+
+    owners = [task for task in tasks if needs_models or paths.has_finetuned(task.name)]
+
+    def check_tasks() -> None:
+        check_modality(config, [*tasks, *others])  # else nothing that is missing would help
+        check_inputs(config, paths, owners, [task for task in (*tasks, *others) if task not in owners])
+
     named = (lambda: refuse_unread(script), lambda: build_device(config), lambda: read_manifests(manifest_paths(config)))
-    for check in (*checks, *named, lambda: check_inputs(config, paths, tasks, others)):
+    for check in (*checks, *named, check_tasks):
         with collect(problems):
             check()
     raise_any(problems)
@@ -228,4 +267,4 @@ def session(
     manifests, group = read_manifests(manifest_paths(config)), init_distributed()
     with ProgressBar(silent=not group.is_main) as progress:
         family = build_family(config, paths, build_device(config), progress)
-        yield Session(config, paths, group, family, tasks, others, progress, manifests, started)
+        yield Session(config, paths, group, family, tasks, owners, others, progress, manifests, started)

@@ -50,7 +50,7 @@ def _tensorboard(config: DictConfig, paths: Paths, task: str) -> Iterator[LogCal
     with SummaryWriter(str(folder)) as writer:
 
         def log(entry: LogEntry) -> None:
-            for figure in ("loss", "lr", "images_per_second"):
+            for figure in ("loss", "lr", "examples_per_second"):
                 writer.add_scalar(figure, getattr(entry, figure), entry.step)
 
         yield log

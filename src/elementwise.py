@@ -98,7 +98,8 @@ def is_zeros_view(leaf: Tensor) -> bool:
 def add_vector(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> Lazy:
     """Return `pretrained + scale * vector`, lazily, in the dtypes of `pretrained`.
 
-    Entries that the vector lacks, or does not change (`zeros_view`), are those of `pretrained` themselves. No gradients
+    Entries that the vector lacks, or does not change (`zeros_view`), are those of `pretrained` themselves. The sum with a
+    vector from `pretrained` to another model (`task_vectors.ModelVector`) is that model, without rounding. No gradients
     are followed.
 
     Raise UserError if the vector has names or shapes that `pretrained` has not, or makes an entry infinite or NaN.
@@ -111,6 +112,8 @@ def add_vector(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> 
     if misfits:
         raise UserError(f"the vector does not fit these weights: {', '.join(misfits[:3])} ({len(misfits)} in all)")
 
+    end = vector.end if scale == 1 and getattr(vector, "start", None) is pretrained else {}
+
     def entry(key: str) -> Tensor:
         base = pretrained[key]
         if key not in changes:
@@ -118,6 +121,8 @@ def add_vector(pretrained: StateDict, vector: StateDict, scale: float = 1.0) -> 
         change, leaves = operands(vector, key)
         if all(map(_is_constant, leaves)) and not change(*map(_number, leaves)).any():
             return base
+        if key in end and torch.promote_types(end[key].dtype, base.dtype) == base.dtype:
+            return end[key].detach().to(device_of(leaves), base.dtype)
         device = device_of(leaves)
         total = torch.empty(base.shape, dtype=base.dtype, device=device)
         flat = total.view(-1)

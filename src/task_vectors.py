@@ -207,6 +207,20 @@ class TaskVector(Mapping[str, Tensor]):
         return module
 
 
+class ModelVector(TaskVector):
+    """The vector from one model to another, whose entries can be computed; added once, it gives the other model to the bit.
+
+    start, end: the models.
+    """
+
+    @classmethod
+    def of_models(cls, entries: StateDict, start: StateDict, end: StateDict) -> "ModelVector":
+        """Return the vector with the entries of `end` minus those of `start`."""
+        vector = cls.of(entries)
+        vector.start, vector.end = start, end
+        return vector
+
+
 class _PapersTaskVector(TaskVector):
     """Base of the two classes of the tangent-space papers, which add up and apply to models of either kind.
 

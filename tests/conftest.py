@@ -41,7 +41,16 @@ def tiny_models(tasks: int = 3, blocks: int = 3, seed: int = 0) -> Models:
 def merge_inputs(models: Models, keep: bool = False) -> MergeInputs:
     pretrained, finetuned = models
     statistics = {kind: {task: random_statistic(pretrained, kind, task) for task in finetuned} for kind in SHAPES}
-    return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, torch.device("cpu"), keep, statistics)
+    return MergeInputs(
+        pretrained,
+        finetuned,
+        depth_by_name(pretrained),
+        is_layer_by_name,
+        torch.device("cpu"),
+        keep,
+        statistics,
+        read_model=lambda path: next(reversed(finetuned.values())),
+    )
 
 
 def random_statistic(model: dict[str, Tensor], kind: str, task: str) -> Lazy:

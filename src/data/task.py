@@ -5,7 +5,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import xxhash
 from torch.utils.data import Dataset, Subset
@@ -60,9 +60,12 @@ class Task(ABC):
 
     Making one touches no data: its source is asked when examples are read.
 
+    modality: images or text, what its examples are of.
     source: where the examples come from.
     split_rule: how validation examples are held out where the source has none of its own.
     """
+
+    modality: ClassVar[str]
 
     name: str
     source: ExampleSource

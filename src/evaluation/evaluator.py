@@ -25,8 +25,8 @@ class Evaluator:
     """Scores by task, each computed when asked for and remembered by the scorer's cache.
 
     tasks: those to be scored on, by name.
-    checkpoints: the fine-tuned models, by task.
-    inputs: these models as the inputs of merges; None where there are none.
+    checkpoints: the fine-tuned models, by task, of those that have one.
+    inputs: the inputs of merges; None where nothing is merged.
     candidates_per_pass: number of merged models that are held in memory together.
     summaries: of the checkpoints, by task; if empty, the processes of the group read each checkpoint once.
 
@@ -102,11 +102,18 @@ class Evaluator:
             scores += self.merged([merges(coefficient) for coefficient in batch], split, names)
         return scores
 
-    def compare(self, vectors: Mapping[str, TaskVector]) -> dict[str, tuple[Score, Score, Score]]:
-        """Return test scores of the pre-trained, the fine-tuned and the merged model by task, in one pass over the data."""
-        models = [lambda task: self._pretrained, self._finetuned, self._merged(vectors, "the merged model")]
-        jobs = [Job(task, "test", partial(_candidates, models, name)) for name, task in self.tasks.items()]
-        return {name: tuple(scores) for name, scores in zip(self.tasks, self.scorer.scores(jobs), strict=True)}
+    def compare(self, vectors: Mapping[str, TaskVector]) -> dict[str, dict[str, Score]]:
+        """Return test scores by task and model, `zeroshot`, `merged` and, of tasks that have one, `finetuned`, in one pass over
+        the data."""
+        models = {
+            "zeroshot": lambda task: self._pretrained,
+            "finetuned": self._finetuned,
+            "merged": self._merged(vectors, "the merged model"),
+        }
+        kinds = {name: [kind for kind in models if kind != "finetuned" or name in self.checkpoints] for name in self.tasks}
+        jobs = [Job(task, "test", partial(_candidates, [models[kind] for kind in kinds[name]], name))
+                for name, task in self.tasks.items()]  # fmt: skip
+        return {name: dict(zip(kinds[name], scores)) for name, scores in zip(self.tasks, self.scorer.scores(jobs), strict=True)}
 
     def precision_differences(self, vectors: Mapping[str, TaskVector]) -> tuple[int, int]:
         """Return (different, compared): on how many test examples the family's precision and float32 predict otherwise."""

@@ -111,7 +111,7 @@ def search(
     def look(indices: Sequence[int]) -> list[SearchPoint]:
         new = [index for index in indices if index not in points]
         for index, accuracy in zip(new, measure([grid[index] for index in new]) if new else (), strict=True):
-            points[index] = SearchPoint(grid[index], accuracy, method.objective(accuracy, finetuned, zeroshot))
+            points[index] = SearchPoint(grid[index], accuracy, method.criterion(accuracy, finetuned, zeroshot))
         return [points[index] for index in indices]
 
     def best(value: Callable[[SearchPoint], float]) -> float:

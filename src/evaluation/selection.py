@@ -121,8 +121,8 @@ def _save_masks(
 
 
 def _plan(evaluator: Evaluator, grids: Sequence[Sequence[float]]) -> None:
-    """Announce the images that searches of these grids will score."""
+    """Announce the examples that searches of these grids will score."""
     models = sum(len(grid) for grid in grids if len(grid) > 1)
     if models:
-        images = sum(evaluator.family.count(task, "val") for task in evaluator.tasks.values())
-        evaluator.scorer.progress.plan(models * images // evaluator.scorer.group.size)
+        examples = sum(evaluator.family.count(task, "val") for task in evaluator.tasks.values())
+        evaluator.scorer.progress.plan(models * examples // evaluator.scorer.group.size)

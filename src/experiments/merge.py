@@ -1,6 +1,6 @@
 """The result of a merge: test scores beside those of the pre-trained and fine-tuned models, as a table and a record."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar
@@ -17,15 +17,31 @@ from src.merging.engine.inputs import MergeInputs
 from src.state_dict import byte_size
 
 MODELS = ("zeroshot", "finetuned", "merged")
+FIGURES = {"zeroshot": "zero-shot", "finetuned": "fine-tuned", "merged": "merged", "normalised": "normalised"}  # with headings
 
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Test scores on one task."""
+    """Test scores on one task.
+
+    finetuned: None where the task has no model of its own.
+    """
 
     zeroshot: Score
-    finetuned: Score
+    finetuned: Score | None
     merged: Score
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """The accuracy of each model that there is, and the normalised one if there is a fine-tuned model, by name."""
+        scores = {model: score.accuracy for model in MODELS if (score := getattr(self, model))}
+        return scores | ({"normalised": self.normalised} if self.finetuned else {})
+
+    @property
+    def variances(self) -> dict[str, float]:
+        """The sampling variance of each of `accuracies`."""
+        variances = {model: score.variance for model in MODELS if (score := getattr(self, model))}
+        return variances | ({"normalised": self.normalised_variance} if self.finetuned else {})
 
     @property
     def normalised(self) -> float:
@@ -40,6 +56,22 @@ class TaskScores:
         relative = self.finetuned.variance / self.finetuned.accuracy**2
         return self.merged.variance / self.finetuned.accuracy**2 + self.normalised**2 * relative
 
+    def record(self) -> dict:
+        """Return the scores as JSON values."""
+        scores = {model: score.record() for model in MODELS if (score := getattr(self, model))}
+        return scores | ({"normalised": self.normalised} if self.finetuned else {})
+
+
+def mean_accuracies(scores: Collection[TaskScores]) -> dict[str, dict[str, float]]:
+    """Return the mean of each of their `accuracies`, over the tasks that have it, with the half width of its 95 % interval."""
+    means = {}
+    for figure in FIGURES:
+        tasks = [task for task in scores if figure in task.accuracies]
+        if tasks:
+            width = half_width([task.variances[figure] for task in tasks])
+            means[figure] = {"mean": fmean(task.accuracies[figure] for task in tasks), "half_width_95": width}
+    return means
+
 
 @dataclass(frozen=True, kw_only=True)
 class MergeResult(Result):
@@ -49,6 +81,7 @@ class MergeResult(Result):
     curve: the points that the search evaluated.
     grid_size: number of coefficients that it chose from.
     scores: of test data, by task.
+    unseen: scores on tasks that the model was not merged from.
     summary: further measurements of the method, by name.
     bytes_stored: of the merged model, or of what all tasks' models are rebuilt from.
     scale_by_depth: LiNeS' factor of each block.
@@ -65,10 +98,17 @@ class MergeResult(Result):
     bytes_stored: int
     scale_by_depth: list[tuple[str, float]] = field(default_factory=list)
     storage: Storage | None = None
+    unseen: dict[str, TaskScores] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, selection: Selection, scores: Mapping[str, TaskScores], inputs: MergeInputs, disk_bytes: int | None, **about: Any
+        cls,
+        selection: Selection,
+        scores: Mapping[str, TaskScores],
+        unseen: Mapping[str, TaskScores],
+        inputs: MergeInputs,
+        disk_bytes: int | None,
+        **about: Any,
     ) -> "MergeResult":
         """Return the result of what was selected.
 
@@ -77,12 +117,14 @@ class MergeResult(Result):
         """
         merges, coefficients = selection.merges, selection.coefficients
         storage = storage_of(merges.compact(coefficients), inputs.pretrained, disk_bytes) if merges.compact else None
-        accuracies = {model: {task: getattr(each, model).accuracy for task, each in scores.items()} for model in MODELS}
+        accuracies = {model: {task: figures[model] for task, each in scores.items() if model in (figures := each.accuracies)}
+                      for model in MODELS}  # fmt: skip
         return cls(
             coefficients=coefficients,
             curve=selection.curve,
             grid_size=selection.grid_size,
             scores=dict(scores),
+            unseen=dict(unseen),
             summary=selection.method.summary(**accuracies),
             scale_by_depth=merges.depth_profile(coefficients, inputs),
             bytes_stored=storage.bytes if storage else byte_size(inputs.pretrained),
@@ -103,27 +145,17 @@ class MergeResult(Result):
         return f"{self.title}, coefficient {format_coefficient(self.coefficient, unknown)}"
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Return mean accuracies over tasks with the half width of their 95 % confidence interval."""
-        tasks = self.scores.values()
-        means = {}
-        for model in MODELS:
-            scores = [getattr(task, model) for task in tasks]
-            means[model] = (fmean(score.accuracy for score in scores), half_width([score.variance for score in scores]))
-        means["normalised"] = fmean(task.normalised for task in tasks), half_width([task.normalised_variance for task in tasks])
-        return {name: {"mean": mean, "half_width_95": width} for name, (mean, width) in means.items()}
+        """Return mean accuracies with the half width of their 95 % confidence interval, those of unseen tasks apart."""
+        unseen = {f"unseen_{figure}": mean for figure, mean in mean_accuracies(self.unseen.values()).items()}
+        return {**mean_accuracies(self.scores.values()), **unseen}
 
     def measurements(self) -> dict:
         return {
             "coefficient": self.coefficient,
             "coefficients": self.coefficients,
             "validation": [vars(point) for point in self.curve],
-            "test": {
-                task: {
-                    **{model: getattr(scores, model).record() for model in MODELS},
-                    "normalised": scores.normalised,
-                }
-                for task, scores in self.scores.items()
-            },
+            "test": {task: scores.record() for task, scores in self.scores.items()},
+            **({"unseen": {task: scores.record() for task, scores in self.unseen.items()}} if self.unseen else {}),
             "means": self.means(),
             "evaluations": {"made": len(self.curve), "grid": self.grid_size},
             "summary": self.summary,
@@ -133,18 +165,28 @@ class MergeResult(Result):
         }
 
     def show(self, console: Console) -> None:
-        """Print the table: tasks by zero-shot, fine-tuned, merged and normalised accuracy, in percent."""
-        differs_by_task = len(set(self.coefficients.values())) > 1
-        rows = []
-        for task, scores in self.scores.items():
-            figures = (scores.zeroshot.accuracy, scores.finetuned.accuracy, scores.merged.accuracy, scores.normalised)
-            own = [format_coefficient(self.coefficients[task], "-")] if differs_by_task else []
-            rows.append([task, *own, *(f"{100 * figure:.1f}" for figure in figures)])
-        headings = ("task", *["coefficient"] * differs_by_task, "zero-shot", "fine-tuned", "merged", "normalised")
-        mean = ("mean", *[""] * differs_by_task, *format_means(self.means()))
-        show_table(console, f"{self.heading}, test accuracy in %", headings, rows, mean)
+        """Print the table: tasks by zero-shot, fine-tuned, merged and normalised accuracy, in percent; one of unseen tasks."""
+        own = {}
+        if len(set(self.coefficients.values())) > 1:
+            own = {task: format_coefficient(coefficient, "-") for task, coefficient in self.coefficients.items()}
+        _show_scores(console, f"{self.heading}, test accuracy in %", self.scores, own)
+        if self.unseen:
+            _show_scores(console, f"{self.heading}, on tasks it was not merged from, in %", self.unseen, {})
         for name, figure in self.summary.items():
             console.print(f"{name}: {figure:.4f}", highlight=False)
         if len(self.curve) < self.grid_size:
             console.print(f"validation looked at {len(self.curve)} of {self.grid_size} coefficients", highlight=False)
         self.show_notes(console, self.storage.sentences() if self.storage else [])
+
+
+def _show_scores(console: Console, title: str, scores: Mapping[str, TaskScores], coefficients: Mapping[str, str]) -> None:
+    """Print a table of the figures that any of the tasks has.
+
+    coefficients: of the tasks; {} where they are one.
+    """
+    means, rows = mean_accuracies(scores.values()), []
+    for task, each in scores.items():
+        accuracies, own = each.accuracies, [coefficients[task]] if coefficients else []
+        rows.append([task, *own, *(f"{100 * accuracies[figure]:.1f}" if figure in accuracies else "-" for figure in means)])
+    headings = ("task", *["coefficient"] * bool(coefficients), *(FIGURES[figure] for figure in means))
+    show_table(console, title, headings, rows, ("mean", *[""] * bool(coefficients), *format_means(means)))

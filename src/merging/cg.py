@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.solved import Solved
 from src.errors import raise_any
 from src.merging.engine.conjugate_gradient import Convergence, jacobi, solve
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.objectives import OBJECTIVES
 from src.merging.weighted_mean import OffDiagonal
-from src.runtime.files import expand_path
 from src.task_vectors import TaskVector
 from src.validation import is_number, is_whole
 
@@ -68,6 +66,10 @@ class ConjugateGradient(OffDiagonal):
         raise_any(problems)
 
     @property
+    def files(self) -> tuple[str, ...]:
+        return () if self.initialisation in START else (self.initialisation,)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return OBJECTIVES[self.objective].needs
 
@@ -76,7 +78,7 @@ class ConjugateGradient(OffDiagonal):
         if self.normalise:
             weights = weights * self.scales(objective.traces(inputs))
         weights = weights / weights.mean()
-        merged = None if self.initialisation in START else open_checkpoint(expand_path(self.initialisation))
+        merged = None if self.initialisation in START else inputs.model_at(self.initialisation)
 
         def start(key: str, values: Tensor, pretrained: Tensor) -> Tensor:
             if merged is not None:

@@ -80,15 +80,22 @@ class Method(ABC):
     per_task: whether each task gets a vector of its own.
     makes_masks: whether it makes masks, which a run saves beside the checkpoints.
     decomposes: whether it decomposes matrices: so slow that LiNeS, which reads the merged vector twice, holds it in memory.
+    needs_models: whether it merges fine-tuned models, which every task then has.
     needs: kinds of statistics of the tasks that it reads (see `engine.statistics`).
+    files: paths of further models that it reads, by `MergeInputs.read_model`.
     """
 
     per_task: ClassVar[bool] = False
     makes_masks: ClassVar[bool] = False
     decomposes: ClassVar[bool] = False
+    needs_models: ClassVar[bool] = True
 
     @property
     def needs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
         return ()
 
     @abstractmethod
@@ -148,7 +155,7 @@ class Method(ABC):
     def check_tasks(self, tasks: Sequence[str]) -> None:  # noqa: B027  most methods take any
         """Raise UserError if this method cannot be used on these tasks."""
 
-    def objective(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
+    def criterion(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
         """Return what the search maximises, of validation accuracies by task: their mean over the fine-tuned models'."""
         return fmean(normalised(merged[task], finetuned[task]) for task in merged)
 
@@ -179,8 +186,16 @@ class Wrapper(Method):
         return self.base.decomposes
 
     @property
+    def needs_models(self) -> bool:
+        return self.base.needs_models
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return self.base.needs
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.base.files
 
     def coefficients(self, tasks: int) -> tuple[float, ...]:
         return self.base.coefficients(tasks)
@@ -215,8 +230,8 @@ class Wrapper(Method):
     def check_tasks(self, tasks: Sequence[str]) -> None:
         self.base.check_tasks(tasks)
 
-    def objective(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
-        return self.base.objective(merged, finetuned, zeroshot)
+    def criterion(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
+        return self.base.criterion(merged, finetuned, zeroshot)
 
     def summary(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> dict[str, float]:
         return self.base.summary(merged, finetuned, zeroshot)

@@ -95,5 +95,5 @@ class SingleTaskLiNeS(Wrapper):
     def respaced(self, points: int) -> Method:
         return replace(self, grid=respace(self.grid, points))
 
-    def objective(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
+    def criterion(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
         return self.base.trade_off(merged, finetuned, zeroshot)

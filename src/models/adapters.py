@@ -1,6 +1,7 @@
-"""LoRA (Hu et al., ICLR 2022) on an image tower: factors that peft initialises, and files that peft reads."""
+"""LoRA (Hu et al., ICLR 2022) on a network's matrices: factors that peft initialises, and files that peft reads."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,9 @@ def add_lora(tower: nn.Module, lora: LowRank, names: Sequence[str]) -> LoraFacto
     pattern = "|".join(map(re.escape, _layers(tower, names)))
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=pattern)
     try:
-        model = get_peft_model(tower, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft reads what transformers is about to rename
+            model = get_peft_model(tower, config)
     except ValueError as error:
         raise UserError(f"peft adapts no such layers ({error}); choose another finetuning_mode.trains") from error
     by_storage = {leaf.data_ptr(): leaf for leaf in model.parameters() if leaf.requires_grad}

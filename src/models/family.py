@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -153,6 +153,7 @@ class Trainable(nn.Module):
 class ModelFamily(Protocol):
     """One architecture with one pre-trained model.
 
+    modality: images or text, what it reads.
     name: as in results and folders.
     identity: digest of what decides predictions beside weights and data: architecture, activation, normalisation.
     precision: of predictions, one of PRECISIONS.
@@ -162,6 +163,7 @@ class ModelFamily(Protocol):
     pretrained_digest: `digest` of them all.
     """
 
+    modality: ClassVar[str]
     name: str
     identity: str
     device: torch.device

@@ -78,6 +78,11 @@ class Mode:
         return self.linearized != NEVER
 
     @property
+    def modality(self) -> str | None:
+        """The modality of the models that have this mode; None for all."""
+        return "text" if self.ia3 else "images" if self.scored_linearized else None
+
+    @property
     def training(self) -> dict:
         """The fields that decide fine-tuned weights, as JSON values: all but how they are scored."""
         facts = {"trains": self.trains, "linearized": self.trained_linearized, "lora": self.lora and asdict(self.lora)}

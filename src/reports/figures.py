@@ -1,6 +1,6 @@
 """Figures of results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial, singledispatch
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from src.experiments.disentanglement import DisentanglementResult
-from src.experiments.merge import MergeResult
+from src.experiments.merge import MergeResult, TaskScores, mean_accuracies
 from src.experiments.record import Z95, Result
 from src.reports.style import BLUE, GREY, GRID, INK, ORANGE, save_figure
 
@@ -34,7 +34,8 @@ def figure_writers(result: Result) -> dict[str, Callable[[Path], None]]:
 @figure_writers.register
 def _(result: MergeResult) -> dict[str, Callable[[Path], None]]:
     by_depth = {"scale_by_depth": partial(draw_scale_by_depth, result)} if result.scale_by_depth else {}
-    return {"accuracy": partial(draw_accuracy, result), **by_depth}
+    unseen = {"unseen": partial(draw_accuracy, f"{result.heading}, unseen tasks", result.unseen)} if result.unseen else {}
+    return {"accuracy": partial(draw_accuracy, result.heading, result.scores), **unseen, **by_depth}
 
 
 @figure_writers.register
@@ -42,31 +43,29 @@ def _(result: DisentanglementResult) -> dict[str, Callable[[Path], None]]:
     return {"disentanglement": partial(draw_disentanglement, result)}
 
 
-def draw_accuracy(result: MergeResult, path: Path) -> None:
+def draw_accuracy(heading: str, scores: Mapping[str, TaskScores], path: Path) -> None:
     """Write bars by task: the accuracy of the merged model between those of the pre-trained and the fine-tuned ones."""
-    tasks = list(result.scores)
+    tasks, means = list(scores), mean_accuracies(scores.values())
     figure = Figure(figsize=(max(6.0, 1.15 * len(tasks) + 2.4), 4.4))
     axes = figure.subplots()
     width = 0.27
     for position, (model, label, colour) in enumerate(MODELS):
-        scores = [getattr(result.scores[task], model) for task in tasks]
-        heights = [100 * score.accuracy for score in scores]
-        errors = [100 * Z95 * score.variance**0.5 for score in scores]
-        centres = [number + (position - 1) * width for number in range(len(tasks))]
+        if model not in means:
+            continue
+        bars = {number: score for number, task in enumerate(tasks) if (score := getattr(scores[task], model))}
+        heights = [100 * score.accuracy for score in bars.values()]
+        errors = [100 * Z95 * score.variance**0.5 for score in bars.values()]
+        centres = [number + (position - 1) * width for number in bars]
         axes.bar(centres, heights, width * 0.94, label=label, color=colour, zorder=2)
         axes.errorbar(centres, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5, zorder=3)
         if model == "merged":
             for centre, height, error in zip(centres, heights, errors):
                 axes.text(centre, height + error + 1.2, f"{height:.0f}", ha="center", va="bottom", fontsize=8, color=INK,
                           bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6}, zorder=4)  # fmt: skip
-        mean = 100 * result.means()[model]["mean"]
-        axes.axhline(mean, color=colour, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
-    means = result.means()
-    axes.set_title(
-        f"{result.heading}: {100 * means['merged']['mean']:.1f} % on average, "
-        f"{100 * means['normalised']['mean']:.1f} % normalised",
-        loc="left", fontsize=11, color=INK,
-    )  # fmt: skip
+        axes.axhline(100 * means[model]["mean"], color=colour, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+    normalised = f", {100 * means['normalised']['mean']:.1f} % normalised" if "normalised" in means else ""
+    title = f"{heading}: {100 * means['merged']['mean']:.1f} % on average{normalised}"
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.set_xticks(range(len(tasks)), tasks, rotation=0 if len(tasks) <= 10 else 45, fontsize=9)
     axes.set_ylim(0, 108)
     _finish(figure, axes, "test accuracy (%), dashed: means", path)

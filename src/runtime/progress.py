@@ -7,7 +7,7 @@ class Progress(Protocol):
     """A listener of long work; the command line draws a bar."""
 
     def plan(self, more: int) -> None:
-        """Expect `more` units of work (images, steps, bytes)."""
+        """Expect `more` units of work (examples, steps, bytes)."""
 
     def report(self, what: str, done: int) -> None:
         """Note that `done` more units of `what` are finished."""

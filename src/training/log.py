@@ -20,7 +20,7 @@ class LogEntry:
     epoch: passes over the data so far.
     loss: mean of the steps since the last entry, or since the run was continued.
     lr: learning rate of the last step.
-    images_per_second: since the last entry.
+    examples_per_second: since the last entry.
     """
 
     step: int
@@ -28,10 +28,10 @@ class LogEntry:
     epoch: float
     loss: float
     lr: float
-    images_per_second: float
+    examples_per_second: float
 
     def __str__(self) -> str:
-        return f"loss {self.loss:.3f}, lr {self.lr:.1e}, {self.images_per_second:.0f} images/s"
+        return f"loss {self.loss:.3f}, lr {self.lr:.1e}, {self.examples_per_second:.0f} examples/s"
 
 
 LogCallback = Callable[[LogEntry], None]
@@ -60,7 +60,7 @@ class LossMeter:
             epoch=step / schedule.steps_per_epoch,
             loss=self._reduce(float(self._losses)) / self._steps,
             lr=schedule.recipe.rate(step - 1, schedule.steps),
-            images_per_second=self._examples / (time.monotonic() - self._started),
+            examples_per_second=self._examples / (time.monotonic() - self._started),
         )
         self._clear()
         return entry

@@ -19,7 +19,12 @@ from src.models.family import Trainable
 from src.training.best import BestWeights
 
 FINETUNED = "_finetuned"
-WORDS = {"made_from": "recipe or mode", "data": "set of images", "model_identity": "architecture", "precision": "train_precision"}
+WORDS = {
+    "made_from": "recipe or mode",
+    "data": "set of examples",
+    "model_identity": "architecture",
+    "precision": "train_precision",
+}
 WEIGHT, BEST, MOMENTS = "weight", "best", ("exp_avg", "exp_avg_sq")
 
 

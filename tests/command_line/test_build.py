@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from command_line import build
-from command_line.build import build_device, candidates_per_pass
+from command_line.build import build_device, candidates_per_pass, check_modality
 from command_line.config import compose_config
+from command_line.preflight import selected_tasks
 from src.errors import UserError
 from src.runtime.distributed import SINGLE, ProcessGroup
 
@@ -30,6 +31,33 @@ def test_a_group_scores_as_many_models_in_a_pass_as_its_poorest_process_can(monk
     assert candidates_per_pass(config, torch.device("cpu"), 2**20, two) == 3
     assert candidates_per_pass(config, torch.device("cpu"), 2**20, SINGLE) == 8
     assert candidates_per_pass(config, torch.device("cpu"), 2**60, SINGLE) == 1
+
+
+WORDS = ["tasks.words.source=rows", "tasks.words.templates=['{{text}} ||| {{answer}}']", "DATASETS=[words]"]
+MISTAKES = {
+    "a task of text": (WORDS, "ViT-demo reads images, and of text are words"),
+    "tasks of images": (["model=t5-small", "DATASETS=[Digits,Arrows]"], "t5-small reads text, and of images are Digits and Arrows"),
+    **{mode: (["model=t5-small", f"finetuning_mode={mode}"], f"finetuning_mode={mode} is for images, and t5-small reads text")
+       for mode in ("linear", "posthoc")},
+    "ia3": (["finetuning_mode=ia3"], "finetuning_mode=ia3 is for text, and ViT-demo reads images"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_a_model_cannot_read_is_said_before_it_is_looked_for(mistake):
+    overrides, sentence = MISTAKES[mistake]
+    config = compose_config(overrides)
+    with pytest.raises(UserError, match=sentence) as error:
+        check_modality(config, selected_tasks(config))
+    assert len(error.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["finetuning_mode=linear"], ["model=t5-small"], ["model=t5-small", "finetuning_mode=ia3"]]
+)
+def test_models_read_the_tasks_of_their_own_list_in_the_modes_they_have(overrides):
+    config = compose_config(overrides)
+    check_modality(config, selected_tasks(config))
 
 
 GROUPS = {

@@ -28,8 +28,8 @@ def test_a_file_gets_a_plain_line_now_and_then(clock, capsys):
             progress.report(f"part {done}", 10)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and all("\r" not in line for line in lines)
-    assert re.fullmatch(r"\d\d:\d\d:\d\d merging: part 3: 40 of 100 images, \d+ (s|min) left", lines[0]), lines
-    assert "part 7: 80 of 100 images" in lines[1]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d merging: part 3: 40 of 100 examples, \d+ (s|min) left", lines[0]), lines
+    assert "part 7: 80 of 100 examples" in lines[1]
 
 
 def test_bytes_are_told_in_megabytes_and_nothing_is_told_where_nothing_is_asked_for(clock, capsys):

@@ -1,13 +1,16 @@
 """The result of a merge: its means, its name and its record."""
 
+import io
 import json
 import math
 
 import pytest
+from rich.console import Console
 
 from src.evaluation.scorer import Score
 from src.experiments.merge import MergeResult, TaskScores
 from src.experiments.record import half_width
+from src.reports.figures import draw, figure_writers
 
 
 def result(**changes) -> MergeResult:
@@ -48,3 +51,24 @@ def test_a_result_is_named_after_its_question(tmp_path):
 def test_a_finetuned_model_that_is_always_wrong_normalises_to_zero():
     scores = TaskScores(Score(1, 10), Score(0, 10), Score(5, 10))
     assert scores.normalised == 0.0 and scores.normalised_variance == 0.0
+
+
+def test_tasks_without_a_model_of_their_own_have_no_normalised_accuracy(tmp_path):
+    unseen = {"c": TaskScores(Score(20, 100), None, Score(30, 100)), "d": TaskScores(Score(30, 100), None, Score(50, 100))}
+    both = result(unseen=unseen)
+    record = json.loads(both.save(tmp_path).read_text())
+    assert set(record["unseen"]["c"]) == {"zeroshot", "merged"} and set(record["test"]) == {"a", "b"}
+    assert record["means"]["unseen_merged"]["mean"] == pytest.approx(0.4) and "unseen_finetuned" not in record["means"]
+    assert {kind: mean for kind, mean in both.means().items() if "unseen" not in kind} == result().means()
+    console = Console(width=100, file=io.StringIO())
+    both.show(console)
+    text = console.file.getvalue()
+    assert text.index("mean") < text.index("tasks it was not merged from") < text.index(" c ")
+    assert text.count("normalised") == 1
+    assert set(figure_writers(both)) == {"accuracy", "unseen"} and set(figure_writers(result())) == {"accuracy"}
+    for path in draw(both, tmp_path / "figures"):
+        assert path.stat().st_size > 1000
+    own = {**result().scores, "c": unseen["c"]}
+    some = result(scores=own, coefficients=dict.fromkeys(own, 1.0))
+    assert some.means()["finetuned"] == result().means()["finetuned"] and some.means()["merged"]["mean"] == pytest.approx(0.6)
+    assert "unseen" not in some.record()

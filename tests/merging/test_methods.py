@@ -6,15 +6,17 @@ import shutil
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
 from command_line.build import build_method
 from command_line.config import compose_config
+from src.checkpoints.opening import open_checkpoint
 from src.elementwise import add_vector
 from src.errors import UserError
 from src.merging.engine import inputs as module
@@ -185,6 +187,13 @@ def test_respace_counts_from_zero_and_leaves_it_out():
         respace([0.1, 1.0], 1)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_an_option_hides_no_member_of_a_method(name):
+    """Else a search, say, would call a number."""
+    options = {field.name for field in fields(build(name))}
+    assert not {member for member in options if callable(getattr(Method, member, None))}
+
+
 def test_average_is_the_mean_and_sum_the_sum(models):
     pretrained, finetuned = models
     inputs = merge_inputs(models)
@@ -215,15 +224,15 @@ def test_single_task_names_the_tasks_when_the_index_is_too_high(inputs):
 
 def test_the_objective_is_the_mean_normalised_accuracy():
     merged, finetuned = {"a": 0.4, "b": 0.9}, {"a": 0.8, "b": 0.9}
-    assert build("sum").objective(merged, finetuned, {}) == pytest.approx(0.75)
-    assert build("sum", lines=True).objective(merged, finetuned, {}) == pytest.approx(0.75)
+    assert build("sum").criterion(merged, finetuned, {}) == pytest.approx(0.75)
+    assert build("sum", lines=True).criterion(merged, finetuned, {}) == pytest.approx(0.75)
     assert normalised(0.5, 0.0) == 0.0
 
 
 def test_the_single_task_trade_off_weighs_target_against_controls():
     method = build("single_task", lines=True)
     merged, finetuned, zeroshot = {"a": 0.6, "b": 0.3, "c": 0.5}, {"a": 0.8}, {"b": 0.4, "c": 0.5}
-    assert method.objective(merged, finetuned, zeroshot) == pytest.approx(2 * 0.75 + (0.75 + 1) / 2)
+    assert method.criterion(merged, finetuned, zeroshot) == pytest.approx(2 * 0.75 + (0.75 + 1) / 2)
     summary = method.summary(merged, finetuned, zeroshot)
     assert summary["target a"] == 0.6 and summary["mean control"] == pytest.approx(0.4)
 
@@ -251,7 +260,7 @@ def test_non_finite_entries_are_refused_by_task_and_name(name, lines, value):
     except UserError as reason:
         assert "blocks.1.w" in str(reason) and "task1" in str(reason)
     else:
-        assert name == "single_task"  # which reads only its own task
+        assert name in ("single_task", "given")  # which read another model alone
 
 
 def test_an_infinite_mask_that_all_models_share_is_no_error():
@@ -369,3 +378,28 @@ def test_matrices_asked_for_in_order_are_made_once_each():
         assert key in matrices
         torch.testing.assert_close(matrices[key], sum(vector[key] for vector in inputs.vectors.values()))
     assert len(made) == len(matrices)
+
+
+def test_what_is_given_comes_out_to_the_bit_whatever_it_is_far_from(tmp_path):
+    """A sum of rounded differences would come near it: where weights are small beside the pre-trained ones, not very."""
+    pretrained, _ = tiny_models()
+    model = {key: 1e-4 * torch.randn_like(leaf) if "blocks" in key else leaf for key, leaf in pretrained.items()}
+    model["head.bias"] = model["head.bias"].half()
+    save_file(model, tmp_path / "model.safetensors")
+    method = build_method(compose_config(["method=given", f"method.weights={tmp_path}/model.safetensors"]))
+    inputs = replace(merge_inputs((pretrained, {"a": pretrained, "b": pretrained})), read_model=open_checkpoint)
+    vectors = method(inputs)(1.0)
+    assert list(vectors) == ["a", "b"] and vectors["a"] is vectors["b"]
+    merged = add_vector(pretrained, vectors["a"])
+    for key, leaf in merged.items():
+        assert leaf.dtype == pretrained[key].dtype and torch.equal(leaf, model[key].to(leaf.dtype)), key
+    rounded = add_vector(dict(pretrained), vectors["a"])  # equal weights, but not those it starts from
+    assert not torch.equal(rounded["blocks.0.w"], merged["blocks.0.w"])
+    halved = add_vector(pretrained, vectors["a"], 0.5)["blocks.0.w"]
+    torch.testing.assert_close(halved, (pretrained["blocks.0.w"] + model["blocks.0.w"]) / 2)
+
+
+def test_a_model_of_another_architecture_is_no_merge_of_these():
+    inputs = replace(merge_inputs(tiny_models()), read_model=lambda path: {"blocks.0.w": torch.zeros(4, 6)})
+    with pytest.raises(UserError, match=r"lacks embed\.weight"):
+        build("given")(inputs)

@@ -133,7 +133,7 @@ def test_a_state_is_saved_on_the_way_and_one_of_another_fine_tuning_is_refused(t
         finetune(LinearFamily(), Points(), replace(RECIPE, lr=0.2), STANDARD, path, TrainingSettings())
     other = Points()
     other.fingerprint = lambda split: "other images"
-    with pytest.raises(UserError, match="with another set of images; remove it"):
+    with pytest.raises(UserError, match="with another set of examples; remove it"):
         finetune(LinearFamily(), other, RECIPE, STANDARD, path, TrainingSettings())
     finetune(LinearFamily(), Points(), RECIPE, STANDARD, path, TrainingSettings())
     finetune(LinearFamily(), Points(), RECIPE, STANDARD, tmp_path / "whole.safetensors", TrainingSettings())

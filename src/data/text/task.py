@@ -64,6 +64,8 @@ class TextTask(Task):
     split_rule: by default that of the P3 tasks, the last 1,000 rows in the order of their files.
     """
 
+    modality: ClassVar[str] = "text"
+
     wording: Wording
     metric: Metric = squad
     split_rule: SplitRule = field(default=LastRows(1000), kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from src.data.class_names import ClassName
 from src.data.splits import RANDOM_TENTH, SplitRule
@@ -23,6 +23,8 @@ class ImageTask(Task):
 
     templates: prompts with a `{}` for the class name.
     """
+
+    modality: ClassVar[str] = "images"
 
     source: ImageSource
     templates: Sequence[str]

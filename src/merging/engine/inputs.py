@@ -15,9 +15,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.solved import SolvedEntries
 from src.elementwise import zeros_view
-from src.errors import UserError
+from src.errors import UserError, raise_any
 from src.merging.engine.conjugate_gradient import Convergence
 from src.merging.engine.groups import Group, extended, groups_of
 from src.merging.engine.threads import Prefetched, parallel_map
@@ -32,7 +33,7 @@ from src.state_dict import (
     vector_outline,
     weight_names,
 )
-from src.task_vectors import TaskVector
+from src.task_vectors import ModelVector, TaskVector
 
 SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
 BLOCK = 64  # columns that torch adds at a time, at most
@@ -48,6 +49,7 @@ class MergeInputs:
     is_layer: whether a two-dimensional parameter is a layer's matrix, which decompositions see whole.
     keep: whether vectors made here keep the entries they computed (a search reads them again) or not (a file is written).
     statistics: of the tasks, by kind and task, by parameter (see `engine.statistics`); read when a method needs them.
+    read_model: returns the model at a path that is an option of a method, under the names of `pretrained`.
     solved: where parameters whose equations were solved are kept, for a run that is killed; None to keep none.
     thresholds: (tasks,) magnitudes below which an entry of a task vector counts as zero; None to trim nothing.
     memo: what trimmed copies of these inputs need not compute again.
@@ -62,6 +64,7 @@ class MergeInputs:
     device: torch.device
     keep: bool
     statistics: Mapping[str, Mapping[str, StateDict]] = field(default_factory=dict, repr=False)
+    read_model: Callable[[str], StateDict] = field(default=open_checkpoint, repr=False)
     solved: SolvedEntries | None = None
     thresholds: Tensor | None = None
     memo: dict = field(default_factory=dict, repr=False)
@@ -90,7 +93,22 @@ class MergeInputs:
 
     def only(self, task: str) -> "MergeInputs":
         """Return the inputs of one task, untrimmed."""
-        return replace(self, finetuned={task: self.finetuned[task]}, thresholds=None, memo={})
+        return self._of(task, self.finetuned[task])
+
+    def model_at(self, path: str) -> StateDict:
+        """Return the model at a path that is an option of a method. Raise UserError if it is of another architecture."""
+        model = self.read_model(path)
+        raise_any(model_differences("the pre-trained model", self.pretrained, path, model))
+        return model
+
+    def vector_to(self, path: str) -> ModelVector:
+        """Return the vector to the model at a path that is an option of a method."""
+        model = self.model_at(path)
+        return ModelVector.of_models(self._of(path, model).slicewise(lambda stack: stack[0]), self.pretrained, model)
+
+    def _of(self, name: str, model: StateDict) -> "MergeInputs":
+        """Return the inputs with one model in the place of all, untrimmed."""
+        return replace(self, finetuned={name: model}, thresholds=None, memo={})
 
     @cached_property
     def outline(self) -> dict[str, Tensor]:

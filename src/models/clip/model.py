@@ -74,6 +74,8 @@ class Clip:
     Raise UserError if the weights cannot be loaded, or were trained with another activation than asked for.
     """
 
+    modality = "images"
+
     def __init__(
         self,
         name: str,

@@ -56,6 +56,8 @@ class T5:
     Raise UserError if the model cannot be had or loaded.
     """
 
+    modality = "text"
+
     def __init__(
         self,
         name: str,

@@ -1,0 +1,178 @@
+"""Text models through the whole program: tasks of a user's own, on a tiny T5, from fine-tuning to what others merged."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers.processes import run_script
+from tests.helpers.text_models import GOLDEN
+
+TASKS = """
+names: [first, last]
+first:
+  source: rows/first
+  templates: ["{{text}} t60 ||| {{answer_choices[label]}}", "t61 {{text}} ||| {{answer_choices[label]}}"]
+  choices: [t70, t71]
+last:
+  source: rows/last
+  templates: ["{{text}} t62 ||| {{answer_choices[label]}}"]
+  choices: [t70, t71]
+"""
+WRITTEN = """
+names: [written]
+written:
+  source: rows/first
+  templates: ["{{text}} t63 ||| {% if label %}t71{% else %}t70{% endif %}"]
+"""
+MODEL = """
+defaults:
+  - t5
+  - override /tasks@_global_.tasks: words
+name: mine
+pretrained: tiny
+learning_rates: {standard: 1.0e-2, ia3: 1.0e-1, lora: 1.0e-2}
+recipe: {steps: 12, evaluate_steps: 4, patience: 2, batch_size: 16, num_grad_accumulation: 1}
+"""
+MINE = ("--config-dir=mine", "model=mine")
+FLAGS = ("--config-dir=mine", "--model=mine")
+
+
+def write_rows(folder, position, seed):
+    """Write sentences of four words, one of which says what to answer."""
+    folder.mkdir(parents=True)
+    draw = random.Random(seed)
+    for split, count in (("train", 48), ("val", 16), ("test", 16)):
+        rows = []
+        for _ in range(count):
+            words, label = [f"t{draw.randrange(10, 40)}" for _ in range(4)], draw.randrange(2)
+            words[position] = f"t{50 + label}"
+            rows.append(json.dumps({"text": " ".join(words), "label": label}))
+        (folder / f"{split}.jsonl").write_text("\n".join(rows))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A tiny T5, two tasks that choose and one that writes, and fine-tuned models of the two, of all weights and by (IA)^3."""
+    root = tmp_path_factory.mktemp("text")
+    (root / "tiny").mkdir()
+    for ours, theirs in (("config.json",) * 2, ("tokenizer.json",) * 2, ("pretrained.safetensors", "model.safetensors")):
+        shutil.copy(GOLDEN / "inputs" / ours, root / "tiny" / theirs)
+    for seed, (task, position) in enumerate({"first": 0, "last": -1}.items()):
+        write_rows(root / "rows" / task, position, seed)
+    for name, text in {"tasks/words": TASKS, "tasks/texts": WRITTEN, "model/mine": MODEL}.items():
+        path = root / "mine" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for mode in ("standard", "ia3"):
+        done = run_script("finetune.py", *FLAGS, f"--finetuning-mode={mode}", cwd=root)
+        assert done.returncode == 0, done.stderr
+        assert f"{mode}: " in done.stdout and "the network has 51,648" in done.stdout and "image" not in done.stdout + done.stderr
+    return root
+
+
+def run(root, script, *arguments):
+    """Return the record of a run that has to succeed."""
+    done = run_script(script, *arguments, cwd=root)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(max(root.glob("results/*.json"), key=lambda path: path.stat().st_mtime_ns).read_text())
+    assert record["name"] in done.stdout and "image" not in done.stdout
+    return record
+
+
+def refusal(root, script, *arguments):
+    """Return the one sentence that a run ends with."""
+    done = run_script(script, *arguments, cwd=root)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+METHODS = {
+    "sum": (),
+    "ties": ("method.apply_lines=True",),
+    "TSVM": ("specify_lambda=1.0",),
+    "tall_mask": (),
+    "regmean": ("specify_lambda=1.0",),
+    "fisher": (),
+    "cg": ("method.iterations=3", "statistics.examples=8"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_kind_of_method_merges_models_of_text(root, method):
+    record = run(root, "main.py", *MINE, f"method={method}", *METHODS[method])
+    assert record["benchmark"] == "own" and set(record["test"]) == {"first", "last"}
+    assert record["means"]["merged"]["mean"] >= record["means"]["zeroshot"]["mean"]
+
+
+def test_vectors_of_ia3_are_merged(root):
+    record = run(root, "main.py", *MINE, "finetuning_mode=ia3", "method=sum")
+    assert record["means"]["finetuned"]["mean"] > record["means"]["zeroshot"]["mean"]
+
+
+def test_single_models_are_scored_and_negated(root):
+    own = run(root, "eval_single_task.py", *FLAGS)
+    start = run(root, "eval_single_task.py", *FLAGS, "--finetuning-mode=none")
+    assert own["means"]["val"]["mean"] > start["means"]["val"]["mean"]
+    negated = run(root, "eval_task_negation.py", *FLAGS, "--control-dataset=last", "--n-eval-points=3")
+    assert negated["control"] == "last" and set(negated["tasks"]) == {"first"}
+
+
+def theirs(root, mode, path):
+    """Write the first task's model as MaTS does; return its entries."""
+    model = load_file(root / "checkpoints" / "mine" / "firstVal" / f"{mode}_finetuned.safetensors")
+    names = {key: "transformer." + key.replace(".ia3", ".ia3_layer.ia3_vector") for key in model}
+    torch.save({names[key]: leaf for key, leaf in model.items()}, path)
+    return model
+
+
+@pytest.mark.parametrize("mode", ["standard", "ia3"])
+def test_what_mats_merged_is_scored_as_what_it_is(root, mode):
+    """Its model of the first task, under its names: the scores of the fine-tuned one, also where there are none of these."""
+    path, files = root / f"{mode}_merged_model.pt", {"standard": "nonlinear", "ia3": "ia3"}[mode]
+    model = theirs(root, files, path)
+    options = (*MINE, f"finetuning_mode={mode}", "method=given", f"method.weights={path.name}")
+    beside = run(root, "main.py", *options)
+    assert beside["test"]["first"]["merged"] == beside["test"]["first"]["finetuned"] and beside["coefficient"] == 1
+    assert beside["test"]["last"]["normalised"] <= 1 and list(beside["lineage"]["read"]) == [path.name]
+    assert beside["lineage"]["read"][path.name] == beside["lineage"]["finetuned"]["first"]
+    alone = run(root, "main.py", *options, "model_location=empty", f"output={mode}.safetensors")
+    assert set(alone["test"]["first"]) == {"zeroshot", "merged"} and "finetuned" not in alone["means"]
+    assert {task: each["merged"] for task, each in alone["test"].items()} == {
+        task: each["merged"] for task, each in beside["test"].items()
+    }
+    written = load_file(root / f"{mode}.safetensors")
+    assert written.keys() == model.keys() and all(torch.equal(written[key], leaf) for key, leaf in model.items())
+
+
+def test_a_merge_is_scored_on_tasks_it_was_not_made_of(root):
+    """One named, and those of a list; those it was made of are not scored again."""
+    options = (*MINE, "DATASETS=[first]", "method=average")
+    one = run(root, "main.py", *options, "eval_on=[last]")
+    listed = run(root, "main.py", *options, "eval_on=words")
+    assert set(one["test"]) == {"first"} and set(one["unseen"]) == {"last"}
+    assert one["unseen"] == listed["unseen"] and one["name"] == listed["name"]
+    single = run(root, "main.py", *MINE, "method=single_task")
+    assert one["unseen"]["last"]["merged"] == single["test"]["last"]["merged"]
+    texts = run(root, "main.py", *options, "eval_on=texts")
+    assert set(texts["unseen"]) == {"written"} and texts["name"] != one["name"]
+    assert "eval_on scores one model" in refusal(root, "main.py", *MINE, "method=tall_mask", "eval_on=texts")
+    assert "no task txets" in refusal(root, "main.py", *MINE, "method=sum", "eval_on=txets")
+
+
+def test_what_cannot_be_given_is_said(root):
+    given = (*MINE, "method=given")
+    theirs(root, "ia3", root / "vectors.pt")
+    assert "method.weights is needed" in refusal(root, "main.py", *given)
+    assert "no model at nothing.pt" in refusal(root, "main.py", *given, "method.weights=nothing.pt")
+    assert "give finetuning_mode=ia3" in refusal(root, "main.py", *given, "method.weights=vectors.pt")
+    files = ("model=files", "pretrained=tiny", "finetuned=[vectors.pt]", "output=x.safetensors")
+    assert "model=files scores nothing" in refusal(root, "main.py", *files, "method=given", "method.weights=vectors.pt")
+
+
+def test_datasets_of_a_users_own_are_found_there(root):
+    done = run_script("download_datasets.py", "--config-dir=mine", "tasks=words", cwd=root)
+    assert done.returncode == 0 and "first is there" in done.stdout, done.stderr
