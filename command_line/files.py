@@ -23,7 +23,7 @@ from src.merging.engine.conjugate_gradient import convergence_notes
 from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.runtime.environment import is_distributed
-from src.runtime.files import expand_path
+from src.runtime.files import expand_path, file_state
 from src.state_dict import StateDict, digest, kind_differences, vector_outline
 from src.statistics.files import open_statistics
 
@@ -52,17 +52,21 @@ def merge_files(config: DictConfig) -> None:
     raise_any(problem for task, model in finetuned.items() for problem in kind_differences(pretrained, task, model))
     real = {task: as_real(model) for task, model in finetuned.items()}
     base_model = as_real(pretrained)
-    statistics = open_statistics(statistics_paths(config), finetuned, vector_outline(base_model))
+    statistic_files = statistics_paths(config)
+    files = [file for checkpoint in models for file in (checkpoint.path, *checkpoint.files)]
+    files += [*statistic_files, *map(expand_path, method.files)]
+    check_output(config, method, files, pretrained, len(sources))
+    if statistic_files and not method.needs:
+        raise UserError(f"method={method_name(config)} needs no statistics; leave statistics= out")
+    statistics = open_statistics(statistic_files, finetuned, vector_outline(base_model))
 
     def read_model(path: str) -> StateDict:
         return as_real(open_finetuned(expand_path(path), pretrained))
 
     output = expand_path(config.output)
-    solved = SolvedEntries(output.with_name(f"{output.name}.solved"), _identity(models, statistics_paths(config)))
+    solved = SolvedEntries(output.with_name(f"{output.name}.solved"), _identity(models, statistic_files))
     device = build_device(config)
     inputs = MergeInputs(base_model, real, depth, is_layer_by_name, device, False, statistics, read_model, solved)
-    files = [file for checkpoint in models for file in (checkpoint.path, *checkpoint.files)]
-    check_output(config, method, files, pretrained, len(sources))
     for note in (*repetitions(base, sources), *(note for checkpoint in models for note in checkpoint.notes)):
         print(note)
     integers = inputs.changed_integers()
@@ -96,4 +100,4 @@ def merge_files(config: DictConfig) -> None:
 def _identity(models: Sequence[Checkpoint], statistics: Sequence[Path]) -> list:
     """Return what tells the files of a merge from others, as JSON values: their paths, sizes and times of change."""
     files = [*(file for model in models for file in model.files), *statistics]
-    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
+    return [[str(model.path) for model in models], *map(file_state, files)]

@@ -45,7 +45,7 @@ from src.merging.engine.inputs import MergeInputs
 from src.models.family import ModelFamily
 from src.runtime.distributed import ProcessGroup, init_distributed
 from src.runtime.environment import is_distributed
-from src.runtime.files import expand_path
+from src.runtime.files import expand_path, file_state
 from src.runtime.memory import keep_freed_memory
 from src.state_dict import StateDict, byte_size
 from src.statistics.files import open_statistics
@@ -111,9 +111,10 @@ class Session:
 
     def _with_statistics(self, inputs: MergeInputs, evaluator: Evaluator) -> MergeInputs:
         """Return the inputs with the models' statistics, and a place for what is solved with them."""
-        files = list(map(str, statistics_paths(self.config)))
+        files = list(map(file_state, statistics_paths(self.config)))
         settings = OmegaConf.to_container(self.config.statistics, resolve=True)
-        question = [self.family.pretrained_digest, evaluator.finetuned_digests, settings, files]
+        method = OmegaConf.to_container(self.config.method, resolve=True)
+        question = [self.family.pretrained_digest, evaluator.finetuned_digests, method, settings, files]
         folder = self.paths.cache / "solved" / xxhash.xxh3_64_hexdigest(json.dumps(question).encode())
         return replace(inputs, statistics=self._statistics(evaluator), solved=SolvedEntries(folder, question))
 

@@ -10,7 +10,7 @@ from command_line.paths import Paths
 from src.evaluation.search import SearchPoint
 from src.experiments.record import Result
 from src.runtime.distributed import ProcessGroup
-from src.training.log import LogCallback, LogEntry
+from src.training.log import LogCallback, LogEntry, ValidationEntry
 from src.training.recipe import Recipe
 
 PROJECT = "merging"
@@ -49,9 +49,10 @@ def _tensorboard(config: DictConfig, paths: Paths, task: str) -> Iterator[LogCal
     folder = paths.results / "tensorboard" / config.model.name / config.finetuning_mode.name / task
     with SummaryWriter(str(folder)) as writer:
 
-        def log(entry: LogEntry) -> None:
-            for figure in ("loss", "lr", "examples_per_second"):
-                writer.add_scalar(figure, getattr(entry, figure), entry.step)
+        def log(entry: LogEntry | ValidationEntry) -> None:
+            for figure, value in asdict(entry).items():
+                if figure not in ("step", "steps", "epoch"):
+                    writer.add_scalar(figure, value, entry.step)
 
         yield log
 

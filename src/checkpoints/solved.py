@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import shutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from src.errors import UserError
 from src.runtime.untrusted import parse_json
 
 QUESTION, FACTS = "question", "facts"
+NAME = re.compile("[0-9a-f]{32}")  # of a file, the digest of its question
 Solved = tuple[Tensor, dict]  # an entry, and JSON values on how it was found
 
 
@@ -47,5 +48,9 @@ class SolvedEntries:
         return value, facts
 
     def remove(self) -> None:
-        """Remove all entries, whatever question they answer."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all entries below the folder, and the folder if nothing else is in it."""
+        for file in self.folder.glob("*.safetensors"):
+            if NAME.fullmatch(file.stem):
+                file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or holds what is not ours
+            self.folder.rmdir()

@@ -3,6 +3,7 @@ normal equations of merging, a few iterations of which keep close to where they 
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,17 +12,13 @@ from src.checkpoints.solved import Solved
 from src.errors import raise_any
 from src.merging.engine.conjugate_gradient import Convergence, jacobi, solve
 from src.merging.engine.inputs import MergeInputs
-from src.merging.engine.objectives import OBJECTIVES
+from src.merging.engine.objectives import OBJECTIVES, Equations
 from src.merging.weighted_mean import OffDiagonal
+from src.runtime.files import file_state
 from src.task_vectors import TaskVector
 from src.validation import is_number, is_whole
 
 PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
-START: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "average": lambda values, coefficient: values.mean(0),
-    "pretrained": lambda values, coefficient: torch.zeros_like(values[0]),
-    "sum": lambda values, coefficient: values.sum(0) * coefficient,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,41 +70,51 @@ class ConjugateGradient(OffDiagonal):
     def needs(self) -> tuple[str, ...]:
         return OBJECTIVES[self.objective].needs
 
-    def vector(self, inputs: MergeInputs, off_diagonal: float) -> TaskVector:
-        objective, weights = OBJECTIVES[self.objective](inputs), self.task_weights(len(inputs.tasks))
-        if self.normalise:
-            weights = weights * self.scales(objective.traces(inputs))
-        weights = weights / weights.mean()
+    @property
+    def has_off_diagonal(self) -> bool:
+        return OBJECTIVES[self.objective].has_off_diagonal
+
+    def vectors(self, inputs: MergeInputs) -> Callable[[float], TaskVector]:
+        equations, tasks = Equations(OBJECTIVES[self.objective], inputs), len(inputs.tasks)
+        traces = equations.traces()
+        weights = self.task_weights(tasks) * self.scales(lambda: traces, tasks)
+        weights = (weights / weights.mean()).tolist()
         merged = None if self.initialisation in START else inputs.model_at(self.initialisation)
+        # what tells the run's start and statistics from others of the same names, for solutions that are kept
+        question = [self.description, traces.tolist(), None if merged is None else file_state(self.initialisation)]
 
         def start(key: str, values: Tensor, pretrained: Tensor) -> Tensor:
             if merged is not None:
                 return merged[key].to(pretrained) - pretrained
-            return START[self.initialisation](values, self.initial_lambda)
+            return START[self.initialisation](self, values)
 
-        solved = inputs.solved and inputs.solved.about([self.description, off_diagonal])
-
-        def merge(key: str, stack: Tensor) -> Tensor:
-            solution, facts = solved.get(key, lambda: solution_of(key, stack)) if solved else solution_of(key, stack)
-            inputs.convergence[key] = Convergence(**facts)
-            return solution
-
-        def solution_of(key: str, stack: Tensor) -> Solved:
+        def solution_of(off_diagonal: float, key: str, stack: Tensor) -> Solved:
             values = stack.to(PRECISIONS[self.precision])
             pretrained = inputs.pretrained[key].to(values)
-            equations = objective.of(key, values, weights, off_diagonal)
-            # in coordinates around the pre-trained weights the iterates are the same, but for the size of the right-hand side
-            size = torch.linalg.vector_norm(equations.target + equations.operator(pretrained)).item()
-            inverse = jacobi(equations.diagonal()) if self.preconditioned else None
+            system = equations.of(key, values, weights, off_diagonal)
             solution, convergence = solve(
-                equations.operator,
-                equations.target,
+                system.operator,
+                system.target,
                 start(key, values, pretrained),
-                norm=size,
+                # the tolerance is of the right-hand side for whole weights, of which task vectors are a part
+                norm=torch.linalg.vector_norm(system.target + system.operator(pretrained)).item(),
                 iterations=self.iterations,
                 tolerance=self.tolerance,
-                inverse=inverse,
+                inverse=jacobi(system.diagonal()) if self.preconditioned else None,
             )
             return solution.to(stack.dtype), asdict(convergence)
 
-        return inputs.parameterwise(objective.__contains__, merge, lambda stack: stack.mean(0))
+        def merge(off_diagonal: float, key: str, stack: Tensor) -> Tensor:
+            make = partial(solution_of, off_diagonal, key, stack)
+            solution, facts = inputs.solved.about([*question, off_diagonal]).get(key, make) if inputs.solved else make()
+            inputs.convergence[key] = Convergence(**facts)
+            return solution.to(stack.device)
+
+        return lambda off_diagonal: inputs.parameterwise(equations.__contains__, partial(merge, off_diagonal), self.mean)
+
+
+START: dict[str, Callable[[ConjugateGradient, Tensor], Tensor]] = {  # of the tasks' values, (tasks, *shape)
+    "average": lambda method, values: method.mean(values),
+    "pretrained": lambda method, values: torch.zeros_like(values[0]),
+    "sum": lambda method, values: values.sum(0) * method.initial_lambda,
+}

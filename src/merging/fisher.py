@@ -1,6 +1,7 @@
 """Fisher merging (Matena and Raffel, NeurIPS 2022): the mean of the models, each entry weighted by its Fisher information."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -33,15 +34,20 @@ class Fisher(WeightedMean):
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         fisher, weights = Statistic(inputs, FISHER_DIAG), self.task_weights(len(inputs.tasks))
-        scales = self.scales(fisher.traces / inputs.size) if self.normalise else torch.ones(len(inputs.tasks))
+        scales = self.scales(lambda: fisher.traces / inputs.size, len(inputs.tasks))
+        information_of = lru_cache(maxsize=2)(fisher.of)  # of the parameter whose slices are merged
 
         def merge(key: str, part: slice, stack: Tensor) -> Tensor:
-            importance = torch.ones_like(stack)
-            if key in fisher:
-                for row, information, scale in zip(importance, fisher.of(key), scales):
-                    row.copy_(information.reshape(-1)[part]).mul_(scale).clamp_min_(self.floor)
-            importance.mul_(weights.to(stack)[:, None])
-            total = importance.sum(0)
-            return torch.where(total > 0, stack.mul_(importance).sum(0) / total, 0.0)
+            if key not in fisher:
+                return self.mean(stack)
+            total = torch.zeros_like(stack[0])
+            for row, information, scale, weight in zip(stack, information_of(key), scales.tolist(), weights.tolist()):
+                importance = information.reshape(-1)[part].to(device=stack.device, dtype=torch.float64).mul_(scale)
+                if not importance.amin() >= 0 or not importance.sum().isfinite():
+                    fisher.refuse(key)
+                importance = importance.clamp_min_(self.floor).mul_(weight).to(stack.dtype)
+                row.mul_(importance)
+                total.add_(importance)
+            return torch.where(total > 0, stack.sum(0) / total, 0.0)
 
         return MergeFamily.shared(inputs.tasks, inputs.partwise(merge))

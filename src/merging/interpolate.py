@@ -9,6 +9,7 @@ from torch import Tensor
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Method, Searched
+from src.merging.weighted_mean import check_weights
 from src.state_dict import Lazy
 from src.task_vectors import TaskVector
 from src.validation import is_number
@@ -30,10 +31,7 @@ class Interpolate(Searched):
             raise UserError(f"method.weights is a list of numbers such as [0.3,0.7]; got {self.weights}")
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
-        if self.weights is not None and len(self.weights) != len(tasks):
-            raise UserError(
-                f"method.weights has {len(self.weights)} numbers, and the tasks are {', '.join(tasks)}; give one each"
-            )
+        check_weights(self.weights, tasks)
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         def vectors(coefficient: float) -> dict[str, TaskVector]:

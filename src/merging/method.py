@@ -20,6 +20,7 @@ from src.task_vectors import TaskVector
 from src.validation import is_number
 
 Accuracies = Mapping[str, float]
+GRIDS = ("grid", "betas", "off_diagonals")  # fields with coefficients to try
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Method(ABC):
 
         The names of classes stand in files of masks, so they stay.
         """
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "grid"}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in GRIDS}
         return {
             "method": type(self).__name__,
             **{name: value.description if isinstance(value, Method) else value for name, value in values.items()},

@@ -1,6 +1,8 @@
 """RegMean (Jin et al., ICLR 2023): each layer's matrix is the least-squares fit to all tasks' outputs on their own inputs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,20 +27,20 @@ class RegMean(OffDiagonal):
     def needs(self) -> tuple[str, ...]:
         return (GRAM_IN,)
 
-    def vector(self, inputs: MergeInputs, off_diagonal: float) -> TaskVector:
-        grams, weights = Statistic(inputs, GRAM_IN), self.task_weights(len(inputs.tasks))
-        if self.normalise:
-            weights = weights * self.scales(grams.traces)
+    def vectors(self, inputs: MergeInputs) -> Callable[[float], TaskVector]:
+        grams = Statistic(inputs, GRAM_IN)
+        weights = self.task_weights(len(inputs.tasks)) * self.scales(lambda: grams.traces, len(inputs.tasks))
+        weights = (weights / weights.mean()).tolist()
 
-        def merge(key: str, stack: Tensor) -> Tensor:
-            mean = stack.mean(0)
+        def merge(off_diagonal: float, key: str, stack: Tensor) -> Tensor:
+            mean = self.mean(stack)
             total = torch.zeros(2 * stack.shape[2:], dtype=torch.float64, device=stack.device)
             pulls = torch.zeros_like(mean)  # of the mean's outputs to each task's own
-            for own, gram, weight in zip(stack, grams.copies(key, stack.dtype), weights.tolist()):
+            for own, gram, weight in zip(stack, grams.copies(key, stack.dtype), weights):
                 scale_off_diagonal(gram, off_diagonal)
                 total.add_(gram, alpha=weight)
                 pulls.addmm_(own - mean, gram, alpha=weight)
             correction = solve_positive(total, pulls.T.double())
             return mean + correction.T.to(mean)
 
-        return inputs.parameterwise(grams.__contains__, merge, lambda stack: stack.mean(0))
+        return lambda off_diagonal: inputs.parameterwise(grams.__contains__, partial(merge, off_diagonal), self.mean)

@@ -1,8 +1,9 @@
 """What methods share whose vector is a weighted mean of the task vectors, by weights from statistics of the tasks."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class WeightedMean(Searched):
     betas: under LiNeS, the grid of beta.
     normalise: `trace` divides each task's statistic by its trace, so that tasks count alike; None leaves it, as the papers
         do: then a task that its model fits badly counts most.
-    weights: further weights of the tasks; None for equal ones.
+    weights: further weights of the tasks, also where there is no statistic; None for equal ones.
     """
 
     betas: Sequence[float]
@@ -45,30 +46,36 @@ class WeightedMean(Searched):
         raise_any(problems)
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
-        if self.weights is not None and len(self.weights) != len(tasks):
-            raise UserError(
-                f"method.weights has {len(self.weights)} numbers, and the tasks are {', '.join(tasks)}; give one each"
-            )
+        check_weights(self.weights, tasks)
 
     def lines_form(self) -> Method:
         return LiNeS(replace(self, grid=self.betas))
 
-    def scales(self, traces: Tensor) -> Tensor:
-        """Return what each task's statistic is multiplied by, (tasks,), float64, of the traces of all of them."""
-        if self.normalise is None:
-            return torch.ones_like(traces)
-        return torch.where(traces > 0, 1 / traces, 0.0)
+    def mean(self, stack: Tensor) -> Tensor:
+        """Return the weighted mean of the tasks' values, (tasks, *shape) -> (*shape)."""
+        if self.weights is None:
+            return stack.mean(0)
+        weights = self.task_weights(len(stack))
+        return torch.tensordot((weights / weights.sum()).to(stack), stack, dims=1)
 
     def task_weights(self, tasks: int) -> Tensor:
         """Return the weights of the tasks, (tasks,), float64."""
-        return torch.ones(tasks, dtype=torch.float64) if self.weights is None else torch.tensor(self.weights).double()
+        return torch.tensor([1.0] * tasks if self.weights is None else self.weights, dtype=torch.float64)
+
+    def scales(self, traces: Callable[[], Tensor], tasks: int) -> Tensor:
+        """Return what each task's statistic is multiplied by to count like the others, (tasks,), float64.
+
+        traces: returns those of the tasks' statistics, (tasks,); not called unless they are divided by.
+        """
+        sizes = traces() if self.normalise else torch.ones(tasks, dtype=torch.float64)
+        return torch.where(sizes > 0, 1 / sizes, 0.0) if (sizes > 0).any() else torch.ones_like(sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OffDiagonal(WeightedMean):
     """A weighted mean by matrices whose entries off the diagonal are multiplied by a number (MaTS' model lambda).
 
-    off_diagonal: that number; None to search `off_diagonals`, as the method's coefficient.
+    off_diagonal: that number; None to search `off_diagonals`, as the method's coefficient, and 1 under LiNeS.
     """
 
     off_diagonal: float | None
@@ -77,32 +84,52 @@ class OffDiagonal(WeightedMean):
     def __post_init__(self):
         super().__post_init__()
         check_grid("method.off_diagonals", self.off_diagonals)
-        numbers = [*self.off_diagonals, *([] if self.off_diagonal is None else [self.off_diagonal])]
-        if not all(is_number(number) and 0 <= number <= 1 for number in numbers):
-            raise UserError(f"method.off_diagonal is a number from 0 to 1, or null to search it; got {self.off_diagonal}")
+        for name, numbers in (("off_diagonals", self.off_diagonals), ("off_diagonal", [self.off_diagonal or 0.0])):
+            if not all(is_number(number) and 0 <= number <= 1 for number in numbers):
+                raise UserError(f"method.{name} is what entries off the diagonal are multiplied by, 0 to 1; got {numbers}")
+
+    @property
+    def has_off_diagonal(self) -> bool:
+        """Whether its matrices have entries off their diagonals."""
+        return True
 
     @abstractmethod
-    def vector(self, inputs: MergeInputs, off_diagonal: float) -> TaskVector:
-        """Return the merged vector."""
+    def vectors(self, inputs: MergeInputs) -> Callable[[float], TaskVector]:
+        """Return the function from the number off the diagonals to the merged vector.
+
+        Raise UserError, with all that is wrong with the statistics, before anything is computed.
+        """
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        if self.off_diagonal is not None:
-            return MergeFamily.shared(inputs.tasks, self.vector(inputs, self.off_diagonal))
-        return MergeFamily(lambda coefficient: dict.fromkeys(inputs.tasks, self.vector(inputs, coefficient)))
+        vectors = lru_cache(maxsize=1)(self.vectors(inputs))  # the chosen one is asked for again, to be scored and written
+        if not self._is_searched:
+            return MergeFamily.shared(inputs.tasks, vectors(1.0 if self.off_diagonal is None else self.off_diagonal))
+        return MergeFamily(lambda coefficient: dict.fromkeys(inputs.tasks, vectors(coefficient)))
 
     def coefficients(self, tasks: int) -> tuple[float, ...]:
-        return tuple(self.off_diagonals if self.off_diagonal is None else self.grid)
+        return tuple(self.off_diagonals if self._is_searched else self.grid)
 
     def respaced(self, points: int) -> Method:
-        if self.off_diagonal is None:
-            return replace(self, off_diagonals=respace(self.off_diagonals, points))
+        if self._is_searched:
+            return replace(self, off_diagonals=(0.0, *respace(self.off_diagonals, points)))
         return super().respaced(points)
 
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
         super().check_coefficient(coefficient, tasks)
-        if self.off_diagonal is None and not 0 <= coefficient <= 1:
+        if self._is_searched and not 0 <= coefficient <= 1:
             raise UserError(f"specify_lambda is what entries off the diagonal are multiplied by here, 0 to 1; got {coefficient}")
 
     def lines_form(self) -> Method:
         fixed = replace(self, off_diagonal=1.0) if self.off_diagonal is None else self
         return LiNeS(replace(fixed, grid=self.betas))
+
+    @property
+    def _is_searched(self) -> bool:
+        """Whether the coefficient is the number off the diagonals."""
+        return self.off_diagonal is None and self.has_off_diagonal
+
+
+def check_weights(weights: Sequence[float] | None, tasks: Sequence[str]) -> None:
+    """Raise UserError unless there are as many weights as tasks, or none."""
+    if weights is not None and len(weights) != len(tasks):
+        raise UserError(f"method.weights has {len(weights)} numbers; give one for each of {', '.join(tasks)}")

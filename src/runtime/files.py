@@ -36,6 +36,15 @@ class Hash(Protocol):
     def hexdigest(self) -> str: ...
 
 
+def file_state(path: object) -> list:
+    """Return what changes when a file does, as JSON values: its path, size and time of change; of none, its path alone."""
+    file = expand_path(path).resolve()
+    try:
+        return [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+    except OSError:
+        return [str(file)]
+
+
 def expand_path(path: object) -> Path:
     """Return the path that a user typed, with `~` and `~user` at its start expanded.
 

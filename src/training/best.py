@@ -12,14 +12,13 @@ from src.runtime.distributed import ProcessGroup
 from src.state_dict import StateDict
 from src.training.recipe import Recipe
 
-BATCH = 32  # examples that are scored together
-
 
 class BestWeights:
     """The trained parameters with the highest validation score so far, the first of equal ones; none without evaluations.
 
-    score: theirs.
-    latest: that of the last evaluation.
+    score: the highest score.
+    step: the number of steps after which it was reached.
+    latest: the score of the last evaluation.
     entries: the parameters by name.
     """
 
@@ -28,7 +27,7 @@ class BestWeights:
         self._trainable, self._recipe, self._measure = trainable, recipe, measure
         self.score = self.latest = -math.inf
         self.entries: dict[str, Tensor] = {}
-        self._without_gain = 0
+        self.step = self._without_gain = 0
 
     def update(self, step: int) -> bool:
         """Evaluate, if it is time after this step; return whether it was."""
@@ -38,7 +37,7 @@ class BestWeights:
         self.latest = self._measure(self._trainable.weights(entries))
         self._without_gain += 1
         if self.latest > self.score:
-            self.score, self._without_gain = self.latest, 0
+            self.score, self.step, self._without_gain = self.latest, step, 0
             self.entries = {name: leaf.clone() for name, leaf in entries.items()}
         return True
 
@@ -56,12 +55,15 @@ class BestWeights:
     @property
     def facts(self) -> dict[str, str]:
         """What a state file says of the best weights beside their values."""
-        return {"best_score": repr(self.score), "without_gain": str(self._without_gain)} if self.entries else {}
+        if not self.entries:
+            return {}
+        return {"best_score": repr(self.score), "best_step": str(self.step), "without_gain": str(self._without_gain)}
 
     def load(self, entries: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
         """Take over best weights, and `facts` of a state file. Raise UserError if the facts are damaged."""
         try:
-            self.score, self._without_gain = float(facts.get("best_score", "-inf")), int(facts.get("without_gain", "0"))
+            self.score, self.step = float(facts.get("best_score", "-inf")), int(facts.get("best_step", "0"))
+            self._without_gain = int(facts.get("without_gain", "0"))
         except ValueError as error:
             raise UserError("the state of an unfinished fine-tuning is damaged; remove it to start anew") from error
         self.entries = {name: leaf.to(self._trainable.entries[name].device) for name, leaf in entries.items()}
@@ -73,6 +75,6 @@ def validation_score(family: ModelFamily, task: TaskLike, weights: StateDict, gr
     spans = family.spans(task, "val")
     total = 0.0
     for number in group.assign([len(span) for span in spans]):
-        for batch in family.batches(task, "val", BATCH, spans[number]):
+        for batch in family.batches(task, "val", family.batch_size, spans[number]):
             total += predictor.scores(batch).double().sum().item()
     return group.all_reduce_sum(total) / family.count(task, "val")

@@ -34,7 +34,19 @@ class LogEntry:
         return f"loss {self.loss:.3f}, lr {self.lr:.1e}, {self.examples_per_second:.0f} examples/s"
 
 
-LogCallback = Callable[[LogEntry], None]
+@dataclass(frozen=True)
+class ValidationEntry:
+    """An entry on an evaluation: the score on validation data, 0 to 1, and the best so far."""
+
+    step: int
+    validation: float
+    best_validation: float
+
+    def __str__(self) -> str:
+        return f"validation {100 * self.validation:.1f} %, best {100 * self.best_validation:.1f} %"
+
+
+LogCallback = Callable[[LogEntry | ValidationEntry], None]
 
 
 class LossMeter:
@@ -80,7 +92,7 @@ class TrainingLog:
         with written_beside(path) as draft:
             draft.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= start))
 
-    def __call__(self, entry: LogEntry) -> None:
+    def __call__(self, entry: LogEntry | ValidationEntry) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps(asdict(entry)) + "\n")
 

@@ -20,7 +20,7 @@ from src.runtime.memory import keep_freed_memory
 from src.runtime.progress import SILENT, Progress
 from src.runtime.signals import StopRequested, StopSignal
 from src.training.best import BestWeights, validation_score
-from src.training.log import LogCallback, LossMeter, TrainingLog
+from src.training.log import LogCallback, LossMeter, TrainingLog, ValidationEntry
 from src.training.provenance import mismatch, training_provenance
 from src.training.recipe import Recipe
 from src.training.schedule import BatchSchedule, MicroBatch
@@ -89,9 +89,12 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
             settings.progress.report(latest, 1)
             signal = group.all_reduce_max(stop.number)
             if best.update(step):
-                latest = f"{what}: validation {100 * best.latest:.1f} %, best {100 * best.score:.1f} %"
+                evaluated = ValidationEntry(step, best.latest, best.score)
+                for callback in callbacks:
+                    callback(evaluated)
+                latest = f"{what}: {evaluated}"
             is_last, is_due = step == schedule.steps or best.is_over, time.monotonic() - last_saved > 60 * settings.save_minutes
-            if (signal or is_last) and not torch.isfinite(norm):  # of the group's gradients: all processes raise
+            if (signal or (is_last and not best.entries)) and not torch.isfinite(norm):  # of the group: all processes raise
                 raise UserError(_diverged(task, math.nan, state))
             if is_last:
                 break
@@ -104,7 +107,7 @@ def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, pa
                 raise StopRequested(message, signal)
         best.restore()
         if group.is_main:
-            trainable.save(path, about)
+            trainable.save(path, {**about, **best.facts})
             state.remove()
         if signal := group.all_reduce_max(stop.number):  # which waits for all, too
             raise StopRequested(f"stopped after {what}; the same command goes on with the next task", signal)

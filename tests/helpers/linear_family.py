@@ -22,6 +22,7 @@ class LinearFamily:
         self.pretrained_digest = combined_digest(self.pretrained_digests.values())
         self.points = torch.randn(64, 2)
         self.prepared = []
+        self.batch_size = 32
 
     def prepare(self, task):
         self.prepared.append(task.name)

@@ -14,8 +14,8 @@ from command_line.config import compose_config
 from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.solved import SolvedEntries
 from src.errors import UserError
-from src.merging import cg
-from src.merging.engine.conjugate_gradient import BREAKDOWN, CONVERGED, LIMIT, convergence_notes, jacobi, solve
+from src.merging import cg, regmean
+from src.merging.engine.conjugate_gradient import BREAKDOWN, CONVERGED, LIMIT, STALLED, convergence_notes, jacobi, solve
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.least_squares import solve_positive
 from src.merging.engine.objectives import OBJECTIVES
@@ -144,17 +144,136 @@ def test_the_scale_of_all_statistics_changes_nothing(options, inputs):
             torch.testing.assert_close(found[key], leaf, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fisher", "regmean", *OBJECTIVES])
-def test_equal_models_are_a_fixed_point(name):
+@pytest.mark.parametrize("options", ["method=fisher", "method=regmean method.off_diagonal=0.9",
+                                     *(f"method=cg method.objective={name} method.off_diagonal=0.9" for name in OBJECTIVES)])  # fmt: skip
+def test_equal_models_are_a_fixed_point(options):
     pretrained, finetuned = tiny_models()
     one = next(iter(finetuned.values()))
-    inputs = merge_inputs((pretrained, dict.fromkeys("abc", one)))
-    is_plain = name in ("fisher", "regmean") and name not in ("average",)
-    for options in ([f"method={name} {'method.off_diagonal=0.9' if name == 'regmean' else ''}"] if is_plain else []) + (
-        [f"method=cg method.objective={name} specify_lambda=0.9"] if name in OBJECTIVES else []
-    ):
-        for key, leaf in merged(inputs, options).items():
-            torch.testing.assert_close(leaf, one[key].to(leaf.dtype), rtol=1e-5, atol=1e-6)
+    for key, leaf in merged(merge_inputs((pretrained, dict.fromkeys("abc", one))), options).items():
+        torch.testing.assert_close(leaf, one[key].to(leaf.dtype), rtol=1e-5, atol=1e-6)
+
+
+WEIGHTS = (1.0, 2.0, 0.5)
+
+
+def shrunk(matrix: Tensor, factor: float) -> Tensor:
+    return factor * matrix.double() + (1 - factor) * matrix.double().diagonal().diag()
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("off_diagonal", [1.0, 0.9])
+def test_kfac_is_the_dense_solution_with_weights(off_diagonal, preconditioned, inputs):
+    options = f"{EXACT} method.off_diagonal={off_diagonal} method.weights={list(WEIGHTS)} method.preconditioned={preconditioned}"
+    found = merged(inputs, options.replace(", ", ","))
+    for key in ("blocks.0.w", "embed.weight"):
+        matrix, target = 0, 0
+        for task, weight in zip(inputs.tasks, WEIGHTS):
+            inner, outer = (shrunk(inputs.statistics[kind][task][key], off_diagonal) for kind in ("gram_in", "gram_out"))
+            block = weight * torch.kron(outer, inner)
+            matrix, target = matrix + block, target + block @ inputs.finetuned[task][key].double().flatten()
+        expected = torch.linalg.solve(matrix, target).view(found[key].shape)
+        torch.testing.assert_close(found[key].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", ["method=regmean", "method=cg method.objective=regmean method.precision=fp64 "
+                                     "method.tolerance=1e-12 method.iterations=1000 method.preconditioned=true"])  # fmt: skip
+def test_regmean_is_least_squares_on_stacked_inputs_with_weights(options, inputs):
+    draw = torch.Generator().manual_seed(3)
+    key, columns = "blocks.0.w", inputs.outline["blocks.0.w"].shape[1]
+    stacks = {task: torch.randn(9, columns, generator=draw) for task in inputs.tasks}
+    grams = {task: {key: stack.T @ stack} for task, stack in stacks.items()}
+    found = merged(with_statistics(inputs, gram_in=grams), f"{options} method.off_diagonal=1 method.weights=[1.0,2.0,0.5]")
+    roots = [weight**0.5 * stacks[task].double() for task, weight in zip(inputs.tasks, WEIGHTS)]
+    outputs = torch.cat([root @ inputs.finetuned[task][key].double().T for task, root in zip(inputs.tasks, roots)])
+    expected = torch.linalg.lstsq(torch.cat(roots), outputs).solution.T
+    torch.testing.assert_close(found[key].double(), expected, rtol=1e-4, atol=1e-5)
+    mean = sum(weight * inputs.finetuned[task]["head.bias"] for task, weight in zip(inputs.tasks, WEIGHTS)) / sum(WEIGHTS)
+    torch.testing.assert_close(found["head.bias"], mean)  # what has no statistic is averaged by the same weights
+
+
+def test_block_fisher_with_diagonal_blocks_is_the_diagonal_fisher_without_a_floor(inputs):
+    diagonals = {task: {key: leaf for key, leaf in entries.items() if leaf.ndim == 1}
+                 for task, entries in inputs.statistics["fisher_diag"].items()}  # fmt: skip
+    blocks = {task: {key: leaf.diag() for key, leaf in entries.items()} for task, entries in diagonals.items()}
+    exact = merged(with_statistics(inputs, fisher_diag=diagonals), "method=fisher method.floor=0")
+    for off_diagonal in (0, 1):
+        options = f"{EXACT} method.objective=block_fisher method.off_diagonal={off_diagonal}"
+        found = merged(with_statistics(inputs, fisher_block=blocks), options)
+        for key in diagonals["task0"]:
+            torch.testing.assert_close(found[key], exact[key], rtol=1e-5, atol=1e-6)
+
+
+def test_the_floor_of_normalised_information_is_of_a_mean_of_one():
+    pretrained = {"blocks.0.b": torch.zeros(2)}
+    models = {"a": {"blocks.0.b": torch.tensor([1.0, 1.0])}, "b": {"blocks.0.b": torch.tensor([-1.0, -1.0])}}
+    fisher = {"a": {"blocks.0.b": torch.tensor([2e-9, 0.0])}, "b": {"blocks.0.b": torch.tensor([1e3, 1e3])}}
+    inputs = with_statistics(merge_inputs((pretrained, models)), fisher_diag=fisher)
+    found = merged(inputs, "method=fisher method.normalise=trace method.floor=0.5")["blocks.0.b"]
+    torch.testing.assert_close(found, torch.tensor([(2 - 1) / 3, (0.5 - 1) / 1.5]))
+
+
+def test_one_large_feature_takes_nothing_from_the_others():
+    draw = torch.Generator().manual_seed(0)
+    sizes = torch.ones(64)
+    sizes[5] = 3000
+    stacks = {task: torch.randn(400, 64, generator=draw) * sizes for task in "ab"}
+    pretrained = {"blocks.0.w": torch.zeros(3, 64)}
+    models = {task: {"blocks.0.w": torch.randn(3, 64, generator=draw)} for task in "ab"}
+    inputs = with_statistics(merge_inputs((pretrained, models)), gram_in={
+        task: {"blocks.0.w": stack.T @ stack / len(stack)} for task, stack in stacks.items()})  # fmt: skip
+    found = merged(inputs, "method=regmean method.off_diagonal=1")["blocks.0.w"]
+    outputs = torch.cat([stack.double() @ models[task]["blocks.0.w"].double().T for task, stack in stacks.items()])
+    expected = torch.linalg.lstsq(torch.cat(list(stacks.values())).double(), outputs).solution.T
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_information_that_is_none_is_refused(value, inputs):
+    fisher = {
+        task: {key: leaf.clone() for key, leaf in entries.items()} for task, entries in inputs.statistics["fisher_diag"].items()
+    }
+    fisher["task1"]["blocks.1.w"][0, 0] = value
+    with pytest.raises(UserError, match=r"fisher_diag of task1 holds negative, NaN or infinite values in blocks\.1\.w"):
+        merged(with_statistics(inputs, fisher_diag=fisher), "method=fisher")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16, torch.float8_e5m2])
+def test_statistics_of_every_dtype_are_read(dtype, inputs):
+    narrow = {kind: {task: {key: leaf.to(dtype) for key, leaf in entries.items()} for task, entries in by_task.items()}
+              for kind, by_task in inputs.statistics.items()}  # fmt: skip
+    wide = {kind: {task: {key: leaf.to(dtype).float() for key, leaf in entries.items()} for task, entries in by_task.items()}
+            for kind, by_task in inputs.statistics.items()}  # fmt: skip
+    for options in ("method=fisher", "method=regmean specify_lambda=0.5", "method=cg specify_lambda=0.5 method.iterations=3"):
+        found = merged(with_statistics(inputs, **narrow), options)
+        for key, leaf in merged(with_statistics(inputs, **wide), options).items():
+            torch.testing.assert_close(found[key], leaf, rtol=1e-5, atol=1e-5)
+
+
+def test_tiny_and_missing_information_is_no_division_by_zero(inputs):
+    for factor in (1e-40, 0.0):
+        scaled = {kind: {task: {key: leaf * factor for key, leaf in entries.items()} for task, entries in by_task.items()}
+                  for kind, by_task in inputs.statistics.items()}  # fmt: skip
+        for options in ("method=fisher", "method=regmean specify_lambda=1", "method=cg specify_lambda=1",
+                        "method=cg method.objective=average"):  # fmt: skip
+            for more in ("", " method.normalise=trace"):
+                assert all(leaf.isfinite().all() for leaf in merged(with_statistics(inputs, **scaled), options + more).values())
+
+
+def test_objectives_without_off_diagonals_search_none(inputs):
+    for name, objective in OBJECTIVES.items():
+        method = build_method(compose_config(["method=cg", f"method.objective={name}"]))
+        assert len(method.coefficients(3)) == (11 if objective.has_off_diagonal else 1)
+    assert build_method(compose_config(["method=regmean", "n_eval_points=3"])).coefficients(3) == (0.0, 0.5, 1.0)
+
+
+def test_what_is_asked_for_twice_is_solved_once(inputs, monkeypatch):
+    calls, real = [], regmean.solve_positive
+    monkeypatch.setattr(regmean, "solve_positive", lambda *args: calls.append(1) or real(*args))
+    family = build_method(compose_config(["method=regmean"]))(replace(inputs, keep=True, memo={}))
+    for _ in range(3):
+        vector = next(iter(family(0.5).values()))
+        matrices = [vector[key] for key in vector]
+    assert matrices and len(calls) == len([key for key in inputs.outline if inputs.is_matrix(key) and inputs.changed(key)])
 
 
 def test_kfac_with_identity_outputs_is_regmean_and_regmean_with_identity_inputs_is_the_average(inputs):
@@ -230,6 +349,10 @@ def test_a_solver_says_why_it_ended():
     assert convergence.reason == CONVERGED and convergence.iterations == 3 and found.tolist() == pytest.approx([1, 1, 1, 7])
     _, convergence = solve(lambda x: matrix @ x, target, start, 1.0, 1, 1e-6)
     assert convergence.reason == LIMIT and convergence.final < convergence.initial
+    root = torch.randn(30, 30, generator=torch.Generator().manual_seed(0))
+    full, far = root @ root.T + torch.eye(30), 1e4 * torch.ones(30)
+    _, convergence = solve(lambda x: full @ x, full @ torch.ones(30), far, 1e3, 500, 1e-9)
+    assert convergence.reason == STALLED and convergence.final > 2e-9  # rounding is larger than that
     found, convergence = solve(lambda x: matrix @ x, torch.tensor([0.0, 0.0, 0.0, 1.0]), start, 1.0, 10, 1e-6)
     assert convergence.reason == BREAKDOWN and torch.equal(found, start)
     found, convergence = solve(lambda x: matrix @ x, target, start, 1.0, 10, 1e-6, jacobi(matrix.diagonal()))
@@ -269,12 +392,14 @@ def test_a_merge_that_was_killed_goes_on_at_the_parameter_it_was_at(inputs, tmp_
     assert len(solved) == len(expected) and again.convergence == expected
     assert all(torch.equal(found[key], leaf) for key, leaf in whole.items())
     merged(replace(inputs, solved=kept, memo={}), f"{options} method.iterations=3")  # another question
+    merged(replace(inputs, solved=kept, memo={}), "method=cg specify_lambda=0.5")
     other = replace(inputs, solved=SolvedEntries(kept.folder, ["other models"]), memo={})
     merged(other, options)
-    assert len(solved) == 3 * len(expected)
+    assert len(solved) == 4 * len(expected)
     for file in kept.folder.iterdir():
         file.write_bytes(file.read_bytes()[:20])  # spoiled, as by a full disk: solved again
     merged(replace(inputs, solved=kept, memo={}), options)
-    assert len(solved) == 4 * len(expected)
+    assert len(solved) == 5 * len(expected)
+    (kept.folder / "thesis.txt").touch()
     kept.remove()
-    assert not kept.folder.exists()
+    assert [file.name for file in kept.folder.iterdir()] == ["thesis.txt"]

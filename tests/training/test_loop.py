@@ -18,7 +18,7 @@ from src.training.loop import TrainingSettings, finetune
 from src.training.provenance import mismatch
 from src.training.recipe import SCHEDULES, Recipe
 from src.training.schedule import BatchSchedule
-from src.training.state import state_path
+from src.training.state import log_path, state_path
 from tests.helpers.linear_family import LinearFamily, Points
 from tests.helpers.progress import RecordedProgress, SignalAt
 
@@ -260,14 +260,17 @@ def test_the_best_weights_are_kept_and_training_ends_without_better_ones(tmp_pat
     recipe = replace(RECIPE, epochs=None, steps=100, evaluate_steps=2, patience=2)
     finetune(family, Points(), recipe, STANDARD, path, TrainingSettings())
     assert len(family.seen) == 4  # the second is best, and two without gain follow
-    kept = open_checkpoint(path)
+    kept, metadata = open_checkpoint(path), metadata_of(path)
+    assert (metadata["best_step"], metadata["best_score"]) == ("4", "0.5")
+    lines = [json.loads(line) for line in log_path(path).read_text().splitlines()]
+    assert [line["validation"] for line in lines if "validation" in line] == scores[:4]
     assert all(torch.equal(kept[key], leaf) for key, leaf in family.seen[1].items())
     assert any(not torch.equal(kept[key], leaf) for key, leaf in family.seen[3].items())
 
 
 def test_best_weights_are_the_same_when_training_was_stopped(tmp_path):
-    scores = [0.25, 0.5, 0.25, 0.125, 0.25, 0.375]
-    recipe = replace(RECIPE, epochs=None, steps=12, evaluate_steps=2)
+    scores = [0.25, 0.5, 0.25, 0.125, 0.25, 0.375, 0.75]
+    recipe = replace(RECIPE, epochs=None, steps=100, evaluate_steps=2, patience=4)
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     finetune(Scripted(scores), Points(), recipe, STANDARD, whole, TrainingSettings())
     family = Scripted(scores)

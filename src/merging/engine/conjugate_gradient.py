@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 Operator = Callable[[Tensor], Tensor]
-CONVERGED, LIMIT, BREAKDOWN = "converged", "iteration limit", "breakdown"
-REASONS = {CONVERGED: "converged", LIMIT: "reached the limit", BREAKDOWN: "broke down"}
+CONVERGED, STALLED, LIMIT, BREAKDOWN = "converged", "stalled", "iteration limit", "breakdown"
+REASONS = {CONVERGED: "converged", STALLED: "stalled by rounding", LIMIT: "reached the limit", BREAKDOWN: "broke down"}
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Convergence:
 
     iterations: those taken.
     initial, final: the norm of the residual before and after, over that of the right-hand side; the final one computed anew.
-    reason: why it ended, one of CONVERGED, LIMIT and BREAKDOWN (a direction of no curvature, or numbers out of range).
+    reason: why it ended: CONVERGED, STALLED (it seemed so, but rounding is larger than the tolerance), LIMIT, or BREAKDOWN (a
+        direction of no curvature, or numbers out of range).
     """
 
     iterations: int
@@ -60,7 +61,7 @@ def solve(
             break
         image = operator(direction)
         curvature = _dot(direction, image)
-        if not (curvature > 0 and math.isfinite(curvature) and math.isfinite(energy)):
+        if not (curvature > 0 and math.isfinite(curvature) and math.isfinite(energy) and energy):
             reason = BREAKDOWN
             break
         rate = energy / curvature
@@ -69,9 +70,11 @@ def solve(
         taken += 1
         step = precondition(residual)
         energy, last = _dot(residual, step), energy
-        direction = step + (energy / last) * direction
+        direction.mul_(energy / last).add_(step)
         size = _norm(residual)
     final = _norm(target - operator(solution))
+    if reason == CONVERGED and not final <= 2 * tolerance * norm:  # rounding hid what is left
+        reason = STALLED
     scale = norm or 1.0
     return solution, Convergence(taken, initial / scale, final / scale, reason)
 

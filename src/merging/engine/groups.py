@@ -59,7 +59,8 @@ def groups_of(
         if not groups or groups[-1].dtype != leaf.dtype or groups[-1].size + size > limit(leaf.dtype):
             groups.append(Group(leaf.dtype, {}, [], 0))
             last = []
-        group, this = groups[-1], entries(key)
+        group = groups[-1]
+        this = entries(key) if size <= limit(leaf.dtype) else []  # which are computed, in some models
         group.starts[key] = group.size
         if last and all(map(_is_followed_by, last, this)):
             group.runs[-1].size += size

@@ -12,21 +12,24 @@ STEPS = 6  # of the power iterations that estimate eigenvalues
 def solve_positive(matrix: Tensor, target: Tensor) -> Tensor:
     """Return the X of `matrix @ X = target` that has no part in the matrix's null space, (d, n), float64.
 
+    The matrix is judged with its diagonal scaled to ones: a feature that is larger than others makes none of them vanish.
     Eigenvalues below SMALLEST times the largest one count as zero.
 
-    matrix: (d, d), symmetric, positive semi-definite but for rounding, float64; it is edited.
+    matrix: (d, d), symmetric, positive semi-definite but for rounding, float64.
     target: (d, n), float64.
     """
-    scale = matrix.diagonal().amax()
-    if not scale > 0:
-        return torch.zeros_like(target)
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if not failed and not _is_nearly_singular(matrix, factor):
-        return torch.cholesky_solve(target, factor)
-    values, vectors = torch.linalg.eigh(matrix)
-    kept = values > SMALLEST * values[-1]
+    diagonal = matrix.diagonal()
+    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()[:, None]
+    scaled = matrix * scale * scale.T
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    if not failed and not _is_nearly_singular(scaled, factor):
+        return scale * torch.cholesky_solve(scale * target, factor)
+    values, vectors = torch.linalg.eigh(scaled)
+    kept = values > max(SMALLEST * values[-1].item(), 0.0)
     basis = vectors[:, kept]
-    return basis @ ((basis.T @ target) / values[kept, None])
+    solution = scale * (basis @ ((basis.T @ (scale * target)) / values[kept, None]))
+    null = torch.linalg.qr(scale * vectors[:, ~kept]).Q
+    return solution - null @ (null.T @ solution)
 
 
 def _is_nearly_singular(matrix: Tensor, factor: Tensor) -> bool:

@@ -4,7 +4,7 @@ Task i draws the merged parameter x to its own x_i by the quadratic form of a ma
 statistics or smaller. The minimum of the sum solves  (sum of C_i) x = sum of C_i x_i.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,34 +27,36 @@ class NormalEquations:
     diagonal: Callable[[], Tensor]
 
 
-def of_identities(values: Tensor) -> NormalEquations:
-    """Return the equations whose solution is the mean of `values`, (tasks, *shape)."""
-    return NormalEquations(lambda x: x.clone(), values.mean(0), lambda: torch.ones_like(values[0]))
+def of_diagonals(values: Tensor, diagonals: Sequence[Tensor]) -> NormalEquations:
+    """Return the equations of diagonal matrices, of the parameter's shape each."""
+    total, target = torch.zeros_like(values[0]), torch.zeros_like(values[0])
+    for own, diagonal in zip(values, diagonals):
+        total.add_(diagonal)
+        target.addcmul_(diagonal, own)
+    return NormalEquations(lambda x: total * x, target, lambda: total)
 
 
-def of_diagonals(values: Tensor, diagonals: Tensor) -> NormalEquations:
-    """Return the equations of diagonal matrices, (tasks, *shape) like the values."""
-    total = diagonals.sum(0)
-    return NormalEquations(lambda x: total * x, (diagonals * values).sum(0), lambda: total)
-
-
-def of_blocks(values: Tensor, blocks: Tensor) -> NormalEquations:
-    """Return the equations of matrices, (tasks, n, n), of vectors, (tasks, n)."""
-    total = blocks.sum(0)
-    target = torch.bmm(blocks, values[:, :, None]).sum(0)[:, 0]
+def of_blocks(values: Tensor, blocks: Sequence[Tensor]) -> NormalEquations:
+    """Return the equations of matrices, (n, n) each, of vectors, (tasks, n)."""
+    total, target = torch.zeros_like(blocks[0]), torch.zeros_like(values[0])
+    for own, block in zip(values, blocks):
+        total.add_(block)
+        target.addmv_(block, own)
     return NormalEquations(lambda x: total @ x, target, total.diagonal)
 
 
-def of_inputs(values: Tensor, inputs: Tensor) -> NormalEquations:
-    """Return the equations of layers' matrices, (tasks, out, in), with Gram matrices of their inputs, (tasks, in, in)."""
-    total = inputs.sum(0)
-    target = torch.bmm(values, inputs).sum(0)
+def of_inputs(values: Tensor, inputs: Sequence[Tensor]) -> NormalEquations:
+    """Return the equations of layers' matrices, (tasks, out, in), with Gram matrices of their inputs, (in, in) each."""
+    total, target = torch.zeros_like(inputs[0]), torch.zeros_like(values[0])
+    for own, gram in zip(values, inputs):
+        total.add_(gram)
+        target.addmm_(own, gram)
     return NormalEquations(lambda x: x @ total, target, lambda: total.diagonal().expand_as(target))
 
 
-def of_kronecker(values: Tensor, inputs: Tensor, outputs: Tensor) -> NormalEquations:
-    """Return the equations of layers' matrices, (tasks, out, in), with Gram matrices of their inputs, (tasks, in, in), and of
-    the gradients of their outputs, (tasks, out, out), whose Kronecker products are the tasks' matrices."""
+def of_kronecker(values: Tensor, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> NormalEquations:
+    """Return the equations of layers' matrices, (tasks, out, in), with Gram matrices of their inputs, (in, in) each, and of
+    the gradients of their outputs, (out, out) each, whose Kronecker products are the tasks' matrices."""
 
     def total(each: Iterable[Tensor]) -> Tensor:
         result = torch.zeros_like(values[0])
@@ -63,6 +65,6 @@ def of_kronecker(values: Tensor, inputs: Tensor, outputs: Tensor) -> NormalEquat
         return result
 
     def diagonal() -> Tensor:
-        return outputs.diagonal(dim1=1, dim2=2).T @ inputs.diagonal(dim1=1, dim2=2)
+        return sum(torch.outer(left.diagonal(), right.diagonal()) for right, left in zip(inputs, outputs))
 
     return NormalEquations(lambda x: total([x] * len(values)), total(values), diagonal)

@@ -1,7 +1,7 @@
 """Objectives of merging, each a quadratic penalty by which a task draws a parameter to its own (see `normal_equations`)."""
 
-from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,99 +12,69 @@ from src.merging.engine.normal_equations import NormalEquations
 from src.merging.engine.statistics import FISHER_BLOCK, FISHER_DIAG, GRAM_IN, GRAM_OUT, Statistic, scale_off_diagonal
 
 
-class Objective(ABC):
-    """An objective with the statistics of some inputs.
+@dataclass(frozen=True)
+class Objective:
+    """An objective: the equations of a parameter, of the tasks' values, (tasks, *shape), and their statistics.
 
     needs: the kinds of these.
+    equations: called with the values and, of each kind, the statistics of the tasks.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: tuple[str, ...]
+    equations: Callable[..., NormalEquations]
 
-    def __init__(self, inputs: MergeInputs):
-        self._statistics = [Statistic(inputs, kind) for kind in self.needs]
+    @property
+    def has_off_diagonal(self) -> bool:
+        """Whether its statistics are matrices with entries off their diagonals."""
+        return bool(set(self.needs) - {FISHER_DIAG})
+
+
+OBJECTIVES = {
+    # The mean: all parameters of a task count alike, by its weight.
+    "average": Objective((), normal_equations.of_diagonals),
+    # Without a floor: where no task has any information, a parameter stays where it starts.
+    "fisher": Objective((FISHER_DIAG,), normal_equations.of_diagonals),
+    # The information of each (IA)^3 vector as a whole matrix.
+    "block_fisher": Objective((FISHER_BLOCK,), normal_equations.of_blocks),
+    # Of RegMean: the inputs of each layer.
+    "regmean": Objective((GRAM_IN,), normal_equations.of_inputs),
+    # K-FAC (Martens and Grosse, ICML 2015): the inputs, and the gradients of the outputs.
+    "kfac": Objective((GRAM_IN, GRAM_OUT), normal_equations.of_kronecker),
+}
+
+
+class Equations:
+    """The equations of an objective for some inputs.
+
+    Raise UserError, with all that is wrong with the statistics.
+    """
+
+    def __init__(self, objective: Objective, inputs: MergeInputs):
+        self._objective, self._inputs = objective, inputs
+        self._statistics = [Statistic(inputs, kind) for kind in objective.needs]
 
     def __contains__(self, key: str) -> bool:
         """Whether there are equations for a parameter; others are averaged."""
         return all(key in statistic for statistic in self._statistics)
 
-    @abstractmethod
-    def equations(self, values: Tensor, statistics: list[Tensor], weights: Tensor, off_diagonal: float) -> NormalEquations:
-        """Return the equations of one parameter.
+    def of(self, key: str, values: Tensor, weights: Sequence[float], off_diagonal: float) -> NormalEquations:
+        """Return the equations of a parameter, times a number that keeps their terms in range (see `Statistic.copies`).
 
         values: the tasks' own, (tasks, *shape).
-        statistics: of the kinds of `needs`, (tasks, ...) each; they are edited.
-        weights: of the tasks, (tasks,).
+        weights: of the tasks.
         off_diagonal: what entries of matrices off their diagonals are multiplied by.
         """
+        kinds = [list(statistic.copies(key, values.dtype)) for statistic in self._statistics] or [list(torch.ones_like(values))]
+        if self._objective.has_off_diagonal:
+            kinds = [[scale_off_diagonal(matrix, off_diagonal) for matrix in matrices] for matrices in kinds]
+        for matrix, weight in zip(kinds[-1], weights):
+            matrix.mul_(weight)
+        return self._objective.equations(values, *kinds)
 
-    def of(self, key: str, values: Tensor, weights: Tensor, off_diagonal: float) -> NormalEquations:
-        """Return the equations of a parameter, whose scale is not that of the statistics (see `Statistic.copies`)."""
-        statistics = [statistic.stacked(key, values.dtype) for statistic in self._statistics]
-        return self.equations(values, statistics, weights.to(values), off_diagonal)
-
-    def traces(self, inputs: MergeInputs) -> Tensor:
-        """Return the trace of each task's matrix over all parameters, (tasks,), float64."""
-        total = torch.zeros(len(inputs.tasks), dtype=torch.float64)
-        for key in inputs.outline:
+    def traces(self) -> Tensor:
+        """Return the trace of each task's matrix over all parameters, (tasks,), float64; 0 without statistics."""
+        total = torch.zeros(len(self._inputs.tasks), dtype=torch.float64)
+        for key in self._inputs.outline:
             if self._statistics and key in self:
                 total += torch.stack([statistic.traces_of(key) for statistic in self._statistics]).prod(0)
         return total
-
-
-class Average(Objective):
-    """The mean: all parameters of all tasks count alike."""
-
-    def equations(self, values: Tensor, statistics: list[Tensor], weights: Tensor, off_diagonal: float) -> NormalEquations:
-        return normal_equations.of_diagonals(values, _times(torch.ones_like(values), weights))
-
-
-class FisherDiagonal(Objective):
-    """The diagonal Fisher information, without a floor: where no task has any, a parameter stays where it starts."""
-
-    needs = (FISHER_DIAG,)
-
-    def equations(self, values: Tensor, statistics: list[Tensor], weights: Tensor, off_diagonal: float) -> NormalEquations:
-        return normal_equations.of_diagonals(values, _times(statistics[0], weights))
-
-
-class FisherBlock(Objective):
-    """The Fisher information of each (IA)^3 vector as a whole matrix."""
-
-    needs = (FISHER_BLOCK,)
-
-    def equations(self, values: Tensor, statistics: list[Tensor], weights: Tensor, off_diagonal: float) -> NormalEquations:
-        return normal_equations.of_blocks(values, _times(scale_off_diagonal(statistics[0], off_diagonal), weights))
-
-
-class LayerInputs(Objective):
-    """RegMean's: the Gram matrix of each layer's inputs."""
-
-    needs = (GRAM_IN,)
-
-    def equations(self, values: Tensor, statistics: list[Tensor], weights: Tensor, off_diagonal: float) -> NormalEquations:
-        return normal_equations.of_inputs(values, _times(scale_off_diagonal(statistics[0], off_diagonal), weights))
-
-
-class KroneckerFactors(Objective):
-    """K-FAC (Martens and Grosse, ICML 2015): the Kronecker product of the Gram matrices of a layer's inputs and of the
-    gradients of its outputs."""
-
-    needs = (GRAM_OUT, GRAM_IN)  # in this order, as those of inputs are collected with the others
-
-    def equations(self, values: Tensor, statistics: list[Tensor], weights: Tensor, off_diagonal: float) -> NormalEquations:
-        outputs, inputs = (scale_off_diagonal(each, off_diagonal) for each in statistics)
-        return normal_equations.of_kronecker(values, inputs, _times(outputs, weights))
-
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    "average": Average,
-    "fisher": FisherDiagonal,
-    "block_fisher": FisherBlock,
-    "regmean": LayerInputs,
-    "kfac": KroneckerFactors,
-}
-
-
-def _times(statistics: Tensor, weights: Tensor) -> Tensor:
-    """Return each task's statistic times its weight; edited in place."""
-    return statistics.mul_(weights.view(-1, *[1] * (statistics.ndim - 1)))

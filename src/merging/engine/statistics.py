@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from src.errors import UserError, raise_any, shorten
 from src.merging.engine.inputs import MergeInputs
-from src.state_dict import StateDict, outline
+from src.state_dict import StateDict, outline, working_dtype
 
 FISHER_DIAG, FISHER_BLOCK, GRAM_IN, GRAM_OUT = "fisher_diag", "fisher_block", "gram_in", "gram_out"
 Shape = Callable[[torch.Size], tuple[int, ...] | None]
@@ -71,28 +72,31 @@ class Statistic:
     def copies(self, key: str, dtype: torch.dtype) -> Iterator[Tensor]:
         """Yield the statistic of a parameter of one task after another, on the device, free to edit.
 
-        All are multiplied by one power of two, which rounds nothing, by which the largest number is between 1 and 2: so no
-        product of them leaves the range of the dtype.
+        All are multiplied by one power of two, by which the largest number is between 1 and 2, so that no product of them
+        leaves the range of the dtype.
 
         Raise UserError naming the task and the parameter if one is NaN or infinite.
         """
         parts, largest = self.of(key), 0.0
-        for part, task in zip(parts, self._inputs.tasks):
-            size = max(map(abs, (bound.item() for bound in torch.aminmax(part))))
+        for number, part in enumerate(parts):
+            wide = torch.promote_types(working_dtype(part.dtype), dtype)
+            parts[number] = part = part.to(device=self._inputs.device, dtype=wide)
+            bounds = torch.aminmax(part)
+            size = max(abs(bounds.min.item()), abs(bounds.max.item()))
             if not math.isfinite(size):
-                raise UserError(f"the {self.kind} of {task} holds NaN or infinite values in {key}; collect it again")
+                self.refuse(key)
             largest = max(largest, size)
-        factor = 2.0 ** -math.floor(math.log2(largest)) if largest else 1.0
-        for part in parts:
-            scaled = part * factor if factor != 1 else part.clone()  # in its own dtype, as another may not hold it
-            yield scaled.to(device=self._inputs.device, dtype=dtype)
+        exponent = -math.floor(math.log2(largest)) if largest else 0
+        halves = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)  # each of which every dtype holds
+        while parts:
+            yield parts.pop(0).mul(halves[0]).mul_(halves[1]).to(dtype)
 
-    def stacked(self, key: str, dtype: torch.dtype) -> Tensor:
-        """Return the `copies` of a parameter's statistic of all tasks, (tasks, ...)."""
-        stack = torch.empty((len(self._tasks), *self.of(key)[0].shape), dtype=dtype, device=self._inputs.device)
-        for row, copy in zip(stack, self.copies(key, dtype)):
-            row.copy_(copy)
-        return stack
+    def refuse(self, key: str) -> NoReturn:
+        """Raise UserError naming the tasks whose statistic of a parameter is NaN, infinite or, of a diagonal, negative."""
+        faults = {task: part for task, part in zip(self._inputs.tasks, self.of(key))
+                  if not part.double().isfinite().all() or (self.kind == FISHER_DIAG and (part < 0).any())}  # fmt: skip
+        what = "negative, NaN or infinite" if self.kind == FISHER_DIAG else "NaN or infinite"
+        raise UserError(f"the {self.kind} of {', '.join(faults)} holds {what} values in {key}; collect it again")
 
     @cached_property
     def traces(self) -> Tensor:
