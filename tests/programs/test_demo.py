@@ -272,7 +272,9 @@ def test_statistics_are_collected_once_and_named_by_results_that_depend_on_them(
     (record,) = (r for name, r in records(demo).items() if name.startswith("ViT-demo-2-tasks-regmean"))
     assert record["question"]["statistics"] == {"files": None, "split": "val", "examples": 64, "labels": "empirical", "seed": 0}
     assert record["means"]["merged"]["mean"] > record["means"]["zeroshot"]["mean"]
-    again = run_script("main.py", "method=cg", "method.objective=regmean", "method.iterations=2", "specify_lambda=0.9", *few, cwd=demo)
+    again = run_script(
+        "main.py", "method=cg", "method.objective=regmean", "method.iterations=2", "specify_lambda=0.9", *few, cwd=demo
+    )
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/ViT-demo/*/statistics/*.safetensors")} == files
     assert not any("statistics" in r["question"] for name, r in records(demo).items() if "-sum-" in name)

@@ -39,8 +39,11 @@ class Objective(ABC):
 
     def of(self, key: str, values: Tensor, weights: Tensor, off_diagonal: float) -> NormalEquations:
         """Return the equations of a parameter, scaled so that no product leaves the range of its dtype."""
-        statistics = [statistic.stacked(key, torch.float64) for statistic in self._statistics]
-        return self.equations(values, [_near_one(each).to(values.dtype) for each in statistics], weights.to(values), off_diagonal)
+        statistics = [
+            _near_one(statistic.stacked(key, torch.promote_types(values.dtype, statistic.dtype_of(key)))).to(values.dtype)
+            for statistic in self._statistics
+        ]
+        return self.equations(values, statistics, weights.to(values), off_diagonal)
 
     def traces(self, inputs: MergeInputs) -> Tensor:
         """Return the trace of each task's matrix over all parameters, (tasks,), float64."""
@@ -111,6 +114,10 @@ def _times(statistics: Tensor, weights: Tensor) -> Tensor:
 
 
 def _near_one(statistics: Tensor) -> Tensor:
-    """Return the tasks' statistics times one power of two, which rounds nothing, by which their largest is between 1 and 2."""
-    largest = statistics.abs().amax()
-    return statistics * torch.exp2(-torch.log2(largest).floor()) if largest > 0 else statistics
+    """Return the tasks' statistics times one power of two, which rounds nothing, by which their largest is between 1 and 2.
+
+    They are edited in place: of large layers they take most of the memory.
+    """
+    largest = torch.maximum(statistics.amax(), -statistics.amin())
+    exponent = -largest.log2().floor().clamp(min=-126)  # a larger power of two is infinite in float32
+    return statistics.mul_(exponent.exp2()) if largest > 0 else statistics

@@ -1,7 +1,7 @@
 """Statistics of the tasks (Fisher information, Gram matrices) as merging methods read them: one parameter at a time."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -66,6 +66,10 @@ class Statistic:
     def of(self, key: str) -> list[Tensor]:
         """Return the statistic of a parameter by task, as it is stored."""
         return [entries[key] for entries in self._tasks]
+
+    def dtype_of(self, key: str) -> torch.dtype:
+        """Return the dtype that holds every task's statistic of a parameter."""
+        return reduce(torch.promote_types, (outline(entries)[key].dtype for entries in self._tasks))
 
     def stacked(self, key: str, dtype: torch.dtype) -> Tensor:
         """Return the statistic of a parameter, (tasks, ...), on the device; a copy, free to edit.
