@@ -3,6 +3,7 @@
     python finetune.py --model=ViT-demo                                all tasks of the model's list
     python finetune.py --model=ViT-demo --train-dataset=Digits,Arrows  these tasks
     python finetune.py --finetuning-mode=linear-2 --world-size=2       attention matrices only, two processes
+    python finetune.py --train-dataset=Digits,Arrows --mixture         one model on all of these
     python finetune.py epochs=1 lr=1e-4 save_minutes=1                 any option of config/ after the flags
     torchrun --nproc-per-node=8 finetune.py --model=ViT-L-14           on several GPUs or machines
 
@@ -23,13 +24,14 @@ from command_line.preflight import fetch_data, missing_data, selected_tasks
 from command_line.readers import FINETUNE, refuse_unread
 from src.errors import UserError, raise_any
 from src.models.family import ModelFamily
+from src.models.mixture import Mixture
 from src.models.modes import Mode
 from src.runtime.distributed import init_distributed
 from src.runtime.environment import is_distributed
 
 
 def main() -> None:
-    overrides, _ = parse_flags(__doc__, TRAINING, RECIPE)
+    overrides, values = parse_flags(__doc__, TRAINING, RECIPE)
     config = compose_config(overrides)
     validate(config)
     refuse_unread(FINETUNE)
@@ -41,6 +43,8 @@ def main() -> None:
     if mode.scored_linearized and not mode.trained_linearized:
         raise UserError(f"{mode.name} scores models that were fine-tuned as standard; use --finetuning-mode=standard here")
     tasks, paths = selected_tasks(config), paths_of(config)
+    if values["mixture"] and len(tasks) < 2:
+        raise UserError(f"--mixture is of several tasks, and {tasks[0].name} is one; name more with --train-dataset=A,B")
     check_modality(config, tasks)
     raise_any(missing_data(config, tasks))
     if (config.world_size or 1) > 1 and not is_distributed():
@@ -49,9 +53,10 @@ def main() -> None:
     group = init_distributed()
     family = build_family(config, paths, build_device(config))
     fetch_data(config, tasks, group)
-    missing = without_weights(config, paths, family, tasks)
+    targets = [Mixture(tasks)] if values["mixture"] else tasks
+    missing = without_weights(config, paths, family, targets)
     if group.is_main:
-        finetuned = [task for task in tasks if task not in missing]
+        finetuned = [task for task in targets if task not in missing]
         remove_finished_states(paths, finetuned)
         for task in finetuned:
             print(f"{task.name} is fine-tuned already: {paths.finetuned(task.name)}")

@@ -16,12 +16,16 @@ RECIPE = [field.name for field in fields(Recipe)]
 
 @dataclass(frozen=True)
 class Flag:
-    """`--name=value` for `option=value`; where there is no option, the script reads the value itself."""
+    """`--name=value` for `option=value`; where there is no option, the script reads the value itself.
+
+    is_switch: whether it stands alone, `--name`, and means true.
+    """
 
     name: str
     option: str | None
     help: str
     default: str | None = None
+    is_switch: bool = False
 
 
 DATA_LOCATION = Flag("data-location", "data_location", "of datasets")
@@ -48,6 +52,7 @@ BENCHMARK = (*MODEL, Flag("eval-datasets", "DATASETS", TASKS), Flag("batch-size"
 TRAINING = (
     *MODEL,
     Flag("train-dataset", "DATASETS", TASKS),
+    Flag("mixture", None, "fine-tune one model on all of them together", is_switch=True),
     Flag("epochs", "model.recipe.epochs", "passes over the training data"),
     Flag("lr", "model.recipe.lr", "the highest learning rate"),
     Flag("wd", "model.recipe.weight_decay", "AdamW's weight decay"),
@@ -71,7 +76,8 @@ def parse_flags(about: str, flags: Sequence[Flag], recipe: Sequence[str] = ()) -
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for flag in flags:
-        parser.add_argument(f"--{flag.name}", dest=flag.name, default=flag.default, metavar="VALUE", help=flag.help)
+        form = {"action": "store_const", "const": "true"} if flag.is_switch else {"metavar": "VALUE"}
+        parser.add_argument(f"--{flag.name}", dest=flag.name, default=flag.default, help=flag.help, **form)
     parser.add_argument("overrides", nargs="*", help="key=value, any option of main.py (python main.py --help)")
     parser.error = lambda message: raise_any([f"{message}; --help lists the flags"])
     namespace, unknown = parser.parse_known_intermixed_args()

@@ -92,6 +92,10 @@ class Task(ABC):
         """Return the examples that fine-tuning reads."""
         return self.examples("train")
 
+    def mixture_examples(self) -> Examples:
+        """Return the examples that are this task's part where one model is fine-tuned on several tasks."""
+        return self.training_examples()
+
     def fingerprint(self, split: str) -> str:
         """Return what changes whenever the examples of a split might have: their files, or the rule that divides them."""
         subset = self._subset_of(split)

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.models.family import ModelFamily, TaskLike, Trainable
+from src.models.family import ModelFamily, Predictor, TaskLike, Trainable
+from src.models.mixture import Mixture, tasks_of
 from src.runtime.distributed import ProcessGroup
 from src.state_dict import StateDict
 from src.training.recipe import Recipe
@@ -69,9 +71,14 @@ class BestWeights:
         self.entries = {name: leaf.to(self._trainable.entries[name].device) for name, leaf in entries.items()}
 
 
-def validation_score(family: ModelFamily, task: TaskLike, weights: StateDict, group: ProcessGroup) -> float:
-    """Return the mean score of a model on a task's validation data, whose spans the processes of the group share."""
+def validation_score(family: ModelFamily, task: TaskLike | Mixture, weights: StateDict, group: ProcessGroup) -> float:
+    """Return the mean score of a model on a task's validation data, of a mixture the mean over its tasks."""
     predictor = family.predictor(weights)
+    return fmean(_mean_score(family, predictor, each, group) for each in tasks_of(task))
+
+
+def _mean_score(family: ModelFamily, predictor: Predictor, task: TaskLike, group: ProcessGroup) -> float:
+    """Return a predictor's mean score on validation data, whose spans the processes of the group share."""
     spans = family.spans(task, "val")
     total = 0.0
     for number in group.assign([len(span) for span in spans]):

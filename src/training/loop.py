@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from src.errors import UserError
 from src.models.family import PRECISIONS, Batch, ModelFamily, TaskLike, Trainable
 from src.models.loader import seed_of
+from src.models.mixture import Mixture
 from src.models.modes import Mode
 from src.runtime.distributed import SINGLE, ProcessGroup
 from src.runtime.memory import keep_freed_memory
@@ -49,7 +50,9 @@ class TrainingSettings:
     log_callbacks: tuple[LogCallback, ...] = ()
 
 
-def finetune(family: ModelFamily, task: TaskLike, recipe: Recipe, mode: Mode, path: Path, settings: TrainingSettings) -> None:
+def finetune(
+    family: ModelFamily, task: TaskLike | Mixture, recipe: Recipe, mode: Mode, path: Path, settings: TrainingSettings
+) -> None:
     """Fine-tune from the pre-trained weights, or from a saved state, and write the weights to `path` when complete.
 
     Raise StopRequested at a signal to end, when the state is saved; UserError if the loss is no number any more, or if a

@@ -163,6 +163,18 @@ def test_a_merge_is_scored_on_tasks_it_was_not_made_of(root):
     assert "no task txets" in refusal(root, "main.py", *MINE, "method=sum", "eval_on=txets")
 
 
+def test_one_model_on_a_mixture_is_scored_like_a_merged_one(root):
+    done = run_script("finetune.py", *FLAGS, "--mixture", cwd=root)
+    assert done.returncode == 0, done.stderr
+    path = "checkpoints/mine/mixture-first+lastVal/nonlinear_finetuned.safetensors"
+    assert path in done.stdout
+    record = run(root, "main.py", *MINE, "method=given", f"method.weights={path}")
+    assert record["means"]["merged"]["mean"] > record["means"]["zeroshot"]["mean"]
+    again = run_script("finetune.py", *FLAGS, "--mixture", cwd=root)
+    assert again.returncode == 0 and "mixture-first+last is fine-tuned already" in again.stdout
+    assert "first is one" in refusal(root, "finetune.py", *FLAGS, "--mixture", "--train-dataset=first")
+
+
 def test_what_cannot_be_given_is_said(root):
     given = (*MINE, "method=given")
     theirs(root, "ia3", root / "vectors.pt")

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import xxhash
 from PIL.Image import Image
 from torch import Generator, Tensor, nn
+from torch.utils.data import Dataset
 from torchvision.transforms import Compose, Normalize
 
 from src.checkpoints.naming import Spelling, spelled_like, without_prefix, without_wrappers
@@ -35,12 +36,14 @@ from src.models.clip.loading import (
     load_tokenizer,
     resolve_quick_gelu,
 )
+from src.models.clip.mixed import MixedImages
 from src.models.clip.pixel_cache import PixelStore, Split
 from src.models.family import PRECISIONS, Batch, ClassPredictor, Predictor, TaskLike, Trainable
 from src.models.hf_clip import PROJECTIONS, from_hf, hf_prefix, is_hf
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.models.linearize import tangent
 from src.models.loader import ExampleId, load_batches
+from src.models.mixture import Mixture
 from src.models.modes import LowRank, Mode, trained_parameters
 from src.models.sampling import draw
 from src.state_dict import StateDict, combined_digest, digest, entry_digest, outline
@@ -117,6 +120,7 @@ class Clip:
         self._train_transform, self._eval_transform = _up_to_pixels(train_transform), _up_to_pixels(eval_transform)
         self._normalise: Normalize = eval_transform.transforms[-1]
         self._heads: dict[str, tuple[Tensor, str]] = {}  # of each task, with its digest
+        self._parts: dict[str, Tensor] = {}  # of each mixture, the number of the task that each class of its head is of
         self._splits: dict[tuple[str, str], Split] = {}
         self._model_outline = {PREFIX + key: leaf for key, leaf in self._clip.state_dict().items() if not key.startswith(TEXT)}
         self.pretrained: StateDict = {key: leaf.detach().cpu().clone() for key, leaf in self._model_outline.items()}
@@ -212,6 +216,8 @@ class Clip:
 
     def prepare(self, task: TaskLike) -> str:
         """Build the task's head, or read it; return its digest."""
+        if isinstance(task, Mixture):
+            return self._prepare_mixture(task)
         if task.name not in self._heads:
             weight = self._head_source.weight(task, lambda: self.identity + self._text_digest, self._build_head)
             weight = weight.to(self.device)
@@ -223,6 +229,17 @@ class Clip:
                 )
             self._heads[task.name] = weight, digest([("weight", weight)])
         return self._heads[task.name][1]
+
+    def _prepare_mixture(self, mixture: Mixture) -> str:
+        """Build the head of all classes of a mixture, of which each task's are a part; return its digest."""
+        for task in mixture.tasks:
+            self.prepare(task)
+        heads = [self._heads[task.name][0] for task in mixture.tasks]
+        weight = torch.cat(heads)
+        self._heads[mixture.name] = weight, digest([("weight", weight)])
+        sizes = torch.tensor([len(head) for head in heads], device=self.device)
+        self._parts[mixture.name] = torch.arange(len(heads), device=self.device).repeat_interleave(sizes)
+        return self._heads[mixture.name][1]
 
     def spans(self, task: TaskLike, split: str) -> Sequence[range]:
         return self._split(task, split).spans
@@ -246,11 +263,17 @@ class Clip:
     def training_batches(
         self, task: TaskLike, batches: Iterable[Sequence[ExampleId]], seed: int, workers: int
     ) -> Iterator[Batch]:
-        images = AugmentedImages(partial(task.examples, "train"), lambda image: _to_tensor(self._train_transform(image)), seed)
+        examples = cache(partial(self._training_examples, task))
+        images = AugmentedImages(examples, lambda image: _to_tensor(self._train_transform(image)), seed)
         on_gpu = self.device.type == "cuda"
         on_cpu = load_batches(images, batches, workers, pinned=on_gpu)
         on_device = (Batch(task.name, *(leaf.to(self.device, non_blocking=on_gpu) for leaf in leaves)) for leaves in on_cpu)
         return _prefetch(on_device) if on_gpu else on_device
+
+    def _training_examples(self, task: TaskLike) -> Dataset:
+        if not isinstance(task, Mixture):
+            return task.training_examples()
+        return MixedImages(task.training_examples(), [len(self._heads[each.name][0]) for each in task.tasks])
 
     def data_digest(self, task: TaskLike, split: str) -> str:
         return self._split(task, split).digest
@@ -350,7 +373,12 @@ class Clip:
             return F.normalize(features.float(), dim=-1) @ self._heads[task][0].T
 
     def _summed_loss(self, features: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(self._logits(features, batch.task), batch.labels, reduction="sum")
+        """Return the cross-entropy summed over a batch; of a mixture, each image's among the classes of its own task."""
+        logits = self._logits(features, batch.task)
+        if batch.task in self._parts:
+            parts = self._parts[batch.task]
+            logits = logits.masked_fill(parts != parts[batch.labels, None], -torch.inf)
+        return F.cross_entropy(logits, batch.labels, reduction="sum")
 
     @contextlib.contextmanager
     def _training_mode(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from src.errors import UserError
 from src.models.adapters import add_lora
 from src.models.family import PRECISIONS, Batch, TaskLike, Trainable
 from src.models.loader import ExampleId, load_batches
+from src.models.mixture import tasks_of
 from src.models.modes import LowRank, Mode, trained_parameters
 from src.models.sampling import draw
 from src.models.t5.files import find_model
@@ -158,11 +159,12 @@ class T5:
 
     def prepare(self, task: TaskLike) -> str:
         """Remember the task; return the tokenizer's digest, as nothing else answers. Raise UserError if it is none of text."""
-        if not hasattr(task, "metric"):
-            raise UserError(
-                f"{task.name} is no task of text, and {self.name} reads nothing else; choose other tasks or another model"
-            )
-        self._tasks[task.name] = task
+        for each in tasks_of(task):
+            if not hasattr(each, "metric"):
+                raise UserError(
+                    f"{each.name} is no task of text, and {self.name} reads nothing else; choose other tasks or another model"
+                )
+            self._tasks[each.name] = each
         return self._tokens.digest
 
     def spans(self, task: TextTaskLike, split: str) -> Sequence[range]:
