@@ -106,7 +106,8 @@ def test_the_manifest_knows_the_demo_s_recipe_in_every_mode():
     shipped = set()
     for path in (ROOT / "config" / "finetuning_mode").glob("*.yaml"):
         config = compose_config([f"finetuning_mode={path.stem}"])
-        shipped.add(recipe_digest(vars(build_recipe(config, "Digits")), build_mode(config).training))
+        if not build_mode(config).ia3:  # which is for text
+            shipped.add(recipe_digest(build_recipe(config, "Digits").facts, build_mode(config).training))
     assert set(demo["recipes"]) == shipped
 
 
