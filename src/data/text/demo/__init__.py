@@ -1,0 +1,1 @@
+"""The eight written tasks of the text demo."""
