@@ -1,1 +1,1 @@
-"""Text tasks."""
+"""Text tasks: rows of tables, put into words by templates."""

@@ -1,4 +1,4 @@
-"""Examples of text tasks."""
+"""What a text model reads and answers."""
 
 from dataclasses import dataclass
 
