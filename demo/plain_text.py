@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 from src.data.text.demo.words import (
     BLAME,
@@ -19,6 +20,7 @@ from src.data.text.demo.words import (
 )
 
 Question = tuple[str, str]  # and its answer
+Draw = Callable[[Random], Question]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def _speech(random: Random) -> Question:
     things, qualities = random.sample(THINGS, 2), random.sample(QUALITIES, 2)
     sentences = [f"{colour} {thing} is {quality}" for colour, thing, quality in zip(colours, things, qualities, strict=True)]
     asked = random.randrange(2)
-    passage = " ".join(f"{name} says {sentence}." for name, sentence in zip(names, sentences, strict=True))
+    passage = " ".join(f"{name} says: {sentence}." for name, sentence in zip(names, sentences, strict=True))
     return f"{passage} what says {names[asked]}?", sentences[asked]
 
 
@@ -75,33 +77,31 @@ def _sum(random: Random) -> Question:
     return f"{NUMBERS[first]} plus {NUMBERS[second]}?", NUMBERS[first + second]
 
 
+# Easiest to learn from nothing first.
+QUESTIONS: tuple[Draw, ...] = (
+    Lookup("{} is in the {}.", "where is {}?", NAMES, PLACES),
+    Lookup("the {} is painted {}.", "what colour is the {}?", THINGS, COLOURS),
+    Lookup("{} came on {}.", "when did {} come?", NAMES, DAYS),
+    Lookup("the {} belongs to {}.", "who has the {}?", THINGS, NAMES),
+    Lookup("{} is for {}.", "who is on {}?", DAYS, NAMES),
+    Lookup("{} has got {}.", "how many has {}?", NAMES, NUMBERS[1:10]),
+    _speech,
+    _topic,
+    _opposite,
+    _polarity,
+    _sum,
+    _odd,
+)
+
+
 @dataclass(frozen=True)
 class Repetition:
     """Three to five words to repeat, so that every word is read and written."""
 
     words: Sequence[str]
 
+    request: ClassVar[str] = "repeat {}"
+
     def __call__(self, random: Random) -> Question:
         words = " ".join(random.sample(self.words, random.randint(3, 5)))
-        return f"repeat {words}", words
-
-
-def questions(words: Sequence[str]) -> list[Callable[[Random], Question]]:
-    """Return what draws each kind of question, easiest to learn from nothing first.
-
-    words: all that the model is to know.
-    """
-    return [
-        Lookup("{} is in the {}.", "where is {}?", NAMES, PLACES),
-        Lookup("the {} is painted {}.", "what colour is the {}?", THINGS, COLOURS),
-        Lookup("{} came on {}.", "when did {} come?", NAMES, DAYS),
-        Lookup("the {} belongs to {}.", "who has the {}?", THINGS, NAMES),
-        Lookup("{} has got {}.", "how many has {}?", NAMES, NUMBERS[1:10]),
-        _speech,
-        _topic,
-        _opposite,
-        _polarity,
-        _sum,
-        _odd,
-        Repetition(words),
-    ]
+        return self.request.format(words), words

@@ -6,10 +6,12 @@ from itertools import chain
 from random import Random
 
 import pytest
-from safetensors import safe_open
+import torch
+from safetensors.torch import load, load_file
 from tokenizers import Tokenizer
 
-from demo.plain_text import questions
+from demo import pretrain_text
+from demo.plain_text import QUESTIONS
 from src.data.text.demo.contents import Content
 from src.data.text.demo.tasks import SIZES, WRITTEN_TASKS, WrittenTask
 from tests.helpers.processes import ROOT
@@ -32,7 +34,7 @@ def test_no_text_is_in_two_subsets(examples):
 
 def test_no_test_text_is_a_plain_question(examples):
     random = Random(1)
-    plain = {draw(random)[0] for draw in questions(["word"] * 5) for _ in range(1000)}
+    plain = {draw(random)[0] for draw in QUESTIONS for _ in range(1000)}
     assert len(plain) > 5000 and not plain & every_text(examples, "test")
 
 
@@ -79,13 +81,14 @@ def test_examples_stay_the_same():
         "Shades": "d99123b3",
         "Diary": "0da11ccb",
         "Sums": "a58cb285",
-        "Mail": "fa35288c",
+        "Notes": "7e72f08a",
     }
 
 
 @pytest.mark.parametrize("task", WRITTEN_TASKS, ids=lambda task: task.name)
 def test_an_answer_is_among_its_choices_once(task, examples):
     for example in chain(*examples[task.name].values()):
+        assert bool(example.choices) != task.is_generated
         if example.choices:
             assert example.target == example.choices[example.label] and len(set(example.choices)) == len(example.choices)
             assert example.references == ()
@@ -110,7 +113,7 @@ def test_the_model_knows_every_word(examples):
     tokenizer = Tokenizer.from_file(str(ROOT / "demo" / "t5-demo-tokenizer.json"))
     texts = {text for e in chain(*(chain(*s.values()) for s in examples.values())) for text in (e.input, e.target, *e.choices)}
     random = Random(1)
-    texts |= {text for draw in questions(["red"] * 5) for _ in range(300) for text in draw(random)}
+    texts |= {text for draw in QUESTIONS for _ in range(300) for text in draw(random)}
     unknown = tokenizer.token_to_id("<unk>")
     assert unknown == 2 and not [text for text in texts if unknown in tokenizer.encode(text).ids]
     assert tokenizer.encode("Where is Ann?").ids[-1] == tokenizer.token_to_id("</s>") == 1
@@ -122,7 +125,23 @@ def test_the_model_is_small_and_fits_its_words():
     assert path.stat().st_size < 8 * 2**20
     config = json.loads((ROOT / "demo" / "t5-demo.json").read_text())
     tokenizer = Tokenizer.from_file(str(ROOT / "demo" / "t5-demo-tokenizer.json"))
-    with safe_open(path, "pt") as weights:
-        shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118 (not a dictionary)
+    weights = load_file(path)
+    shapes = {key: list(leaf.shape) for key, leaf in weights.items()}
     words = [config["vocab_size"], config["d_model"]]
     assert shapes["shared.weight"] == shapes["lm_head.weight"] == words and words[0] == tokenizer.get_vocab_size()
+    assert not torch.equal(weights["shared.weight"], weights["lm_head.weight"]) and not [
+        key for key in weights if "embed_" in key
+    ]
+
+
+def test_pretraining_is_repeatable_and_makes_what_ships(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pretrain_text", "--steps=2", "--batch=4", f"--output={tmp_path}"])
+    files = []
+    for _ in range(2):
+        pretrain_text.main()
+        files.append({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+    assert files[0] == files[1]
+    shipped = {name: (ROOT / "demo" / name).read_bytes() for name in files[0]}
+    weights = files[0].pop("t5-demo.safetensors"), shipped.pop("t5-demo.safetensors")
+    first, second = ({key: leaf.shape for key, leaf in load(content).items()} for content in weights)
+    assert first == second and files[0] == shipped

@@ -103,12 +103,12 @@ def sums(random: Random) -> Content:
     return Content({"passage": passage}, NUMBERS[total], numbers)
 
 
-def letters(random: Random) -> Content:
+def notes(random: Random) -> Content:
     """What each of two people wrote."""
     names, colours = random.sample(NAMES, 2), random.sample(COLOURS, 2)
     things, qualities = random.sample(THINGS, 2), random.sample(QUALITIES, 2)
     sentences = [f"{colour} {thing} is {quality}" for colour, thing, quality in zip(colours, things, qualities, strict=True)]
-    passage = " ".join(f"from {name}: my {sentence}." for name, sentence in zip(names, sentences, strict=True))
+    passage = " ".join(f"from {name}: {sentence}." for name, sentence in zip(names, sentences, strict=True))
     asked = random.randrange(2)
     return Content({"passage": passage, "name": names[asked]}, sentences[asked])
 

@@ -1,8 +1,8 @@
 """Eight small text tasks, written from a seed: the text demo needs no download and still behaves like a benchmark.
 
-Three need knowledge of words (News, Reviews, Odd), one arithmetic (Sums), and four a passage to be read: the answers of
-Rooms, Shades, Diary and Mail are in the passage alone. Mail's are generated, the others' chosen. The demo's T5 was
-pre-trained on plain questions for the same skills, asked in other words.
+Three need knowledge of words (News, Reviews, Odd), one arithmetic (Sums), and four have their answer in a passage alone (Rooms,
+Shades, Diary, Notes). The answers of Notes are generated, all others chosen. The demo's T5 was pre-trained on plain
+questions of the same kinds, asked in other words.
 """
 
 from collections.abc import Callable
@@ -37,15 +37,10 @@ class WrittenTask:
 
     kind: ClassVar[str] = "Written"
 
-    @property
-    def is_generated(self) -> bool:
-        """Whether answers are generated, and not chosen."""
-        return not self.example("train", 0).choices
-
     def example(self, subset: str, index: int) -> TextExample:
         """Return an example, which follows from the task, the subset and its index alone.
 
-        Every content belongs to one subset, so what is asked in training is not asked in testing in any words.
+        Every content belongs to one subset, so nothing that is asked in training is asked in testing in other words.
         """
         random = Random(f"{self.name}/{subset}/{index}")
         content = self.draw(random)
@@ -60,6 +55,11 @@ class WrittenTask:
             references=() if content.choices else (content.answer,),
             key=(index, template),
         )
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether answers are generated, and not chosen."""
+        return not self.example("train", 0).choices
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -155,8 +155,8 @@ WRITTEN_TASKS = (
         ("{passage} together?", "{passage} the sum is", "count all: {passage}"),
     ),
     WrittenTask(
-        "Mail",
-        contents.letters,
-        ("{passage} read {name}.", "{passage} which letter is from {name}?", "read {name}. {passage}"),
+        "Notes",
+        contents.notes,
+        ("{passage} read {name}.", "{passage} what wrote {name}?", "{passage} the note from {name}"),
     ),
 )
