@@ -72,9 +72,8 @@ def base_t5(device: torch.device, folder: Path) -> Likelihood:
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
     model.config.tie_word_embeddings = False
     model.save_pretrained(folder)
-    (folder / "config.json").write_text(
-        json.dumps({**json.loads((folder / "config.json").read_text()), "tie_word_embeddings": False})
-    )
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "tie_word_embeddings": False, "scale_decoder_outputs": False}))
     Tokenizer(WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>")).save(str(folder / "tokenizer.json"))
     return T5(TEXT, str(folder), device, folder)
 

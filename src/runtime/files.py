@@ -85,14 +85,18 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of a file that takes long to make; `on_wait` is called first if another process holds it.
 
     The lock is a file beside it, which stays: who waits for it and who comes later must lock the same one.
+
+    Raise UserError if the folder cannot be made, or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _prepare(path.parent)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         on_wait()
         lock.acquire()
+    except OSError as error:
+        raise UserError(f"the folder {path.parent} cannot be written ({error.strerror}); choose another place") from error
     try:
         yield
     finally:

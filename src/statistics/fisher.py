@@ -16,9 +16,9 @@ from src.statistics.collector import Collector, Sums
 from src.statistics.layers import layers_computed_by, linear
 from src.statistics.likelihood import Entries, Likelihood
 
-GRADIENT_BYTES = 2**28  # of the gradients of the examples that are differentiated together
+GRADIENT_BYTES = 2**29  # of the gradients of the examples that are differentiated together
 MOST_TOGETHER = 64  # of these examples
-PRODUCTS = 2**20  # entries of gradients of a layer that are squared and added up while they are in a processor's cache
+PRODUCTS = 2**20  # entries of examples' gradients that are squared together, so that they stay in a processor's cache
 
 
 class FisherCollector(Collector):
@@ -64,11 +64,15 @@ class FisherCollector(Collector):
         for name, gradient in gradients.items():
             shape = SHAPES[self.kind](self._moving[name].shape)
             total = self._sums.at(name, shape, gradient.device, weights.sum().item())
-            total += gradient[0] if name in summed else self._product(gradient)
+            if name in summed:
+                total += gradient[0]
+            else:
+                self._add(total, gradient)
 
+    @staticmethod
     @abstractmethod
-    def _product(self, gradients: Tensor) -> Tensor:
-        """Return the sum over examples of what gradients, (n, *shape), are squared to."""
+    def _add(total: Tensor, gradients: Tensor) -> None:
+        """Add what gradients, (n, *shape), are squared to."""
 
 
 class FisherDiagonal(FisherCollector):
@@ -76,8 +80,9 @@ class FisherDiagonal(FisherCollector):
 
     kind = FISHER_DIAG
 
-    def _product(self, gradients: Tensor) -> Tensor:
-        return gradients.square().sum(0)
+    @staticmethod
+    def _add(total: Tensor, gradients: Tensor) -> None:
+        add_squares(total, gradients)
 
 
 class FisherBlocks(FisherCollector):
@@ -85,8 +90,9 @@ class FisherBlocks(FisherCollector):
 
     kind = FISHER_BLOCK
 
-    def _product(self, gradients: Tensor) -> Tensor:
-        return gradients.T @ gradients
+    @staticmethod
+    def _add(total: Tensor, gradients: Tensor) -> None:
+        total.addmm_(gradients.T, gradients)
 
 
 class SquaredLinear(Function):
@@ -127,11 +133,21 @@ class SquaredProduct(Function):
         left, right = (leaf.expand(info.batch_size, *leaf.shape) if dimension is None else leaf.movedim(dimension, 0)
                        for leaf, dimension in zip((left, right), dimensions))  # fmt: skip
         total = left.new_zeros(left.shape[-1], right.shape[-1])
-        size = max(1, PRODUCTS // total.numel())
+        size = together(total)
         for some, others in zip(left.split(size), right.split(size)):
-            products = torch.bmm(some.mT, others)
-            if len(products) == 1:
-                total.addcmul_(products[0], products[0])
-            else:
-                total += products.square_().sum(0)
+            add_squares(total, torch.bmm(some.mT, others))
         return total, None
+
+
+def together(total: Tensor) -> int:
+    """Return how many examples' entries of this shape are squared together."""
+    return max(1, PRODUCTS // total.numel())
+
+
+def add_squares(total: Tensor, entries: Tensor) -> None:
+    """Add the squares of examples' entries, (n, *shape); of large ones no copy is made."""
+    for some in entries.split(together(total)):
+        if len(some) == 1:
+            total.addcmul_(some[0], some[0])
+        else:
+            total += some.square().sum(0)

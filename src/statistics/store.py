@@ -70,21 +70,12 @@ class CollectedStatistics(Mapping[str, Mapping[str, StateDict]]):
         return Provenance(kind, self.digests[task], {"task": task, **asdict(self.settings), **data})
 
     def _collect(self, task: str, kind: str) -> None:
-        """Write a kind of statistic of a task's model, and what else comes with it, unless another run does it meanwhile.
-
-        Raise UserError if the folder beside the checkpoint cannot be written.
-        """
+        """Write a kind of statistic of a task's model, and what else comes with it, unless another run does it meanwhile."""
         path, what = self._path(task, kind), f"{kind} of {task}"
         wait = partial(self.progress.report, f"waiting for another run that collects {what}", 0)
-        try:
-            with locked(path, wait):
-                if not self._is_there(task, kind):
-                    self._save(task, kind)
-        except OSError as error:
-            raise UserError(
-                f"the folder {path.parent}, where statistics are kept, cannot be written ({error.strerror}); copy the checkpoint "
-                "to one that can"
-            ) from error
+        with locked(path, wait):
+            if not self._is_there(task, kind):
+                self._save(task, kind)
 
     def _save(self, task: str, kind: str) -> None:
         family, each = self.family, self.tasks[task]
@@ -97,5 +88,6 @@ class CollectedStatistics(Mapping[str, Mapping[str, StateDict]]):
         state = CollectionState(path.with_name(f"{path.stem}_unfinished.safetensors"), about, self.save_minutes)
         seen = partial(self.progress.report, f"collecting {kind} of {task}")
         for found in collect(family, entries, each, kind, self.settings, self.batch_size, state, seen):
-            save_statistic(found, self._path(task, found.kind), self._provenance(task, found.kind))
+            if not self._is_there(task, found.kind):  # else it came with another kind, or by itself
+                save_statistic(found, self._path(task, found.kind), self._provenance(task, found.kind))
         state.remove()

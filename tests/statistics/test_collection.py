@@ -8,6 +8,7 @@ from torch import nn
 
 from src.errors import UserError
 from src.models.family import Batch
+from src.statistics import gram
 from src.statistics.collection import COLLECTORS, StatisticsSettings, collect
 from src.statistics.labels import LABELS
 from tests.helpers.likely_families import IMAGES, ia3_family, image_family, image_task, text_family
@@ -97,7 +98,9 @@ def test_expected_labels_are_the_sum_over_classes_by_their_probabilities(name, k
         assert_close(leaf.triu() if "gram" in kind else leaf, (mean.triu() if "gram" in kind else mean).float())
 
 
-def test_gram_matrices_are_the_means_over_the_tokens_that_count():
+@pytest.mark.parametrize("panel", [7, 512])
+def test_gram_matrices_are_the_means_over_the_tokens_that_count(panel, monkeypatch):
+    monkeypatch.setattr(gram, "PANEL", panel)
     family, batch = whole_batch("text")
     seen = {}
     hooks = [family.module.get_submodule(key.removesuffix(".weight")).register_forward_hook(
@@ -114,6 +117,26 @@ def test_gram_matrices_are_the_means_over_the_tokens_that_count():
         assert_close(found.means[first], inputs[mask].T @ inputs[mask] / mask.sum())
         assert found.counts[first] == counts["input" if is_input else "target"]
     assert counts["input"] != counts["target"]
+
+
+def test_tokens_that_do_not_count_add_no_gradients():
+    """As the start that the released code leaves before answers that it draws: what follows sees it, so it has a gradient."""
+    family, batch = whole_batch("text")
+    batch = replace(batch, inputs={**batch.inputs, "target": nn.functional.pad(batch.inputs["target"], (1, 0))})
+    collector = COLLECTORS["gram_out"](family, family.on_device(family.pretrained))
+    collector.add(batch, torch.ones(6))
+    outputs = {}
+    hooks = [family.module.get_submodule(key.removesuffix(".weight")).register_forward_hook(
+        lambda module, inputs, output, key=key: outputs.update({key: output})) for key in family.linear_layers()]  # fmt: skip
+    entries = {key: leaf.clone().requires_grad_() for key, leaf in family.on_device(family.pretrained).items()}
+    objective = family.objective(entries, batch).sum()
+    for hook in hooks:
+        hook.remove()
+    found = collector.statistics[1].means
+    key, mask = "decoder.block.0.layer.0.SelfAttention.k.weight", batch.inputs["target"] != 0
+    (gradient,) = torch.autograd.grad(objective, [outputs[key]])
+    assert gradient[:, 0].any() and not mask[:, 0].any()
+    assert_close(found[key], gradient[mask].T @ gradient[mask] / mask.sum())
 
 
 def test_layers_that_read_one_tensor_share_a_matrix():

@@ -93,6 +93,10 @@ def test_matrices_of_inputs_come_with_those_of_gradients(tmp_path):
     (tmp_path / "alpha.safetensors").write_bytes((GOLDEN / "inputs" / "full_alpha.safetensors").read_bytes())
     whole = store(tmp_path, text_family(), tasks=("alpha",))
     assert whole["gram_out"] and collected(whole, "gram_in") == []
+    before = contents(tmp_path)
+    (tmp_path / "statistics" / "alpha_alpha_gram_out_true_val.safetensors").unlink()
+    inode = (kept := tmp_path / "statistics" / "alpha_alpha_gram_in_true_val.safetensors").stat().st_ino
+    assert whole["gram_out"] and contents(tmp_path) == before and kept.stat().st_ino == inode
     inputs = whole["gram_in"]["alpha"]
     assert set(inputs) == set(text_family().linear_layers())
     names = ("encoder.block.0.layer.0.SelfAttention.q.weight", "encoder.block.0.layer.0.SelfAttention.v.weight")
@@ -215,7 +219,12 @@ def report_to(folder, pipe):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "statistics").write_text("a file")
-    with pytest.raises(UserError, match=rf"the folder {tmp_path}/statistics, .* cannot be written .*; copy the checkpoint"):
+    with pytest.raises(UserError, match=rf"the folder {tmp_path}/statistics cannot be made .*; choose another place"):
+        store(tmp_path)["fisher_diag"]
+    (tmp_path / "statistics").unlink()
+    lock = tmp_path / "statistics" / ".alpha_alpha_fisher_diag_true_val.safetensors.lock"
+    lock.mkdir(parents=True)  # stands for a folder that is not ours, as the tests may run as root
+    with pytest.raises(UserError, match=rf"the folder {tmp_path}/statistics cannot be written .*; choose another place"):
         store(tmp_path)["fisher_diag"]
 
 

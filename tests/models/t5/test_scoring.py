@@ -177,7 +177,7 @@ def test_an_answer_has_at_most_so_many_tokens_and_nothing_after_its_end():
 def test_samples_follow_the_probabilities_and_their_seed():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(20_000, 4)
     for top, expected in ((None, [0.5, 0.3, 0.15, 0.05]), (2, [0.625, 0.375, 0.0, 0.0]), (50, [0.5, 0.3, 0.15, 0.05])):
-        drawn, again = (sampler(torch.Generator().manual_seed(3), top)(logits) for _ in range(2))
+        drawn, again = (sampler([torch.Generator().manual_seed(3)] * len(logits), top)(logits) for _ in range(2))
         assert torch.equal(drawn, again)
         shares = drawn.bincount(minlength=4) / len(drawn)
         torch.testing.assert_close(shares, torch.tensor(expected), atol=0.02, rtol=0)
