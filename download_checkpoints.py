@@ -1,8 +1,9 @@
-"""Download the published checkpoints of the twenty image tasks, with their heads, or their TALL masks.
+"""Download the published checkpoints of the twenty image tasks, with their heads, or their TALL masks; say where MaTS' are.
 
     python download_checkpoints.py --model=ViT-B-32 --kind=checkpoints
     python download_checkpoints.py --model=ViT-L-14 --kind=tall_masks
     python download_checkpoints.py --model=ViT-B-16 --kind=checkpoints --source=drive      needs gdown
+    python download_checkpoints.py --model=t5-large-lm-adapt                               in a bucket, and copied by hand
 
 They come to the folder that main.py reads (--model-location) and are used there as they lie. What was interrupted goes
 on where it stopped; what is there is not fetched again. HF_ENDPOINT names a mirror of the Hub.
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from command_line.config import published_tasks
 from command_line.console import ProgressBar, run_script
+from src.checkpoints import mats
 from src.checkpoints.opening import open_all
 from src.checkpoints.published import SERVED_MODELS, PublishedFiles
 from src.checkpoints.shards import PICKLED
@@ -31,12 +33,17 @@ ENDINGS = {"checkpoints": (".pt", ".safetensors"), "tall_masks": (".npy",)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, choices=list(SERVED_MODELS))
-    parser.add_argument("--kind", required=True, choices=list(ENDINGS))
+    parser.add_argument("--model", required=True, choices=[*SERVED_MODELS, mats.MODEL])
+    parser.add_argument("--kind", choices=list(ENDINGS), help="needed but for text models, which have checkpoints alone")
     parser.add_argument("--source", default="hub", choices=["hub", "drive"], help="Hugging Face, or Google Drive")
     parser.add_argument("--model-location", default="checkpoints", help="as main.py's model_location")
     options = parser.parse_args()
     models = expand_path(options.model_location)
+    if options.model == mats.MODEL:
+        check_bucket(models)
+        return
+    if options.kind is None:
+        raise UserError(f"--kind is needed: {' or '.join(ENDINGS)}")
     if options.source == "drive":
         folder = models / options.model if options.kind == "checkpoints" else models / "tall_masks" / options.model
         fetch_folder(FOLDERS[options.kind, options.model], folder)
@@ -67,6 +74,21 @@ def check_checkpoints(published: PublishedFiles, model: str) -> None:
         for kind, missing in published.missing(tasks).items()
         if missing
     )
+
+
+def check_bucket(models: Path) -> None:
+    """Open the checkpoints of MaTS that were copied. Raise UserError if there are none, with where they are."""
+    published = PublishedFiles(models, mats.MODEL)
+    files = {f"{task} ({mode})": path for mode, steps in mats.STEPS.items() for task in steps
+             if (path := published.finetuned(task, mode))}  # fmt: skip
+    if not files:
+        raise UserError(
+            f"the checkpoints of {mats.MODEL} lie in a bucket that is not read from here: copy {mats.BUCKET}/exp_out/p3 to "
+            f"{models}/exp_out/p3 as it is there ({mats.PAGE}), and main.py finds them; its models in exp_out/merging and "
+            "exp_out/p3_eight_qa are scored wherever they are, with method=given method.weights=FILE"
+        )
+    open_all(files)
+    print(f"{mats.MODEL}: {len(files)} checkpoints are there, and all of them open: {', '.join(files)}")
 
 
 def check_masks(published: PublishedFiles, model: str) -> None:

@@ -12,6 +12,7 @@ from command_line.console import ProgressBar
 from command_line.overrides import parse_overrides, quoted, shell_word, typed_overrides
 from command_line.paths import Paths
 from command_line.readers import FINETUNE, unread_name
+from src.checkpoints import mats
 from src.checkpoints.published import SERVED_MODELS, file_names
 from src.checkpoints.shards import split_part
 from src.data.registry import find_tasks, require_data
@@ -126,11 +127,13 @@ def _missing_heads(config: DictConfig, paths: Paths, names: list[str]) -> list[s
 def _download(config: DictConfig, tasks: list[str]) -> str:
     """Return the command that downloads this model's checkpoints of tasks, with an "or" behind it; "" if nobody serves any."""
     model, mode = HydraConfig.get().runtime.choices.model, config.finetuning_mode.name
+    folder = shell_word(f"--model-location={config.model_location}")
+    if config.model.name == model == mats.MODEL and set(tasks) & mats.STEPS.get(config.finetuning_mode.files, {}).keys():
+        return f"python download_checkpoints.py --model={model} {folder}, which says where they are, or "
     is_served = config.model.name == model in SERVED_MODELS and config.model.pretrained == "openai" and mode in STANDARD_WEIGHTS
     served = [task for task in tasks if task in published_tasks()]
     if not (is_served and served):
         return ""
-    folder = shell_word(f"--model-location={config.model_location}")
     which = "" if served == tasks else f" for {', '.join(served)}"
     return f"python download_checkpoints.py --model={model} --kind=checkpoints {folder}{which}, or "
 

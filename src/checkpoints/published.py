@@ -2,6 +2,7 @@
 
 Sets of checkpoints come as `<model>/<Task>Val/nonlinear_finetuned.pt` and `<model>/head_<Task>Val.pt`, with more folders
 around them wherever they are published; those of tangent task arithmetic say `finetuned.pt` for `nonlinear_finetuned.pt`.
+MaTS' lie as in its bucket (see `mats`).
 """
 
 import os
@@ -9,11 +10,12 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+from src.checkpoints import mats
 from src.checkpoints.shards import ADAPTER
 
 SUFFIXES = (".safetensors", ".pt")  # the preferred one first
 ENDINGS = {"lora": (f"/{ADAPTER}", *SUFFIXES)}  # of the modes whose files have others than SUFFIXES, the preferred one first
-FILE_PREFIXES = ("nonlinear", "linear", "linear-2", "lora")  # of fine-tuned models, by how they were trained
+FILE_PREFIXES = ("nonlinear", "linear", "linear-2", "lora", "ia3")  # of fine-tuned models, by how they were trained
 MASKS = "TALL_mask*.npy"
 SERVED_MODELS = {"ViT-B-32": "*32*", "ViT-B-16": "*16*", "ViT-L-14": "*14*"}  # published models, and patterns of their files
 
@@ -26,7 +28,8 @@ class PublishedFiles:
 
     def finetuned(self, task: str, mode: str = FILE_PREFIXES[0]) -> Path | None:
         """Return the path of a task's fine-tuned checkpoint; None if there is none."""
-        return self._first(f"{folder}/{name}" for folder in (f"{task}Val", task) for name in file_names(mode, "finetuned"))
+        own = self._first(f"{folder}/{name}" for folder in (f"{task}Val", task) for name in file_names(mode, "finetuned"))
+        return own or mats.finetuned_in(self._files, self._model, task, mode)
 
     def all_finetuned(self, mode: str) -> list[Path]:
         """Return the fine-tuned checkpoints of all tasks, whatever their folders are called."""
@@ -69,9 +72,9 @@ class PublishedFiles:
     @cached_property
     def _files(self) -> list[Path]:
         """All files below folders of the model's name, those with the shortest paths first."""
-        files, visited = [], set()
+        files, visited, names_of_model = [], set(), {self._model, mats.folder_of(self._model)}
         for folder, subfolders, names in os.walk(self._models, followlinks=True):
-            is_own = self._model in Path(folder).relative_to(self._models).parts
+            is_own = not names_of_model.isdisjoint(Path(folder).relative_to(self._models).parts)
             visit = (is_own, os.path.realpath(folder))
             subfolders[:] = [name for name in subfolders if not name.startswith(".") and visit not in visited]
             if is_own and visit not in visited:

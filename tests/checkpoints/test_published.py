@@ -295,3 +295,46 @@ def test_an_original_whose_conversion_is_another_is_kept_and_not_called_removed(
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     done = run_fresh("convert_checkpoints.py", "nowhere", cwd=tmp_path)
     assert done.returncode == 1 and "there is no folder nowhere" in done.stderr
+
+
+BUCKET_FILES = {
+    ("paws", "nonlinear"): "p3/paws/google-t5-large-lm-adapt/2023-01-02-03-04-05/checkpoints/checkpoint_1299.pt",
+    ("rte", "nonlinear"): "p3/rte/google-t5-large-lm-adapt/full_model/2023-01-02-03-04-05/checkpoints/checkpoint_399.pt",
+    ("paws", "ia3"): "p3/paws/google-t5-large-lm-adapt/ia3/2023-01-02-03-04-05/checkpoints/checkpoint_2699.pt",
+}
+DECOYS = (
+    "p3/paws/google-t5-large-lm-adapt/2023-01-02-03-04-05/checkpoints/checkpoint_1399.pt",
+    "p3/paws/google-t5-xl-lm-adapt/2023-01-02-03-04-05/checkpoints/checkpoint_1299.pt",
+    "p3/quail/google-t5-large-lm-adapt/ia3/2023-01-02-03-04-05/checkpoints/checkpoint_999.pt",
+    "merging/p3/p3_eight_qa/google-t5-large-lm-adapt/full_model/average/merged_model.pt",
+)
+
+
+def test_checkpoints_of_mats_are_found_as_they_lie_in_their_bucket(tmp_path, monkeypatch, capsys):
+    """Those that were merged: of the task, all weights or vectors, and the step of the best validation score."""
+    monkeypatch.setattr(sys, "argv", ["x", "--model=t5-large-lm-adapt", f"--model-location={tmp_path}"])
+    with pytest.raises(UserError, match=r"copy gs://\S+/exp_out/p3 to \S+/exp_out/p3 .* method=given method.weights=FILE"):
+        download_checkpoints.main()
+    for name in (*BUCKET_FILES.values(), *DECOYS):
+        path = tmp_path / "exp_out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"transformer.shared.weight": torch.ones(2, 2)}, path)
+    published = PublishedFiles(tmp_path, "t5-large-lm-adapt")
+    for (task, mode), name in BUCKET_FILES.items():
+        assert published.finetuned(task, mode) == tmp_path / "exp_out" / name
+    assert published.finetuned("quail") is published.finetuned("rte", "ia3") is published.finetuned("paws", "linear") is None
+    assert PublishedFiles(tmp_path, "t5-base").finetuned("paws") is None
+    download_checkpoints.main()
+    assert (
+        "3 checkpoints are there, and all of them open: paws (nonlinear), rte (nonlinear), paws (ia3)" in capsys.readouterr().out
+    )
+    own = finetuned_path(tmp_path, "t5-large-lm-adapt", "paws")
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert PublishedFiles(tmp_path, "t5-large-lm-adapt").finetuned("paws") == own  # ours comes first
+
+
+def test_the_kind_of_files_of_image_models_is_asked_for(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", f"--model={MODEL}"])
+    with pytest.raises(UserError, match="--kind is needed: checkpoints or tall_masks"):
+        download_checkpoints.main()

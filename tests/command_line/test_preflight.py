@@ -93,6 +93,12 @@ def test_odd_names_come_back_from_the_command_as_they_were(monkeypatch):
         (["model=ViT-B-32", "DATASETS=[Cars]"], "--model=ViT-B-32 --kind=checkpoints --model-location=checkpoints, or python"),
         (["model=ViT-B-32", "DATASETS=[Cars,Digits]"], "--kind=checkpoints --model-location=checkpoints for Cars, or python"),
         (["model=ViT-B-32", "DATASETS=[Cars]", "model_location='a b'"], "'--model-location=a b', or python"),
+        (
+            ["model=t5-large-lm-adapt", "DATASETS=[paws]"],
+            "--model=t5-large-lm-adapt --model-location=checkpoints, which says where",
+        ),
+        (["model=t5-large-lm-adapt", "DATASETS=[paws]", "finetuning_mode=lora"], None),
+        (["model=t5-base", "DATASETS=[paws]"], None),
         (["model=ViT-B-32", "DATASETS=[Digits]"], None),
         (["model=ViT-B-32", "DATASETS=[Cars]", "model.name=mine"], None),
         (["model=ViT-B-32", "DATASETS=[Cars]", "finetuning_mode=linear"], None),
