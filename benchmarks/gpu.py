@@ -254,9 +254,13 @@ class Bench:
 
 @cache
 def methods() -> dict[str, Method]:
-    """Return each method that merges, by name, and the sum with LiNeS; a method with two names is listed under one."""
+    """Return each method that merges, by name, and the sum with LiNeS; a method with two names is listed under one.
+
+    Those that need statistics are measured by benchmarks.statistics.
+    """
     names = sorted(path.stem for path in (ROOT / "config/method").glob("*.yaml"))
     named = {name: build_method(compose_config([f"method={name}"])) for name in names if name not in BASELINES}
+    named = {name: method for name, method in named.items() if method.needs_models and not method.needs}
     first_names = {repr(method.description): name for name, method in reversed(named.items())}
     distinct = {name: method for name, method in named.items() if name in first_names.values()}
     return {**distinct, "sum, LiNeS": build_method(compose_config(["method=sum", "method.apply_lines=True"]))}

@@ -33,6 +33,9 @@ class NoiseTask:
     def examples(self, split: str) -> range:
         return range(self.count)
 
+    def training_examples(self) -> range:
+        return self.examples("train")
+
     def fingerprint(self, split: str) -> str:
         return split
 

@@ -18,7 +18,6 @@ from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.checkpoints.published import FILE_PREFIXES
 from src.checkpoints.reading import Checkpoint, open_tangent_pair
 from src.checkpoints.shards import PICKLED
-from src.data.task import Task
 from src.errors import UserError, plural, raise_any
 from src.merging.lines import with_lines
 from src.merging.method import Method
@@ -32,6 +31,7 @@ from src.statistics.collection import StatisticsSettings
 from src.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from src.data.task import Task
     from src.models.clip.heads import Heads
     from src.models.clip.pixel_cache import PixelStore
 
@@ -123,7 +123,7 @@ def build_recipe(config: DictConfig, task: str) -> Recipe:
     return instantiate({**recipe, "epochs": epochs}, RECIPE, load_plugins(config))
 
 
-def check_modality(config: DictConfig, tasks: Iterable[Task]) -> None:
+def check_modality(config: DictConfig, tasks: Iterable["Task"]) -> None:
     """Raise UserError, before anything is loaded, if the fine-tuning mode or tasks are not for what the model reads."""
     node = OmegaConf.to_container(config.model.family, resolve=True)
     reads = getattr(class_of(node, FAMILY, load_plugins(config)), "modality", None)  # which a family of a user's may not say

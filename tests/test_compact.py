@@ -14,6 +14,7 @@ from src.compact import Compact, masked, masks_as_parts, pack, packed_size, part
 from src.elementwise import add_vector
 from src.errors import UserError
 from src.experiments.storage import storage_of
+from src.merging.engine.inputs import MergeInputs
 from src.state_dict import byte_size
 from src.task_vectors import TaskVector
 from tests.conftest import merge_inputs, tiny_models
@@ -123,15 +124,17 @@ def test_one_stack_serves_all_lambdas_and_tasks(monkeypatch):
     """Masks of the whole grid are made in one pass over the models."""
     inputs = merge_inputs(tiny_models())
     family, _ = build("tall_mask", inputs)
-    passes = []
-    real = type(inputs).each
-    monkeypatch.setattr(type(inputs), "each", lambda self, key, visit: passes.append(key) or real(self, key, visit))
+    passes, groups = [], []
+    each, read = MergeInputs.each, MergeInputs._read
+    monkeypatch.setattr(MergeInputs, "each", lambda self, key, visit: passes.append(key) or each(self, key, visit))
+    monkeypatch.setattr(MergeInputs, "_read", lambda self, group, width: groups.append(group) or read(self, group, width))
     for coefficient in (0.2, 0.3, 0.4, 0.5, 0.6):
         for vector in family(coefficient).values():
             for key in vector:
                 vector[key]
     changed = [key for key in inputs.outline if inputs.changed(key)]
-    assert sorted(passes) == sorted(2 * changed)  # once for the sum, once for all masks
+    assert sorted(passes) == sorted(changed)  # for all masks
+    assert groups == inputs._groups and [key for group in groups for key in group.keys] == changed  # for the sum
 
 
 def test_a_bundle_is_written_and_merged_again_from_the_command_line(tmp_path):

@@ -11,8 +11,9 @@ from command_line.readers import READERS, SCORE, refuse_unread
 from src.errors import UserError
 from tests.helpers.processes import ROOT
 
-METHODS, MODELS, TASKS = (
-    ", ".join(sorted(path.stem for path in (ROOT / "config" / group).glob("*.yaml"))) for group in ("method", "model", "tasks")
+METHODS, MODELS, TASKS, MODES = (
+    ", ".join(sorted(path.stem for path in (ROOT / "config" / group).glob("*.yaml")))
+    for group in ("method", "model", "tasks", "finetuning_mode")
 )
 MISSPELLED = {
     "method=ties method.kk=3": ["ties has no kk; did you mean method.k=3?"],
@@ -23,7 +24,7 @@ MISSPELLED = {
     "method=": [f"method= chooses no method; choose one of {METHODS}"],
     "method=null": [f"method=null chooses no method; choose one of {METHODS}"],
     "model=ViT-B32": [f"there is no model ViT-B32; did you mean model=ViT-B-32? (all: {MODELS})"],
-    "finetuning_mode=null": ["finetuning_mode=null chooses no finetuning_mode; choose one of linear, linear-2, lora, posthoc, standard"],
+    "finetuning_mode=null": [f"finetuning_mode=null chooses no finetuning_mode; choose one of {MODES}"],
     "hydra/launcher=nope": ["there is no hydra/launcher nope; choose one of basic, gpu_cluster, side_by_side"],
     "num_task=8": ["there is no option num_task; did you mean num_tasks=8?"],
     "specify_lamda=0.3": ["there is no option specify_lamda; did you mean specify_lambda=0.3?"],

@@ -212,8 +212,8 @@ def test_promptsources_own_templates_can_be_given(tmp_path, monkeypatch):
 
 
 MINE = """
-names: [Reviews]
-Reviews:
+names: [Opinions]
+Opinions:
   source: {source}
   templates: ["Review: {{{{text}}}} Good or bad? ||| {{{{answer_choices[good]}}}}", "{{{{text}}}} ||| {{{{answer_choices[good]}}}}"]
   choices: [bad, good]

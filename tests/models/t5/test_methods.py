@@ -30,7 +30,7 @@ def merge_inputs(family: ModelFamily) -> MergeInputs:
 
 
 @pytest.mark.parametrize("space", FAMILIES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"given"}))  # which needs a file
 def test_a_text_model_merges_by_every_method_and_answers(name, space):
     family = FAMILIES[space]()
     inputs = merge_inputs(family)
