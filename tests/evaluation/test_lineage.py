@@ -1,9 +1,12 @@
 import pytest
+import torch
 import yaml
 
-from command_line.build import build_mode, build_recipe
+from command_line.build import build_family, build_mode, build_recipe
 from command_line.config import compose_config
+from command_line.paths import paths_of
 from command_line.preflight import selected_tasks
+from src.data.registry import find_tasks
 from src.errors import UserError
 from src.evaluation.lineage import benchmark_of, leak_warnings, no_gain_warnings, read_manifests
 from src.evaluation.scorer import Score
@@ -101,14 +104,23 @@ def test_a_fine_tuned_model_that_is_no_better_is_doubted():
     assert "on a (5.0 and 31.0 %)" in warning
 
 
-def test_the_manifest_knows_the_demo_s_recipe_in_every_mode():
-    (demo,) = [models["ViT-demo"] for name, models in read_manifests([ROOT / "config" / "lineage.yaml"]) if name == "demo"]
+@pytest.mark.parametrize(("model", "modes"), {"ViT-demo": ("standard", "linear", "linear-2", "lora"),
+                                              "t5-demo": ("standard", "ia3", "lora")}.items())  # fmt: skip
+def test_the_manifest_knows_the_demos_recipes_in_every_mode(model, modes):
+    (demo,) = [models[model] for name, models in read_manifests([ROOT / "config" / "lineage.yaml"]) if name == "demo"]
     shipped = set()
-    for path in (ROOT / "config" / "finetuning_mode").glob("*.yaml"):
-        config = compose_config([f"finetuning_mode={path.stem}"])
-        if not build_mode(config).ia3:  # which is for text
-            shipped.add(recipe_digest(build_recipe(config, "Digits").facts, build_mode(config).training))
+    for mode in modes:
+        config = compose_config([f"model={model}", f"finetuning_mode={mode}"])
+        recipe = build_recipe(config, config.tasks.names[0])
+        shipped.add(recipe_digest(recipe.facts, build_mode(config).training))
     assert set(demo["recipes"]) == shipped
+
+
+def test_the_manifest_knows_the_text_demo(tmp_path):
+    (demo,) = [models["t5-demo"] for name, models in read_manifests([ROOT / "config" / "lineage.yaml"]) if name == "demo"]
+    assert {task.name: task.definition for task in find_tasks(list(demo["tasks"]))} == demo["tasks"]
+    config = compose_config(["model=t5-demo", f"model_location={tmp_path}", f"cache_dir={tmp_path}"])
+    assert build_family(config, paths_of(config), torch.device("cpu")).pretrained_digest == demo["pretrained"]
 
 
 def test_a_run_without_fine_tuned_models_is_not_called_fine_tuned_here():
