@@ -54,6 +54,24 @@ class ExampleSource(Protocol):
         """Download the data, as `Task.fetch` does."""
 
 
+class BundledSource:
+    """The part of a source that every one has whose examples the program makes itself: nothing is missing or fetched."""
+
+    @property
+    def notes(self) -> list[str]:
+        return []
+
+    def problems(self, was_fetched: bool = False) -> list[str]:
+        return []
+
+    @property
+    def is_fetchable(self) -> bool:
+        return False
+
+    def fetch(self, *_: object) -> None:
+        """Do nothing: there is no data."""
+
+
 @dataclass(frozen=True, eq=False)
 class Task(ABC):
     """A task: what image and text tasks share.

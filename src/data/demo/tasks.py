@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from src.data.demo import glyphs
 from src.data.demo.drawing import Strokes, paint, turn
+from src.data.task import BundledSource
 from src.data.vision.task import ImageTask
 
 SIZE = 32
@@ -66,7 +67,7 @@ PLAIN = DrawingStyle()
 
 
 @dataclass(frozen=True)
-class DrawnTask:
+class DrawnTask(BundledSource):
     """One task of the demo; the source of its own examples.
 
     classes: names in label order.
@@ -130,20 +131,6 @@ class DrawnTask:
     def fingerprint(self, subset: str) -> str:
         """Return what changes when other images are drawn: the drawing code, and torch's random numbers."""
         return f"{DRAWING_VERSION} {torch.__version__}"
-
-    @property
-    def notes(self) -> list[str]:
-        return []
-
-    def problems(self, was_fetched: bool = False) -> list[str]:
-        return []
-
-    def fetch(self, *_: object) -> None:
-        """Do nothing: there is no data."""
-
-    @property
-    def is_fetchable(self) -> bool:
-        return False
 
 
 def _uniform(like: Tensor, generator: Generator) -> Callable[..., Tensor]:

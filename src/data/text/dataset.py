@@ -1,24 +1,20 @@
 """Rows of tables, as a source of a text task."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import xxhash
-
+from src.data.located import LocatedSource
 from src.data.location import Location
-from src.data.readers.protocol import listing_digest
 from src.data.readers.tables import Tables
 from src.data.task import Examples
 from src.data.text.wording import TemplateWording
 from src.errors import UserError
-from src.runtime.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, eq=False)
-class RowDataset:
+class RowDataset(LocatedSource):
     """The rows of a published dataset, or of a user's own.
 
     wording: says which columns are read.
@@ -53,13 +49,9 @@ class RowDataset:
             raise UserError(f"{self.name}: the {subset} subset at {reader.root} has no rows; put some there")
         return rows
 
-    def fingerprint(self, subset: str) -> str:
-        """Return a digest of the files, read once: the files of a run's data do not change under it."""
-        if subset not in self._fingerprints:
-            reader = self.location.reader
-            facts = [reader.kind, dict(reader.columns), listing_digest(reader.root, reader.files(subset))]
-            self._fingerprints[subset] = xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
-        return self._fingerprints[subset]
+    @property
+    def decisive_facts(self) -> list:
+        return [dict(self.location.reader.columns)]
 
     @property
     def notes(self) -> list[str]:
@@ -68,14 +60,3 @@ class RowDataset:
         if not self.sizes or root in self.pinned:
             return []
         return [f"{self.name}: validation is the last rows of {root}, whose order may not be that of the published files"]
-
-    def problems(self, was_fetched: bool = False) -> list[str]:
-        return self.location.problems(was_fetched)
-
-    @property
-    def is_fetchable(self) -> bool:
-        return self.location.is_fetchable
-
-    def fetch(self, progress: Progress = SILENT) -> None:
-        self._fingerprints.clear()
-        self.location.fetch(progress)

@@ -1,29 +1,26 @@
 """A dataset on disk, checked against what was published."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
-import xxhash
-
 from src.data.class_names import ClassName
+from src.data.located import LocatedSource
 from src.data.location import Location
 from src.data.readers.errors import dataset_errors
 from src.data.readers.image_folders import ImageFolders, ListedImages
 from src.data.readers.parquet import Parquet, ParquetExamples
-from src.data.readers.protocol import ExampleReader, listing_digest
+from src.data.readers.protocol import ExampleReader
 from src.data.task import Examples
 from src.data.vision.labels import ClassMapping, RelabelledExamples, map_classes, published_names
 from src.data.vision.spec import DatasetSpec
 from src.errors import UserError, plural
-from src.runtime.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, eq=False)
-class ImageDataset:
+class ImageDataset(LocatedSource):
     """The examples of a published dataset, or of a user's own, checked against what was published.
 
     spec: what is known of the dataset.
@@ -76,11 +73,9 @@ class ImageDataset:
             examples = examples.sorted_by(labels, file_names)
         return examples if labels is None else RelabelledExamples(examples, labels)
 
-    def fingerprint(self, subset: str) -> str:
-        """Return a digest of the files, read once: the files of a run's data do not change under it."""
-        if subset not in self._fingerprints:
-            self._fingerprints[subset] = self._fingerprint(subset)
-        return self._fingerprints[subset]
+    @property
+    def decisive_facts(self) -> list:
+        return [self.spec.classes, self.spec.is_sorted_by_name, self.class_names, dict(self.columns)]
 
     @property
     def notes(self) -> list[str]:
@@ -98,23 +93,6 @@ class ImageDataset:
         ):
             return []
         return [f"{spec.name}: validation is drawn from the order of {reader.root}, which may not be the papers'"]
-
-    def problems(self, was_fetched: bool = False) -> list[str]:
-        return self.location.problems(was_fetched)
-
-    @property
-    def is_fetchable(self) -> bool:
-        return self.location.is_fetchable
-
-    def fetch(self, progress: Progress = SILENT) -> None:
-        self._fingerprints.clear()
-        self.location.fetch(progress)
-
-    def _fingerprint(self, subset: str) -> str:
-        reader, spec = self._reader, self.spec
-        files = listing_digest(reader.root, reader.files(subset))
-        facts = [reader.kind, spec.classes, spec.is_sorted_by_name, self.class_names, dict(self.columns), files]
-        return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
 
     @cached_property
     def _class_mapping(self) -> ClassMapping:

@@ -66,11 +66,8 @@ def odd(random: Random) -> Content:
 
 def rooms(random: Random) -> Content:
     """Three people, each in a place."""
-    names, places = random.sample(NAMES, 3), random.sample(PLACES, 4)
     wordings = ("{} walked into the {}.", "{} slept in the {}.", "{} hid in the {}.", "{} left for the {}.")
-    passage = " ".join(random.choice(wordings).format(*fact) for fact in zip(names, places, strict=False))
-    asked = random.randrange(3)
-    return Content({"passage": passage, "name": names[asked]}, places[asked], _shuffled(random, places))
+    return _facts(random, "name", NAMES, PLACES, wordings)
 
 
 def shades(random: Random) -> Content:
@@ -84,11 +81,7 @@ def shades(random: Random) -> Content:
 
 def diary(random: Random) -> Content:
     """Three days, each with a person."""
-    days, names = random.sample(DAYS, 3), random.sample(NAMES, 4)
-    wordings = ("{}: visit {}.", "{}: call {}.", "{}: meet with {}.", "{}: write to {}.")
-    passage = " ".join(random.choice(wordings).format(*entry) for entry in zip(days, names, strict=False))
-    asked = random.randrange(3)
-    return Content({"passage": passage, "day": days[asked]}, names[asked], _shuffled(random, names))
+    return _facts(random, "day", DAYS, NAMES, ("{}: visit {}.", "{}: call {}.", "{}: meet with {}.", "{}: write to {}."))
 
 
 def sums(random: Random) -> Content:
@@ -111,6 +104,17 @@ def notes(random: Random) -> Content:
     passage = " ".join(f"from {name}: {sentence}." for name, sentence in zip(names, sentences, strict=True))
     asked = random.randrange(2)
     return Content({"passage": passage, "name": names[asked]}, sentences[asked])
+
+
+def _facts(random: Random, field: str, subjects: Sequence[str], answers: Sequence[str], wordings: Sequence[str]) -> Content:
+    """Three subjects, each with what is said of it, one of which is asked for; a fourth answer is said of none.
+
+    field: of a template, that the subject goes into.
+    """
+    chosen, choices = random.sample(subjects, 3), random.sample(answers, 4)
+    passage = " ".join(random.choice(wordings).format(*fact) for fact in zip(chosen, choices, strict=False))
+    asked = random.randrange(3)
+    return Content({"passage": passage, field: chosen[asked]}, choices[asked], _shuffled(random, choices))
 
 
 def _shuffled(random: Random, items: Sequence[str]) -> tuple[str, ...]:

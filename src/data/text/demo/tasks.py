@@ -14,6 +14,7 @@ from typing import ClassVar
 import xxhash
 from torch.utils.data import Dataset
 
+from src.data.task import BundledSource
 from src.data.text.demo import contents
 from src.data.text.demo.contents import Content
 from src.data.text.examples import TextExample
@@ -24,7 +25,7 @@ QUARTERS = ("train", "train", "val", "test")  # the subset of each quarter of al
 
 
 @dataclass(frozen=True)
-class WrittenTask:
+class WrittenTask(BundledSource):
     """One task of the text demo; the source of its own examples.
 
     draw: what draws the content of an example.
@@ -72,20 +73,6 @@ class WrittenTask:
     def fingerprint(self, subset: str) -> str:
         """Return the digest of all examples of a subset."""
         return self.load(subset).digest
-
-    @property
-    def notes(self) -> list[str]:
-        return []
-
-    def problems(self, was_fetched: bool = False) -> list[str]:
-        return []
-
-    def fetch(self, *_: object) -> None:
-        """Do nothing: there is no data."""
-
-    @property
-    def is_fetchable(self) -> bool:
-        return False
 
 
 def subset_of(content: Content) -> str:
