@@ -33,14 +33,14 @@ ENDINGS = {"checkpoints": (".pt", ".safetensors"), "tall_masks": (".npy",)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, choices=[*SERVED_MODELS, mats.MODEL])
+    parser.add_argument("--model", required=True, choices=[*SERVED_MODELS, *mats.STEPS])
     parser.add_argument("--kind", choices=list(ENDINGS), help="needed but for text models, which have checkpoints alone")
     parser.add_argument("--source", default="hub", choices=["hub", "drive"], help="Hugging Face, or Google Drive")
     parser.add_argument("--model-location", default="checkpoints", help="as main.py's model_location")
     options = parser.parse_args()
     models = expand_path(options.model_location)
-    if options.model == mats.MODEL:
-        check_bucket(models)
+    if options.model in mats.STEPS:
+        check_bucket(models, options.model)
         return
     if options.kind is None:
         raise UserError(f"--kind is needed: {' or '.join(ENDINGS)}")
@@ -76,19 +76,19 @@ def check_checkpoints(published: PublishedFiles, model: str) -> None:
     )
 
 
-def check_bucket(models: Path) -> None:
+def check_bucket(models: Path, model: str) -> None:
     """Open the checkpoints of MaTS that were copied. Raise UserError if there are none, with where they are."""
-    published = PublishedFiles(models, mats.MODEL)
-    files = {f"{task} ({mode})": path for mode, steps in mats.STEPS.items() for task in steps
+    published = PublishedFiles(models, model)
+    files = {f"{task} ({mode})": path for mode, steps in mats.STEPS[model].items() for task in steps
              if (path := published.finetuned(task, mode))}  # fmt: skip
     if not files:
         raise UserError(
-            f"the checkpoints of {mats.MODEL} lie in a bucket that is not read from here: copy {mats.BUCKET}/exp_out/p3 to "
+            f"the checkpoints of {model} lie in a bucket that is not read from here: copy {mats.BUCKET}/exp_out/p3 to "
             f"{models}/exp_out/p3 as it is there ({mats.PAGE}), and main.py finds them; its models in exp_out/merging and "
             "exp_out/p3_eight_qa are scored wherever they are, with method=given method.weights=FILE"
         )
     open_all(files)
-    print(f"{mats.MODEL}: {len(files)} checkpoints are there, and all of them open: {', '.join(files)}")
+    print(f"{model}: {len(files)} checkpoints are there, and all of them open: {', '.join(files)}")
 
 
 def check_masks(published: PublishedFiles, model: str) -> None:

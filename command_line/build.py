@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from command_line.config import method_name
 from command_line.instantiate import Kind, class_of, instantiate
 from command_line.overrides import quoted
-from command_line.paths import Paths
+from command_line.paths import Paths, statistics_paths
 from command_line.plugins import load_plugins
 from src.checkpoints.opening import open_all, open_checkpoint, open_finetuned
 from src.checkpoints.published import FILE_PREFIXES
 from src.checkpoints.reading import Checkpoint, open_tangent_pair
 from src.checkpoints.shards import PICKLED
-from src.errors import UserError, plural, raise_any
+from src.errors import UserError, plural, raise_any, shorten
 from src.merging.lines import with_lines
 from src.merging.method import Method
 from src.models.family import ModelFamily
@@ -130,7 +131,7 @@ def check_modality(config: DictConfig, tasks: Iterable["Task"]) -> None:
     mode, name = build_mode(config), config.model.name
     problems, others = [], [task for task in tasks if reads not in (None, task.modality)]
     if others:
-        names = " and ".join(task.name for task in others)
+        names = shorten([task.name for task in others])
         problems.append(f"{name} reads {reads}, and of {others[0].modality} are {names}; choose other tasks, or another model")
     if reads is not None and mode.modality not in (None, reads):
         problems.append(
@@ -228,6 +229,15 @@ def build_statistics_settings(config: DictConfig) -> StatisticsSettings:
     """Return what statistics are collected on."""
     options = OmegaConf.to_container(config.statistics, resolve=True)
     return StatisticsSettings(**{key: value for key, value in options.items() if key != "files"})
+
+
+def check_statistics(config: DictConfig, method: Method) -> None:
+    """Raise UserError for files of statistics that are not there, or that the method does not read."""
+    files = statistics_paths(config)
+    if files and not method.needs:
+        raise UserError(f"method={method_name(config)} needs no statistics; leave statistics= out")
+    raise_any(f"there are no statistics at {file}; check the path (relative paths start at {Path.cwd()})"
+              for file in files if not file.exists())  # fmt: skip
 
 
 def workers_of(config: DictConfig) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from command_line.build import build_device, build_method, specified_coefficient
+from command_line.build import build_device, build_method, check_statistics, specified_coefficient
 from command_line.config import method_name
 from command_line.output import check_output, publish_analysis, write_output
 from command_line.paths import file_sources, statistics_paths
@@ -56,8 +56,7 @@ def merge_files(config: DictConfig) -> None:
     files = [file for checkpoint in models for file in (checkpoint.path, *checkpoint.files)]
     files += [*statistic_files, *map(expand_path, method.files)]
     check_output(config, method, files, pretrained, len(sources))
-    if statistic_files and not method.needs:
-        raise UserError(f"method={method_name(config)} needs no statistics; leave statistics= out")
+    check_statistics(config, method)
     statistics = open_statistics(statistic_files, finetuned, vector_outline(base_model))
 
     def read_model(path: str) -> StateDict:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from command_line.build import build_method, specified_coefficient
+from command_line.build import build_method, check_statistics, specified_coefficient
 from command_line.config import merge_question, method_name, model_name
 from command_line.launch import hydra_arguments
 from command_line.output import check_output, publish_analysis, write_output
@@ -37,6 +37,7 @@ def merge_and_score(config: DictConfig) -> None:
         lambda: claim_output(config.output),
         lambda: _check_unseen(config, method, unseen),
         lambda: _check_files(method),
+        lambda: check_statistics(config, method),
     ]
     with session(config, "main.py", hydra_arguments(), tasks, unseen, checks, method.needs_models) as run:
         if run is None:

@@ -128,7 +128,7 @@ def _download(config: DictConfig, tasks: list[str]) -> str:
     """Return the command that downloads this model's checkpoints of tasks, with an "or" behind it; "" if nobody serves any."""
     model, mode = HydraConfig.get().runtime.choices.model, config.finetuning_mode.name
     folder = shell_word(f"--model-location={config.model_location}")
-    if config.model.name == model == mats.MODEL and set(tasks) & mats.STEPS.get(config.finetuning_mode.files, {}).keys():
+    if config.model.name == model and set(tasks) & mats.steps_of(model, config.finetuning_mode.files).keys():
         return f"python download_checkpoints.py --model={model} {folder}, which says where they are, or "
     is_served = config.model.name == model in SERVED_MODELS and config.model.pretrained == "openai" and mode in STANDARD_WEIGHTS
     served = [task for task in tasks if task in published_tasks()]

@@ -256,7 +256,12 @@ def session(
         check_modality(config, [*tasks, *others])  # else nothing that is missing would help
         check_inputs(config, paths, owners, [task for task in (*tasks, *others) if task not in owners])
 
-    named = (lambda: refuse_unread(script), lambda: build_device(config), lambda: read_manifests(manifest_paths(config)))
+    named = (
+        lambda: refuse_unread(script),
+        lambda: build_device(config),
+        lambda: build_statistics_settings(config),
+        lambda: read_manifests(manifest_paths(config)),
+    )
     for check in (*checks, *named, check_tasks):
         with collect(problems):
             check()

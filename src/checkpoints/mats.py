@@ -5,15 +5,15 @@
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 MODEL = "t5-large-lm-adapt"
 BUCKET = "gs://merging_by_matching_models_in_their_task_subspace"
 PAGE = f"https://console.cloud.google.com/storage/browser/{BUCKET.removeprefix('gs://')}"
 FOLDERS = {"nonlinear": "(?:full_model/)?", "ia3": "ia3/"}  # by the prefix of a mode's files
-# The checkpoints that were merged, the last step counted from 0, by prefix and task: those of the best validation score.
-STEPS = {
+# The checkpoints that were merged, the last step counted from 0, by model, prefix and task: those of the best validation score.
+STEPS = {MODEL: {
     "nonlinear": {
         **{"cosmos_qa": 399, "social_iqa": 799, "paws": 1299, "quail": 999, "wiki_qa": 499, "quartz": 399, "qasc": 199},
         **{"ropes": 499, "story_cloze": 299, "winogrande": 1399, "wsc": 99, "mnli": 599, "qnli": 899, "qqp": 999, "rte": 399},
@@ -22,7 +22,15 @@ STEPS = {
         **{"cosmos_qa": 1299, "social_iqa": 1099, "paws": 2699, "quail": 1399, "wiki_qa": 99, "quartz": 1799, "qasc": 499},
         **{"ropes": 799, "story_cloze": 1099, "winogrande": 2099, "wsc": 99, "mnli": 2099, "qnli": 1199, "qqp": 1399, "rte": 799},
     },
-}
+}}  # fmt: skip
+
+
+def steps_of(model: str, mode: str) -> Mapping[str, int]:
+    """Return the last step of each task's checkpoint, counted from 0; {} where the bucket has none.
+
+    mode: prefix of its files.
+    """
+    return STEPS.get(model, {}).get(mode, {})
 
 
 def folder_of(model: str) -> str:
@@ -35,8 +43,9 @@ def finetuned_in(files: Iterable[Path], model: str, task: str, mode: str) -> Pat
 
     mode: prefix of its files.
     """
-    if task not in STEPS.get(mode, {}):
+    steps = steps_of(model, mode)
+    if task not in steps:
         return None
     parent = f"p3/{re.escape(task)}/{re.escape(folder_of(model))}/{FOLDERS[mode]}"
-    path = re.compile(rf".*/{parent}[^/]+/checkpoints/checkpoint_{STEPS[mode][task]}\.pt")
+    path = re.compile(rf".*/{parent}[^/]+/checkpoints/checkpoint_{steps[task]}\.pt")
     return next((file for file in files if path.fullmatch(file.as_posix())), None)

@@ -8,13 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from src.checkpoints.bundles import is_bundled_task
+from src.checkpoints.shards import split_part
 from src.checkpoints.solved import Solved
 from src.errors import raise_any
 from src.merging.engine.conjugate_gradient import Convergence, jacobi, solve
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.objectives import OBJECTIVES, Equations
 from src.merging.weighted_mean import OffDiagonal
-from src.runtime.files import file_state
+from src.runtime.files import expand_path, file_state
 from src.task_vectors import TaskVector
 from src.validation import is_number, is_whole
 
@@ -52,8 +54,10 @@ class ConjugateGradient(OffDiagonal):
             problems.append(f"method.iterations is a positive whole number; got {self.iterations}")
         if not is_number(self.tolerance) or self.tolerance < 0:
             problems.append(f"method.tolerance is a number, at least 0; got {self.tolerance}")
-        if not isinstance(self.initialisation, str):
-            problems.append(f"method.initialisation is {', '.join(START)} or a path; got {self.initialisation}")
+        if not isinstance(self.initialisation, str) or not (self.initialisation in START or _is_there(self.initialisation)):
+            problems.append(
+                f"method.initialisation is {', '.join(START)} or the path of a merged model, and {self.initialisation} is neither"
+            )
         if not is_number(self.initial_lambda):
             problems.append(f"method.initial_lambda is a number; got {self.initial_lambda}")
         if self.preconditioned not in (True, False):
@@ -111,6 +115,11 @@ class ConjugateGradient(OffDiagonal):
             return solution.to(stack.device)
 
         return lambda off_diagonal: inputs.parameterwise(equations.__contains__, partial(merge, off_diagonal), self.mean)
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is a model at a path."""
+    return split_part(expand_path(path))[0].exists() or is_bundled_task(expand_path(path))
 
 
 START: dict[str, Callable[[ConjugateGradient, Tensor], Tensor]] = {  # of the tasks' values, (tasks, *shape)

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from src.errors import UserError, raise_any
+from src.errors import UserError, plural, raise_any
 from src.merging.engine.inputs import MergeInputs
 from src.merging.lines import LiNeS
 from src.merging.method import MergeFamily, Method, Searched, check_grid, respace
@@ -132,4 +132,4 @@ class OffDiagonal(WeightedMean):
 def check_weights(weights: Sequence[float] | None, tasks: Sequence[str]) -> None:
     """Raise UserError unless there are as many weights as tasks, or none."""
     if weights is not None and len(weights) != len(tasks):
-        raise UserError(f"method.weights has {len(weights)} numbers; give one for each of {', '.join(tasks)}")
+        raise UserError(f"method.weights has {plural(len(weights), 'number')}; give one for each of {', '.join(tasks)}")

@@ -66,7 +66,7 @@ class CollectedStatistics(Mapping[str, Mapping[str, StateDict]]):
 
     def _provenance(self, task: str, kind: str) -> Provenance:
         family, each = self.family, self.tasks[task]
-        data = {"data": family.data_digest(each, self.settings.split), "head": family.prepare(each), "model": family.identity}
+        data = {"data": each.fingerprint(self.settings.split), "head": family.prepare(each), "model": family.identity}
         return Provenance(kind, self.digests[task], {"task": task, **asdict(self.settings), **data})
 
     def _collect(self, task: str, kind: str) -> None:
