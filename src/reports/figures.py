@@ -49,13 +49,12 @@ def draw_accuracy(heading: str, scores: Mapping[str, TaskScores], path: Path) ->
     figure = Figure(figsize=(max(6.0, 1.15 * len(tasks) + 2.4), 4.4))
     axes = figure.subplots()
     width = 0.27
-    for position, (model, label, colour) in enumerate(MODELS):
-        if model not in means:
-            continue
+    drawn = [each for each in MODELS if each[0] in means]
+    for position, (model, label, colour) in enumerate(drawn):
         bars = {number: score for number, task in enumerate(tasks) if (score := getattr(scores[task], model))}
         heights = [100 * score.accuracy for score in bars.values()]
         errors = [100 * Z95 * score.variance**0.5 for score in bars.values()]
-        centres = [number + (position - 1) * width for number in bars]
+        centres = [number + (position - (len(drawn) - 1) / 2) * width for number in bars]
         axes.bar(centres, heights, width * 0.94, label=label, color=colour, zorder=2)
         axes.errorbar(centres, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5, zorder=3)
         if model == "merged":
