@@ -15,7 +15,7 @@ import sys, time
 from pathlib import Path
 Path("result.json").write_text('{"value": ')
 Path(".draft").write_text("")
-time.sleep(0.4)
+time.sleep(1.5)
 Path("result.json").write_text('{"value": %s}' % sys.argv[1])
 """
 
@@ -51,7 +51,7 @@ if Path("began").exists():
     Path("../inputs/base").write_text("none")
     sys.exit("Traceback (most recent call last):")
 Path("began").write_text("")
-time.sleep(0.4)
+time.sleep(1.5)
 Path("began").unlink()
 Path("result").write_text(sys.argv[1])
 """
