@@ -15,17 +15,18 @@ Inputs are made on the device from a seed; nothing is downloaded. Rows that time
   The last row is what full singular value decompositions of every changed matrix of every task take; one of each shape
   is measured, and multiplied by how many there are.
 * predict: images/s in each precision, with and without torch.compile, and the share of the rate of matrix products.
+* statistics: what benchmarks.statistics measures.
 * train: a step of each fine-tuning mode, by the program's own loop, after the first ones, and the memory that it takes.
 """
 
 import argparse
 import gc
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -35,12 +36,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.evaluate import prediction_rate
-from benchmarks.inputs import FOLDER, clip_outline
-from benchmarks.machine import copy_rate, matrix_rate, parser_of, wait_for
+from benchmarks.inputs import FOLDER, clip_outline, noise_statistic
+from benchmarks.machine import copy_rate, facts_of, matrix_rate, parser_of, wait_for
 from benchmarks.memory import peak_of
 from benchmarks.merge import full_decompositions, hold
 from benchmarks.noise import MODES, noise_batch, prediction_flops, random_family, time_steps, training_flops
 from benchmarks.rows import Figures, Report, Row
+from benchmarks.statistics import COLLECTED, statistics_rows
 from command_line.build import build_device, build_method
 from command_line.config import ROOT, compose_config
 from src.checkpoints.opening import open_checkpoint
@@ -52,6 +54,10 @@ from src.models.layers import depth_by_name, is_layer_by_name
 from src.state_dict import byte_size
 
 BASELINES = ("zeroshot", "zero-shot", "single_task")  # nothing is merged
+OPTIONS = {  # without which a method would merge once for each factor of its grid
+    "cg": ["method.iterations=10", "method.tolerance=0", "method.off_diagonal=1"],
+    "regmean": ["method.off_diagonal=1"],
+}
 MODELS = ("ViT-B-32", "ViT-L-14")
 TEST_SECONDS = 150
 T = TypeVar("T")
@@ -64,6 +70,7 @@ class Bench:
         self.device, self.folder, self.small = device, folder, small
         self.few, self.many = (2, 3) if small else (8, 20)
         self.batch_size, self.passes, self.steps = (4, 2, 3) if small else (512, 10, 12)
+        self.collected = ("ViT-demo",) if small else COLLECTED
         self.matrix, self.copied = (256, 2**20) if small else (8192, 2**32)
 
     def rows(self) -> Iterator[Row]:
@@ -74,6 +81,7 @@ class Bench:
         yield from self.merges(first, self.few)
         yield from self.predictions(first, False)
         yield from self.trainings(first, 128)
+        yield from statistics_rows(self.device, self.collected, 64, 2 if self.small else 5)
         for model in others:
             yield from self.merges(model, self.few)
             yield from self.predictions(model, False)
@@ -115,7 +123,7 @@ class Bench:
 
     def merge(self, method: Method, model: str, tasks: int, from_host: bool = False) -> Figures:
         """Return the seconds and peak memory of a merge on the device and of one more candidate, with lower bounds."""
-        inputs = self.inputs(model, tasks, from_host)
+        inputs = self.inputs(model, tasks, from_host, method.needs)
         if method.mask_method:
             mask_family, value = method.mask_method(inputs), method.mask_method.coefficients(tasks)[0]
             method = method.with_masks(mask_family.masks_at(dict.fromkeys(inputs.tasks, value)))
@@ -133,6 +141,7 @@ class Bench:
             seconds, (family, held) = self.seconds(merge)
         del held
         read = (tasks + 1) * byte_size(inputs.pretrained)
+        read += sum(byte_size(entries) for kind in inputs.statistics.values() for entries in kind.values())
         bound = read / link if from_host else (read + byte_size(inputs.outline)) / rate
         figures: Figures = {
             "seconds": seconds,
@@ -216,8 +225,8 @@ class Bench:
         host = torch.zeros(self.copied // 4, dtype=torch.uint8)
         return copy_rate(host, torch.empty_like(host, device=self.device))
 
-    def inputs(self, model: str, tasks: int, from_host: bool = False) -> MergeInputs:
-        """Return random models: fine-tuned ones differ in the image tower."""
+    def inputs(self, model: str, tasks: int, from_host: bool = False, needs: Sequence[str] = ()) -> MergeInputs:
+        """Return random models, whose fine-tuned ones differ in the image tower, and statistics of the kinds in `needs`."""
         shapes = open_checkpoint(ROOT / "demo/ViT-demo.safetensors").outline if self.small else clip_outline(model)
         draw = torch.Generator(self.device).manual_seed(0)
 
@@ -233,11 +242,12 @@ class Bench:
             return {key: leaf + noise(1e-3, key) if "visual." in key else leaf.clone() for key, leaf in pretrained.items()}
 
         models = {f"task{number}": finetuned() for number in range(tasks)}
-        return MergeInputs(pretrained, models, depth_by_name(pretrained), is_layer_by_name, self.device, keep=True)
+        statistics = {kind: {task: noise_statistic(kind, pretrained, task, self.device) for task in models} for kind in needs}
+        return MergeInputs(pretrained, models, depth_by_name(pretrained), is_layer_by_name, self.device, True, statistics)
 
     def without_memo(self, inputs: MergeInputs) -> MergeInputs:
         """Return the same models without what an earlier merge memoized."""
-        return MergeInputs(inputs.pretrained, inputs.finetuned, inputs.depth, inputs.is_layer, inputs.device, inputs.keep)
+        return replace(inputs, memo={})
 
     def changed_bytes(self, inputs: MergeInputs) -> int:
         """Return the bytes of a vector's entries that any task changed."""
@@ -254,13 +264,10 @@ class Bench:
 
 @cache
 def methods() -> dict[str, Method]:
-    """Return each method that merges, by name, and the sum with LiNeS; a method with two names is listed under one.
-
-    Those that need statistics are measured by benchmarks.statistics.
-    """
+    """Return each method that merges, by name, and the sum with LiNeS; a method with two names is listed under one."""
     names = sorted(path.stem for path in (ROOT / "config/method").glob("*.yaml"))
-    named = {name: build_method(compose_config([f"method={name}"])) for name in names if name not in BASELINES}
-    named = {name: method for name, method in named.items() if method.needs_models and not method.needs}
+    built = {name: build_method(compose_config([f"method={name}", *OPTIONS.get(name, [])])) for name in names}
+    named = {name: method for name, method in built.items() if name not in BASELINES and method.needs_models}
     first_names = {repr(method.description): name for name, method in reversed(named.items())}
     distinct = {name: method for name, method in named.items() if name in first_names.values()}
     return {**distinct, "sum, LiNeS": build_method(compose_config(["method=sum", "method.apply_lines=True"]))}
@@ -271,28 +278,22 @@ def candidate(inputs: MergeInputs, family: MergeFamily, coefficient: float) -> l
     return list(add_vector(inputs.pretrained, next(iter(family(coefficient).values()))).values())
 
 
-def facts_of(device: torch.device) -> dict[str, str]:
-    """Return the names and versions of the device and the libraries."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return {"device": name, "torch": torch.__version__, "CUDA": str(torch.version.cuda), "Python": platform.python_version()}
-
-
 def main() -> None:
     parser: argparse.ArgumentParser = parser_of(__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny models and few of them")
     parser.add_argument("--minutes", type=float, default=7, help="no row is begun later than this")
     parser.add_argument("--out", type=Path, help="folder of gpu.json and gpu.md; if small, cache/benchmarks")
-    parser.add_argument("--only", default="", help="only rows whose section or name contains this text")
+    parser.add_argument("--only", default="", help="only rows whose section or name contains one of these texts, with ; between")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
     device = build_device(compose_config([f"device={options.device}"]))
     facts = facts_of(device)
     print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
     with tempfile.TemporaryDirectory() as name:
-        report = Report(options.out or (FOLDER if options.small else Path(__file__).parent), facts, deadline)
+        report = Report(options.out or (FOLDER if options.small else Path(__file__).parent), "gpu", facts, deadline)
         for row in Bench(device, Path(name), options.small).rows():
-            if options.only in f"{row.section}, {row.name}":
+            if any(part in f"{row.section}, {row.name}" for part in options.only.split(";")):
                 report.add(row)
     if report.failures:
         sys.exit(f"failed: {'; '.join(report.failures)}")

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import open_clip
@@ -10,8 +11,12 @@ from torch import Tensor
 
 from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.writing import save_file
+from src.merging.engine.statistics import FISHER_DIAG, SHAPES
+from src.models.layers import is_layer_by_name
 from src.runtime.files import write_json
-from src.state_dict import Lazy
+from src.state_dict import Lazy, StateDict
+from src.statistics.collector import Sums
+from src.statistics.files import Provenance, save_statistic
 
 FOLDER = Path("cache/benchmarks")
 
@@ -40,6 +45,32 @@ def clip_encoders(tasks: int, architecture: str = "ViT-B-32") -> tuple[Path, lis
 
 def _tuned(leaf: Tensor, key: str, number: int) -> Tensor:
     return leaf + 1e-3 * _noise(leaf.shape, f"{key} {number}") if key.startswith("model.visual.") else leaf
+
+
+def statistic_files(kind: str, models: Iterable[Path], shapes: StateDict) -> list[Path]:
+    """Return the files of a kind of statistic of encoders, each a file beside its model."""
+    files = [path.with_name(f"{path.stem}_{kind}.safetensors") for path in models]
+    for path in files:
+        if not path.exists():
+            entries = noise_statistic(kind, shapes, path.stem, torch.device("cpu"))
+            save_statistic(Sums(kind, entries, dict.fromkeys(entries, 1.0)), path, Provenance(kind, "", {}))
+    return files
+
+
+def noise_statistic(kind: str, shapes: StateDict, seed: str, device: torch.device) -> dict[str, Tensor]:
+    """Return a random statistic of an image tower: Gram matrices of 64 rows, and of as many ones as there are columns."""
+    draw = torch.Generator(device).manual_seed(zlib.crc32(seed.encode()))
+
+    def noise(key: str) -> Tensor:
+        shape = SHAPES[kind](shapes[key].shape)
+        if kind == FISHER_DIAG:
+            return torch.randn(shape, generator=draw, device=device).square_()
+        rows = torch.randn(64, shape[0], generator=draw, device=device)
+        return torch.eye(*shape, device=device).addmm_(rows.T, rows, alpha=1 / 64)
+
+    tower = [key for key in shapes if "visual." in key]
+    layers = [key for key in tower if shapes[key].ndim == 2 and is_layer_by_name(key)]
+    return {key: noise(key) for key in (tower if kind == FISHER_DIAG else layers)}
 
 
 def sharded_language_models(models: int, blocks: int = 8) -> list[Path]:

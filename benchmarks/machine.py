@@ -1,6 +1,7 @@
 """The rates of a device, waiting for it, and the parser of benchmarks' flags."""
 
 import argparse
+import platform
 import time
 
 import torch
@@ -38,6 +39,12 @@ def wait_for(device: torch.device) -> None:
     """Wait until a GPU has finished its queued work; do nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def facts_of(device: torch.device) -> dict[str, str]:
+    """Return the names and versions of the device and the libraries."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return {"device": name, "torch": torch.__version__, "CUDA": str(torch.version.cuda), "Python": platform.python_version()}
 
 
 def parser_of(documentation: str) -> argparse.ArgumentParser:

@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.inputs import FOLDER, clip_encoders, sharded_language_models
+from benchmarks.inputs import FOLDER, clip_encoders, sharded_language_models, statistic_files
 from benchmarks.machine import wait_for
 from benchmarks.memory import Peak
 from command_line.build import build_method
@@ -44,6 +44,8 @@ from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Method
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.runtime.memory import keep_freed_memory
+from src.state_dict import vector_outline
+from src.statistics.files import StatisticFile
 from src.task_vectors import TaskVector
 
 CASES = {
@@ -57,6 +59,9 @@ CASES = {
     "TSVC": ["method=TSVC"],
     "iso_c": ["method=iso_c"],
     "iso_cts": ["method=iso_cts"],
+    "fisher": ["method=fisher"],
+    "regmean": ["method=regmean", "method.off_diagonal=1"],
+    "cg kfac, 10 iterations": ["method=cg", "method.iterations=10", "method.tolerance=0", "method.off_diagonal=1"],
 }
 COLUMNS = ("method", "seconds", "peak GiB", "candidate s", "candidate MB", "streamed s", "peak GiB")
 CANDIDATES = 5
@@ -64,10 +69,13 @@ CPU = torch.device("cpu")
 Figures = dict[str, float]
 
 
-def open_inputs(paths: list[Path], device: torch.device, keep: bool = False) -> MergeInputs:
-    """Open the pre-trained model, the first of `paths`, and the fine-tuned ones."""
+def open_inputs(paths: list[Path], device: torch.device, keep: bool = False, needs: Sequence[str] = ()) -> MergeInputs:
+    """Open the pre-trained model, the first of `paths`, the fine-tuned ones, and the kinds of statistics in `needs`."""
     pretrained, finetuned = open_checkpoint(paths[0]), open_all({path.stem: path for path in paths[1:]})
-    return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, device, keep)
+    shapes = vector_outline(pretrained)
+    files = {kind: zip(finetuned, statistic_files(kind, paths[1:], shapes)) for kind in needs}
+    statistics = {kind: {task: StatisticFile(file, shapes) for task, file in pairs} for kind, pairs in files.items()}
+    return MergeInputs(pretrained, finetuned, depth_by_name(pretrained), is_layer_by_name, device, keep, statistics)
 
 
 def method_of(case: str) -> Method:
@@ -96,7 +104,7 @@ def measure_merge(case: str, paths: list[Path], device: torch.device) -> Figures
     method, coefficient = _warmed_up(case, paths, device)
     with Peak() as peak:
         started = time.perf_counter()
-        inputs = open_inputs(paths, device, keep=True)
+        inputs = open_inputs(paths, device, keep=True, needs=method.needs)
         merges = merge(case, inputs)
         held = hold(method, merges, inputs.tasks, coefficient)
         wait_for(device)
@@ -129,7 +137,7 @@ def measure_stream(case: str, paths: list[Path], device: torch.device, sharded: 
     method, coefficient = _warmed_up(case, paths, device)
     with Peak() as peak:
         started = time.perf_counter()
-        inputs = open_inputs(paths, device)
+        inputs = open_inputs(paths, device, needs=method.needs)
         merges = merge(case, inputs)
         if method.per_task:
             compact = merges.compact(dict.fromkeys(inputs.tasks, coefficient))
@@ -157,7 +165,8 @@ def _warmed_up(case: str, paths: list[Path], device: torch.device) -> tuple[Meth
 
 def _difference(case: str, paths: list[Path], device: torch.device, coefficient: float) -> float:
     """Return the relative Frobenius distance between the vectors merged on a device and on the CPU."""
-    vectors = [next(iter(merge(case, open_inputs(paths, where))(coefficient).values())) for where in (device, CPU)]
+    inputs = (open_inputs(paths, where, needs=method_of(case).needs) for where in (device, CPU))
+    vectors = [next(iter(merge(case, each)(coefficient).values())) for each in inputs]
     moved = TaskVector.of({key: vectors[0][key].cpu() for key in vectors[0]})
     return (moved - vectors[1]).norm() / vectors[1].norm()
 

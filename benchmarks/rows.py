@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -31,15 +32,16 @@ class Row:
 
 @dataclass
 class Report:
-    """The rows measured so far, written to `gpu.json` and `gpu.md` of a folder after each.
+    """The rows measured so far, written to `<name>.json` and `<name>.md` of a folder after each.
 
     facts: names and versions of the device and the libraries.
-    deadline: `time.monotonic()` after which no row is begun.
+    deadline: the `time.monotonic()` after which no row is begun.
     """
 
     folder: Path
+    name: str
     facts: dict[str, str]
-    deadline: float
+    deadline: float = math.inf
     rows: list[dict] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
@@ -67,8 +69,8 @@ class Report:
 
     def write(self) -> None:
         """Write all rows so far."""
-        write_json(self.folder / "gpu.json", {"facts": self.facts, "rows": self.rows})
-        with written_beside(self.folder / "gpu.md") as draft:
+        write_json(self.folder / f"{self.name}.json", {"facts": self.facts, "rows": self.rows})
+        with written_beside(self.folder / f"{self.name}.md") as draft:
             draft.write_text(self.markdown())
 
     def markdown(self) -> str:

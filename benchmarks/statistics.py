@@ -14,20 +14,21 @@ matrices that it is made of. Memory is the peak above what was there before (see
 """
 
 import json
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks.machine import parser_of, wait_for
+from benchmarks.inputs import FOLDER
+from benchmarks.machine import facts_of, parser_of, wait_for
 from benchmarks.memory import peak_of
 from benchmarks.noise import noise_batch, random_family
+from benchmarks.rows import Figures, Report, Row
 from command_line.build import build_device, build_method, build_mode
 from command_line.config import compose_config
 from src.merging.engine.inputs import MergeInputs
@@ -37,7 +38,8 @@ from src.models.family import Batch
 from src.statistics.collection import COLLECTORS
 from src.statistics.likelihood import Likelihood
 
-TOWERS, TEXT, MERGES = ("ViT-demo", "ViT-B-32"), "T5-base", ("RegMean", "K-FAC")
+TEXT = "T5-base"
+COLLECTED = ("ViT-demo", "ViT-B-32", TEXT)
 BASE = {"d_model": 768, "d_kv": 64, "num_heads": 12, "d_ff": 2048, "num_layers": 12, "num_decoder_layers": 12,
         "feed_forward_proj": "gated-gelu", "vocab_size": 32128, "decoder_start_token_id": 0}  # fmt: skip
 TOKENS = {"input": 128, "target": 8}
@@ -108,8 +110,8 @@ def passes(family: Likelihood, batch: Batch) -> Timed:
     return {"forward": forward, "step": step, **{kind: partial(collect, kind) for kind in collectors}}
 
 
-def collecting_row(name: str, device: torch.device, size: int, turns: int) -> tuple[str, ...]:
-    """Return a row of the table of collecting."""
+def collecting(name: str, device: torch.device, size: int, turns: int) -> Figures:
+    """Return the time of a forward pass and of a step on a batch, and of collecting beside them."""
     with tempfile.TemporaryDirectory() as folder:
         if name == TEXT:
             family = base_t5(device, Path(folder))
@@ -118,13 +120,13 @@ def collecting_row(name: str, device: torch.device, size: int, turns: int) -> tu
             family = random_family(name, device, Path(folder))
             batch = noise_batch(family, size)
         seconds = shortest(passes(family, batch), turns, device)
-    ratios = (
-        seconds[GRAM_IN] / seconds["forward"] - 1,
-        seconds[GRAM_OUT] / seconds["step"],
-        seconds[FISHER_DIAG] / seconds["step"],
-    )
-    milliseconds = (f"{1000 * seconds[key]:.1f}" for key in ("forward", "step"))
-    return (f"{name}, {size}", *milliseconds, *(f"{ratio:.2f}" for ratio in ratios))
+    return {
+        "forward ms": 1000 * seconds["forward"],
+        "step ms": 1000 * seconds["step"],
+        "Grams of inputs, forwards more": seconds[GRAM_IN] / seconds["forward"] - 1,
+        "Grams of both, steps": seconds[GRAM_OUT] / seconds["step"],
+        "Fisher, steps": seconds[FISHER_DIAG] / seconds["step"],
+    }
 
 
 def random_matrices(size: int, rows: int, count: int, device: torch.device) -> Tensor:
@@ -133,10 +135,9 @@ def random_matrices(size: int, rows: int, count: int, device: torch.device) -> T
     return torch.bmm(draw.mT, draw) / rows
 
 
-def regmean_row(shape: tuple[int, int], device: torch.device, turns: int) -> tuple[str, ...]:
+def regmean(shape: tuple[int, int], device: torch.device, turns: int) -> Figures:
     """Return the seconds of a layer's RegMean, of what it contains, and memory."""
-    outputs, inputs = shape
-    key, size = "layer.weight", inputs
+    key, size = "layer.weight", shape[1]
     grams = random_matrices(size, 2 * size, len(TASKS), device)
     pretrained = torch.randn(shape, device=device)
     models = {task: {key: pretrained + 0.01 * torch.randn(shape, device=device)} for task in TASKS}
@@ -155,10 +156,10 @@ def regmean_row(shape: tuple[int, int], device: torch.device, turns: int) -> tup
     seconds = shortest({"method": merge, "contained": contained}, turns, device)
     with peak_of(device) as peak:
         merge()
-    return _merging_cells(f"RegMean {outputs}x{inputs}", seconds, peak.above, grams)
+    return _merging(seconds, peak.above, grams)
 
 
-def kfac_row(shape: tuple[int, int], device: torch.device, turns: int) -> tuple[str, ...]:
+def kfac_product(shape: tuple[int, int], device: torch.device, turns: int) -> Figures:
     """Return the seconds of a product of a layer's K-FAC equations, of the plain products in it, and memory."""
     outputs, inputs = shape
     left, right = random_matrices(outputs, 64, len(TASKS), device), random_matrices(inputs, 64, len(TASKS), device)
@@ -172,13 +173,29 @@ def kfac_row(shape: tuple[int, int], device: torch.device, turns: int) -> tuple[
             one @ (values[0] @ other)
 
     seconds = shortest({"method": lambda: equations.operator(values[0]), "contained": plain}, turns, device)
-    return _merging_cells(f"K-FAC product {outputs}x{inputs}", seconds, peak.above, left, right)
+    return _merging(seconds, peak.above, left, right)
 
 
-def _merging_cells(name: str, seconds: dict[str, float], above: int, *factors: Tensor) -> tuple[str, ...]:
+def _merging(seconds: dict[str, float], above: int, *factors: Tensor) -> Figures:
     held = sum(leaf.numel() * leaf.element_size() for leaf in factors)
-    figures = (f"{1000 * seconds[key]:.0f}" for key in ("method", "contained"))
-    return (name, *figures, f"{seconds['method'] / seconds['contained']:.2f}", f"{above / 2**20:.0f}", f"{held / 2**20:.0f}")
+    return {
+        "ms": 1000 * seconds["method"],
+        "contained ms": 1000 * seconds["contained"],
+        "ratio": seconds["method"] / seconds["contained"],
+        "peak MiB": above / 2**20,
+        "factors MiB": held / 2**20,
+    }
+
+
+def statistics_rows(device: torch.device, models: Sequence[str], batch_size: int, turns: int) -> Iterator[Row]:
+    """Yield the rows of collecting, of some of COLLECTED, and of merging."""
+    for name in models:
+        size = 4 * batch_size if name == "ViT-demo" else batch_size
+        yield Row("statistics, collected", f"{name}, batches of {size}", partial(collecting, name, device, size, turns))
+    for name, measure in (("RegMean", regmean), ("K-FAC product", kfac_product)):
+        for shape in SHAPES:
+            measure_shape = partial(measure, shape, device, turns)
+            yield Row("statistics, a layer merged of 8 tasks", f"{name} {shape[0]}x{shape[1]}", measure_shape)
 
 
 def main() -> None:
@@ -188,24 +205,15 @@ def main() -> None:
         "--batch-size", type=int, default=16, help="of images of ViT-B-32 and of texts; the demo's has four times as many"
     )
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--only", help=f"comma-separated, of {', '.join((*TOWERS, TEXT, *MERGES))}")
+    parser.add_argument("--only", default="", help="comma-separated: rows whose name begins so")
     options = parser.parse_args()
-    device, console = build_device(compose_config([f"device={options.device}"])), Console()
-    wanted = options.only.split(",") if options.only else [*TOWERS, TEXT, *MERGES]
-    sizes = {**dict.fromkeys((*TOWERS, TEXT), options.batch_size), TOWERS[0]: 4 * options.batch_size}
-    console.print(f"{torch.get_num_threads()} threads, {device.type}")
-    collecting = Table(
-        "model, batch", "forward ms", "step ms", "Grams of inputs, forwards more", "Grams of both, steps", "Fisher, steps"
-    )
-    for name in [name for name in sizes if name in wanted]:
-        collecting.add_row(*collecting_row(name, device, sizes[name], options.turns))
-    merging = Table("layer, 8 tasks", "ms", "contained ms", "ratio", "peak MiB", "factors MiB")
-    for name, row in zip(MERGES, (regmean_row, kfac_row)):
-        for shape in SHAPES if name in wanted else ():
-            merging.add_row(*row(shape, device, options.turns))
-    for table in (collecting, merging):
-        if table.rows:
-            console.print(table)
+    device = build_device(compose_config([f"device={options.device}"]))
+    report = Report(FOLDER, "statistics", facts_of(device))
+    print(", ".join(f"{name} {value}" for name, value in report.facts.items()))
+    for row in statistics_rows(device, COLLECTED, options.batch_size, options.turns):
+        if row.name.startswith(tuple(options.only.split(","))):
+            report.add(row)
+    sys.exit(f"failed: {'; '.join(report.failures)}" if report.failures else 0)
 
 
 if __name__ == "__main__":

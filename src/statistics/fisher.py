@@ -16,9 +16,10 @@ from src.statistics.collector import Collector, Sums
 from src.statistics.layers import layers_computed_by, linear
 from src.statistics.likelihood import Entries, Likelihood
 
-GRADIENT_BYTES = 2**29  # of the gradients of the examples that are differentiated together
-MOST_TOGETHER = 64  # of these examples
-PRODUCTS = 2**20  # entries of examples' gradients that are squared together, so that they stay in a processor's cache
+GRADIENT_BYTES = {"cpu": 2**29, "cuda": 2**33}  # of the gradients of the examples that are differentiated together
+MOST_TOGETHER = {"cpu": 64, "cuda": 256}  # of these examples
+# Entries of examples' gradients that are squared together: on a CPU they stay in its cache, a GPU is to have enough to do.
+PRODUCTS = {"cpu": 2**20, "cuda": 2**28}
 
 
 class FisherCollector(Collector):
@@ -39,7 +40,8 @@ class FisherCollector(Collector):
 
     def together(self, batch_size: int) -> int:
         size = sum(leaf.numel() * leaf.element_size() for name, leaf in self._moving.items() if name not in self._layers)
-        return max(1, min(batch_size, MOST_TOGETHER, GRADIENT_BYTES // max(size, 1)))
+        device = self._family.device.type
+        return max(1, min(batch_size, MOST_TOGETHER[device], GRADIENT_BYTES[device] // max(size, 1)))
 
     def add(self, batch: Batch, weights: Tensor) -> None:
         summed: set[str] = set()  # layers whose gradients come squared, and added up over the examples
@@ -141,7 +143,7 @@ class SquaredProduct(Function):
 
 def together(total: Tensor) -> int:
     """Return how many examples' entries of this shape are squared together."""
-    return max(1, PRODUCTS // total.numel())
+    return max(1, PRODUCTS[total.device.type] // total.numel())
 
 
 def add_squares(total: Tensor, entries: Tensor) -> None:

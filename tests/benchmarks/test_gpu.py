@@ -1,14 +1,13 @@
 """The benchmark of GPUs at small size on the CPU: every method has a row, and a row that fails stops no other."""
 
 import json
-import math
 import time
 
 import pytest
 import torch
 
 from benchmarks.evaluate import prediction_rate
-from benchmarks.gpu import BASELINES, Bench, methods
+from benchmarks.gpu import BASELINES, OPTIONS, Bench, methods
 from benchmarks.noise import noise_batch, prediction_flops, random_family, training_flops
 from benchmarks.rows import Report, Row
 from command_line.build import build_method
@@ -17,7 +16,7 @@ from command_line.config import ROOT, compose_config
 
 @pytest.fixture
 def report(tmp_path) -> Report:
-    return Report(tmp_path, {"device": "card", "torch": "2"}, math.inf)
+    return Report(tmp_path, "gpu", {"device": "card", "torch": "2"})
 
 
 def test_a_row_is_written_when_it_is_measured_and_a_failing_one_stops_no_other(report, capsys):
@@ -41,7 +40,7 @@ def test_a_row_is_written_when_it_is_measured_and_a_failing_one_stops_no_other(r
 
 
 def test_no_row_is_begun_when_the_minutes_are_over(tmp_path):
-    late = Report(tmp_path, {"device": "card"}, time.monotonic() - 1)
+    late = Report(tmp_path, "gpu", {"device": "card"}, time.monotonic() - 1)
     late.add(Row("merge", "first", lambda: pytest.fail("it was begun")))
     assert late.rows[0]["figures"] == {"skipped": "the minutes were over"} and not late.failures
 
@@ -50,17 +49,17 @@ def test_every_method_that_merges_has_a_row():
     described = [repr(method.description) for method in methods().values()]
     assert len(set(described)) == len(described)
     for path in (ROOT / "config/method").glob("*.yaml"):
-        method = build_method(compose_config([f"method={path.stem}"]))
-        merges_alone = path.stem not in BASELINES and method.needs_models and not method.needs
+        method = build_method(compose_config([f"method={path.stem}", *OPTIONS.get(path.stem, [])]))
+        merges_alone = path.stem not in BASELINES and method.needs_models
         assert (repr(method.description) in described) is merges_alone, path.stem
 
 
 def test_rows_at_small_size_on_the_cpu(report, tmp_path):
     bench = Bench(torch.device("cpu"), tmp_path, small=True)
     rows = {(row.section, row.name): row for row in bench.rows()}
-    assert {section.split(",")[0] for section, _ in rows} == {"device", "tests", "merge", "predict", "train"}
+    assert {section.split(",")[0] for section, _ in rows} == {"device", "tests", "merge", "predict", "train", "statistics"}
     for row in rows.values():
-        if row.section.startswith(("device", "merge, 2")) or row.name == "ViT-demo, bf16" or row.name == "lora":
+        if row.section.startswith(("device", "merge, 2")) or row.name in ("ViT-demo, bf16", "lora", "ViT-demo, batches of 256"):
             report.add(row)
     assert not report.failures and len(report.rows) >= len(methods()) + 5
     for row in report.rows:

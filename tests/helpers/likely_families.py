@@ -41,24 +41,24 @@ class NoiseImages:
 
     def batches(self, task: object, split: str, size: int, span: range) -> Iterator[Batch]:
         for pixels, labels in zip(self._pixels.split(size), self._labels.split(size)):
-            yield Batch(task.name, pixels, labels)
+            yield Batch(task.name, pixels.to(self._family.device), labels.to(self._family.device))
 
 
 @cache
-def text_family() -> T5:
-    family = T5("T5", str(FILES.weights), CPU, GOLDEN)
+def text_family(device: torch.device = CPU) -> T5:
+    family = T5("T5", str(FILES.weights), device, GOLDEN)
     for name in ("alpha", "beta", "gamma"):
         family.prepare(GoldenTask(name))
     return family
 
 
 @cache
-def ia3_family() -> T5:
-    return text_family().with_ia3()
+def ia3_family(device: torch.device = CPU) -> T5:
+    return text_family(device).with_ia3()
 
 
 @cache
-def image_family() -> NoiseImages:
+def image_family(device: torch.device = CPU) -> NoiseImages:
     from command_line.build import build_family
     from command_line.config import compose_config
     from command_line.paths import paths_of
@@ -66,7 +66,7 @@ def image_family() -> NoiseImages:
 
     folder = Path(mkdtemp())
     config = compose_config([f"model_location={folder}", f"cache_dir={folder}"])
-    family = build_family(config, paths_of(config), CPU)
+    family = build_family(config, paths_of(config), device)
     family.prepare(find_tasks(["Arrows"])[0])
     return NoiseImages(family)
 

@@ -11,7 +11,7 @@ from src.models.family import Batch
 from src.statistics import gram
 from src.statistics.collection import COLLECTORS, StatisticsSettings, collect
 from src.statistics.labels import LABELS
-from tests.helpers.likely_families import IMAGES, ia3_family, image_family, image_task, text_family
+from tests.helpers.likely_families import CPU, IMAGES, ia3_family, image_family, image_task, text_family
 from tests.helpers.text_models import GoldenTask
 
 SETTINGS = StatisticsSettings(split="val", examples=6, labels="empirical", seed=0)
@@ -20,14 +20,14 @@ COLLECTED = [(name, kind) for name in FAMILIES for kind in COLLECTORS if ("gram"
 ALL_LABELS = [(name, labels) for name in FAMILIES for labels in LABELS if (name, labels) != ("ia3", "expected")]
 
 
-def family_and_task(name):
+def family_and_task(name, device=CPU):
     family, task = FAMILIES[name]
-    return family(), task or image_task()
+    return family(device), task or image_task()
 
 
-def statistics(name, kind, size=64, **options):
+def statistics(name, kind, size=64, device=CPU, **options):
     """Return the statistic of a family's pre-trained model by parameter."""
-    family, task = family_and_task(name)
+    family, task = family_and_task(name, device)
     found = collect(family, family.on_device(family.pretrained), task, kind, replace(SETTINGS, **options), size)
     return next(each for each in found if each.kind == kind)
 
@@ -56,6 +56,15 @@ def test_batches_give_what_single_examples_give(name, kind, labels):
     assert alone.counts == pytest.approx(together.counts) and alone.aliases == together.aliases
     for key, leaf in alone.means.items():
         assert_close(together.means[key], leaf)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "kind"), COLLECTED)
+def test_a_gpu_collects_what_the_cpu_does(name, kind):
+    here, there = (statistics(name, kind, device=torch.device(device)) for device in ("cpu", "cuda"))
+    assert here.counts == pytest.approx(there.counts) and here.aliases == there.aliases
+    for key, leaf in here.means.items():
+        assert_close(there.means[key].cpu(), leaf, 1e-3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

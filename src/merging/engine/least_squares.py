@@ -44,5 +44,5 @@ def _is_nearly_singular(matrix: Tensor, factor: Tensor) -> bool:
 def _largest(product: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
     """Return an estimate, from below, of the largest eigenvalue of a positive semi-definite operator."""
     for _ in range(STEPS):
-        vectors = product(torch.linalg.qr(vectors).Q)
-    return torch.linalg.matrix_norm(vectors, 2)
+        vectors = product(vectors / torch.linalg.vector_norm(vectors, dim=0))
+    return torch.linalg.vector_norm(vectors, dim=0).amax()

@@ -44,16 +44,20 @@ MODES = {
 }
 
 
-def golden_family(**options) -> T5:
-    return T5("T5", str(FILES.weights), CPU, GOLDEN, **options)
+def golden_family(device=CPU, **options) -> T5:
+    return T5("T5", str(FILES.weights), device, GOLDEN, **options)
+
+
+def prepared_family(device=CPU):
+    family = golden_family(device)
+    for task in TASKS:
+        family.prepare(GoldenTask(task))
+    return family
 
 
 @pytest.fixture(scope="module")
 def family():
-    family = golden_family()
-    for task in TASKS:
-        family.prepare(GoldenTask(task))
-    return family
+    return prepared_family()
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,15 @@ def test_generated_answers_are_scored_by_the_task_s_metric(family):
     answers = predictor(batch)
     assert answers.shape == (18,) and len(answers.unique()) == len(set(texts))
     assert torch.equal(predictor(batch.take(torch.tensor([5, 3]))), answers[[5, 3]])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", TASKS)
+def test_a_gpu_answers_as_the_cpu_does(family, task):
+    there = prepared_family(torch.device("cuda"))
+    here, moved = (each.predictor(each.pretrained) for each in (family, there))
+    assert moved(whole(there, task)).tolist() == here(whole(family, task)).tolist()
+    assert moved.scores(whole(there, task)).tolist() == here.scores(whole(family, task)).tolist()
 
 
 def test_length_normalised_ranking_is_the_released_code_s_and_scored_apart(family):
