@@ -103,12 +103,12 @@ class Evaluator:
         return scores
 
     def compare(self, vectors: Mapping[str, TaskVector]) -> dict[str, dict[str, Score]]:
-        """Return test scores by task and model, `zeroshot`, `merged` and, of tasks that have one, `finetuned`, in one pass over
-        the data."""
+        """Return test scores by task and model, `zeroshot`, `merged` (that of each example, too) and, of tasks that have one,
+        `finetuned`, in one pass over the data."""
         models = {
             "zeroshot": lambda task: self._pretrained,
             "finetuned": self._finetuned,
-            "merged": self._merged(vectors, "the merged model"),
+            "merged": self._merged(vectors, "the merged model", with_examples=True),
         }
         kinds = {name: [kind for kind in models if kind != "finetuned" or name in self.checkpoints] for name in self.tasks}
         jobs = [Job(task, "test", partial(_candidates, [models[kind] for kind in kinds[name]], name))
@@ -162,14 +162,14 @@ class Evaluator:
         jobs = [Job(task, split, partial(_candidates, [model], name)) for name, task in self.tasks.items()]
         return {name: score for name, (score,) in zip(self.tasks, self.scorer.scores(jobs), strict=True)}
 
-    def _merged(self, vectors: Mapping[str, TaskVector], name: str) -> Callable[[str], Candidate]:
+    def _merged(self, vectors: Mapping[str, TaskVector], name: str, with_examples: bool = False) -> Callable[[str], Candidate]:
         """Return a function from a task to its candidate; tasks that share a vector share the candidate."""
         by_identity = {id(vector): vector for vector in vectors.values()}
 
         def make(identity: int) -> Candidate:
             total = add_vector(self.family.pretrained, by_identity[identity])
             model = Memoized(total.outline, total.__getitem__)  # hashed, then used
-            return Candidate(model, self._digest(model), name)
+            return Candidate(model, self._digest(model), name, with_examples)
 
         candidate = cache(make) if len(by_identity) == 1 else make  # each task's own is the scorer's to keep while it is used
         return lambda task: candidate(id(vectors[task]))

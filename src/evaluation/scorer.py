@@ -1,9 +1,13 @@
 """The one evaluation loop: how many examples of a task's split each of several candidates gets right, in one pass."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from src.evaluation.cache import Cache
+from src.evaluation.examples import decode, encode
 from src.models.family import ModelFamily, Predictor, TaskLike
 from src.runtime.distributed import SINGLE, ProcessGroup
 from src.runtime.progress import SILENT, Progress
@@ -16,11 +20,13 @@ class Score:
 
     right: the sum of the examples' scores, each 0 to 1.
     squares: the sum of their squares; by default that of scores that are 0 or 1.
+    examples: the score of each, (count,), in order, where the candidate asks for them.
     """
 
     right: float
     count: int
     squares: float | None = None
+    examples: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def accuracy(self) -> float:
@@ -42,9 +48,10 @@ class Score:
         return Score(self.right + right, self.count + count, own + (right if squares is None else squares))
 
     def record(self) -> dict:
-        """Return right, count and accuracy as JSON values."""
+        """Return right, count and accuracy, and what else there is, as JSON values."""
         squares = {} if self.squares is None else {"squares": self.squares}
-        return {"right": self.right, "count": self.count, "accuracy": self.accuracy, **squares}
+        examples = {} if self.examples is None else {"examples": encode(self.examples)}
+        return {"right": self.right, "count": self.count, "accuracy": self.accuracy, **squares, **examples}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +60,13 @@ class Candidate:
 
     digest: of the weights.
     name: for progress reports.
+    with_examples: whether its `Score` has the scores of single examples.
     """
 
     weights: StateDict
     digest: str
     name: str
+    with_examples: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,40 +114,62 @@ class Scorer:
         self._predictors = {id(c): self._predictors[id(c)] for c in candidates if id(c) in self._predictors}
         key = self.key(task, split)
         totals, computed = [Score(0, 0) for _ in candidates], set()
+        by_example: list[list[np.ndarray]] = [[] for _ in candidates]
         for span in self.family.spans(task, split):
             keys = [[*key, candidate.digest, span.start, span.stop] for candidate in candidates]
             sums = [self.cache.find("scores", each) for each in keys]
-            missing = [number for number, value in enumerate(sums) if value is None]
-            for number, value in zip(missing, self._sums([candidates[n] for n in missing], task, split, span)):
-                sums[number] = value
-                self.cache.keep("scores", keys[number], value)
+            examples = [self._examples(candidate, each, len(span)) for candidate, each in zip(candidates, keys)]
+            missing = [number for number, candidate in enumerate(candidates)
+                       if sums[number] is None or (candidate.with_examples and examples[number] is None)]  # fmt: skip
+            for number, scores in zip(missing, self._compute([candidates[n] for n in missing], task, split, span)):
+                sums[number], examples[number] = _sums(scores), scores
+                self.cache.keep("scores", keys[number], sums[number])
+                if candidates[number].with_examples:
+                    self.cache.keep("examples", keys[number], encode(scores))
                 computed.add(number)
             totals = [total.plus(value, len(span)) for total, value in zip(totals, sums)]
+            for found, own in zip(by_example, examples):
+                found.append(own)
             if len(missing) < len(candidates):
                 cached = (len(candidates) - len(missing)) * len(span)
                 self.progress.report(f"reading cached scores of {_names(candidates)} on {task.name} ({split})", cached)
         self.computed += len(computed)
-        return totals
+        return [replace(total, examples=np.concatenate(found)) if candidate.with_examples else total
+                for candidate, total, found in zip(candidates, totals, by_example)]  # fmt: skip
 
-    def _sums(self, candidates: list[Candidate], task: TaskLike, split: str, span: range) -> list[int | list[float]]:
-        """Return the sum of each candidate's scores on a span, and that of their squares where it is another."""
+    def _examples(self, candidate: Candidate, key: list, count: int) -> np.ndarray | None:
+        """Return the kept scores of a span's examples; None if there are none, or the candidate does not ask for them."""
+        text = self.cache.find("examples", key) if candidate.with_examples else None
+        try:
+            scores = decode(text) if isinstance(text, str) else None
+        except ValueError:  # as with any file of the cache that cannot be read
+            return None
+        return scores if scores is not None and len(scores) == count else None
+
+    def _compute(self, candidates: list[Candidate], task: TaskLike, split: str, span: range) -> list[np.ndarray]:
+        """Return each candidate's scores of the examples of a span."""
         if not candidates:
             return []
         predictors = [self._predictor(candidate) for candidate in candidates]
-        totals = [[0.0, 0.0] for _ in candidates]
+        found: list[list[np.ndarray]] = [[] for _ in candidates]
         for batch in self.family.batches(task, split, self.batch_size, span):
             scores = [predictor.scores(batch).double() for predictor in predictors]  # on a GPU, queued before any is read
-            for total, each in zip(totals, scores):
-                total[0] += each.sum().item()
-                total[1] += each.square().sum().item()
+            for own, each in zip(found, scores):
+                own.append(each.cpu().numpy())
             self.progress.report(f"scoring {_names(candidates)} on {task.name} ({split})", len(batch) * len(candidates))
-        return [int(right) if right == squares else [right, squares] for right, squares in totals]
+        return list(map(np.concatenate, found))
 
     def _predictor(self, candidate: Candidate) -> Predictor:
         """Return the candidate's predictor, made once for all jobs in a row that score it."""
         if id(candidate) not in self._predictors:
             self._predictors[id(candidate)] = candidate, self.family.predictor(candidate.weights)
         return self._predictors[id(candidate)][1]
+
+
+def _sums(scores: np.ndarray) -> int | list[float]:
+    """Return the sum of scores, and that of their squares where it is another."""
+    right, squares = math.fsum(scores), math.fsum(np.square(scores))
+    return int(right) if right == squares else [right, squares]
 
 
 def _names(candidates: Sequence[Candidate]) -> str:
