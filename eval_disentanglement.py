@@ -41,7 +41,10 @@ def main() -> None:
     if tasks and len(tasks) != 2:
         problems.append(f"disentanglement is of two tasks, such as --eval-datasets=MNIST,DTD; got {len(tasks)}")
     raise_any(problems)
-    with session(config, "eval_disentanglement.py", sys.argv[1:], tasks) as run:
+    question = {"disentanglement": True, "grid": grid, "max_images": most}
+    with session(
+        config, "eval_disentanglement.py", sys.argv[1:], tasks, kind=DisentanglementResult.kind, question=question
+    ) as run:
         if run is None:
             return
         evaluator, run.progress.unit = run.evaluator, "pair"
@@ -50,8 +53,7 @@ def main() -> None:
         if not run.group.is_main:
             return
         title = f"{model_name(config)}, {tasks[0].name} and {tasks[1].name}"
-        question = {"disentanglement": True, "grid": grid, "max_images": most}
-        about = run.about(title, question, run.precision_note, splits=["test"])
+        about = run.about(title, run.precision_note, splits=["test"])
         run.publish(DisentanglementResult(grid=grid, shares=shares, **about))
 
 

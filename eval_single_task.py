@@ -26,7 +26,11 @@ def main() -> None:
     config = compose_config([text for text in overrides if text != NONE])
     tasks, is_pretrained = selected_tasks(config), NONE in overrides
     owners, others = ([], tasks) if is_pretrained else (tasks, [])
-    with session(config, "eval_single_task.py", sys.argv[1:], owners, others) as run:
+    models = "pre-trained" if is_pretrained else f"fine-tuned ({config.finetuning_mode.name})"
+    question = {"models": models, **({"finetuning_mode": None} if is_pretrained else {})}
+    with session(
+        config, "eval_single_task.py", sys.argv[1:], owners, others, kind=SingleTaskResult.kind, question=question
+    ) as run:
         if run is None:
             return
         # the tangent model of posthoc was never trained, and need not be better than the pre-trained one
@@ -39,11 +43,9 @@ def main() -> None:
             warnings += no_gain_warnings(evaluator.zeroshot("test"), own["test"])
         if not run.group.is_main:
             return
-        models = "pre-trained" if is_pretrained else f"fine-tuned ({config.finetuning_mode.name})"
         title = f"{config.model.name}, {plural(len(tasks), 'task')}, {models}"
-        question = {"models": models, **({"finetuning_mode": None} if is_pretrained else {})}
         scores = {task.name: {split: own[split][task.name] for split in SPLITS} for task in tasks}
-        about = run.about(title, question, [*warnings, *run.precision_note])
+        about = run.about(title, [*warnings, *run.precision_note])
         run.publish(SingleTaskResult(scores=scores, **about))
 
 

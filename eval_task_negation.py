@@ -42,7 +42,10 @@ def main() -> None:
     if tasks and controls and not targets:
         problems.append(f"{controls[0].name} is the control and the only task; name others to forget, or another control")
     raise_any(problems)
-    with session(config, "eval_task_negation.py", sys.argv[1:], targets, controls) as run:
+    question = {"control": controls[0].name, "control_threshold": threshold, "grid": grid}
+    with session(
+        config, "eval_task_negation.py", sys.argv[1:], targets, controls, kind=NegationResult.kind, question=question
+    ) as run:
         if run is None:
             return
         evaluator, (control,) = run.evaluator, controls
@@ -52,9 +55,8 @@ def main() -> None:
         if not run.group.is_main:
             return
         target_names = f"{len(targets)} tasks" if len(targets) > 1 else targets[0].name
-        question = {"control": control.name, "control_threshold": threshold, "grid": grid}
         notes = [*control_losses(negations, control.name, threshold), *run.precision_note]
-        about = run.about(f"{model_name(config)}, {target_names} negated", question, notes)
+        about = run.about(f"{model_name(config)}, {target_names} negated", notes)
         run.publish(NegationResult(tasks=negations, control=control.name, **about))
 
 

@@ -18,12 +18,16 @@ from omegaconf import DictConfig
 
 from command_line.config import export_root, validate
 from command_line.console import exit_status, run_script, user_errors
+from command_line.experiments import config_of_job
 from command_line.start import start
 
 
 @hydra.main(version_base=None, config_path="config", config_name="config")
 @user_errors
 def main(config: DictConfig) -> None:
+    config = config_of_job(config)
+    if config is None:
+        return
     validate(config)
     # imported where they are needed: --help waits for no torch, and a merge of files for nothing that only scoring uses
     if config.model.family is None:

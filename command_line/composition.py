@@ -99,7 +99,7 @@ def read_overrides(
     name, folders: as in `composition_problems`.
     """
     overrides, problems = parse_overrides(texts)
-    with _config_loader() as loader:
+    with config_loader() as loader:
         groups = Groups(loader, name, [*_search_path(overrides), *(f"file://{os.path.abspath(folder)}" for folder in folders)])
         for override in overrides:
             override.config_loader = groups  # which patterns such as glob(T*) ask
@@ -107,7 +107,7 @@ def read_overrides(
 
 
 @contextlib.contextmanager
-def _config_loader() -> Iterator[ConfigLoader]:
+def config_loader() -> Iterator[ConfigLoader]:
     """Yield the loader of the configurations of this program, for which `compose` composes in the block."""
     outer = GlobalHydra.instance().hydra  # of the run that this is asked in
     GlobalHydra.instance().clear()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -16,7 +16,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from command_line.composition import ROOT, composition_problems, explained, one_line
+from command_line.composition import ROOT, composition_problems, config_loader, explained, one_line
 from command_line.config_files import check_config_files
 from command_line.overrides import expanded, parse_overrides, quoted, repetitions, typed_overrides
 from src.errors import UserError, raise_any
@@ -52,7 +52,7 @@ CHOICES = {
     "wandb.mode": ("disabled", "online", "offline"),
     "heads.source": ("published", "prompts", None),
     "model.finetune_missing": (True, False, None),
-    **dict.fromkeys(("analysis", "compile", "download", "heads.parity", "overwrite", "tensorboard"), (True, False)),
+    **dict.fromkeys(("analysis", "compile", "skip_done", "download", "heads.parity", "overwrite", "tensorboard"), (True, False)),
 }
 # Options without a list of choices: whether a value is valid, and which values are, in words.
 VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
@@ -79,7 +79,7 @@ VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
 def compose_config(overrides: list[str]) -> DictConfig:
     """Return the configuration that main.py would run with under these overrides. Raise UserError for all that is wrong."""
     overrides = list(map(expanded, overrides))
-    with explained(overrides), initialize_config_dir(str(ROOT / "config"), version_base=None):
+    with explained(overrides), config_loader():
         config = compose("config", overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     with open_dict(config):
@@ -233,6 +233,12 @@ def model_name(config: DictConfig) -> str:
     """Return the model, and the fine-tuning mode where it is not the standard one, for titles."""
     mode = config.finetuning_mode.name
     return config.model.name if mode == "standard" else f"{config.model.name} ({mode})"
+
+
+def choices() -> dict[str, str]:
+    """Return what was chosen of the groups that have names, by group, as `{"method": "ties"}`."""
+    chosen = HydraConfig.get().runtime.choices
+    return {group: chosen[group] for group in (*SINGLE_CHOICES, "tasks") if isinstance(chosen.get(group), str)}
 
 
 def setting(config: DictConfig, tasks: list[str]) -> dict:

@@ -39,7 +39,10 @@ def merge_and_score(config: DictConfig) -> None:
         lambda: _check_files(method),
         lambda: check_statistics(config, method),
     ]
-    with session(config, "main.py", hydra_arguments(), tasks, unseen, checks, method.needs_models) as run:
+    question = {**merge_question(config, method.needs), **({"eval_on": [task.name for task in unseen]} if unseen else {})}
+    with session(
+        config, "main.py", hydra_arguments(), tasks, unseen, checks, method.needs_models, kind=MergeResult.kind, question=question
+    ) as run:
         if run is None:
             return  # other processes did it
         pretrained = run.family.pretrained
@@ -60,8 +63,7 @@ def merge_and_score(config: DictConfig) -> None:
         written = write_output(config, merges, coefficients, pretrained, selection.provenance) if config.output else None
         title = f"{model_name(config)}, {plural(len(tasks), 'task')}"
         masks = selection.masks.digest if selection.masks else None
-        question = {**merge_question(config, method.needs), **({"eval_on": list(others)} if others else {})}
-        about = run.about(f"{title}, {method_name(config)}", question, notes, masks=masks)
+        about = run.about(f"{title}, {method_name(config)}", notes, masks=masks)
         result = MergeResult.of(selection, scores, others, evaluator.inputs, written, **about)
         folder = run.publish(result, selection.curve)
         if config.analysis:

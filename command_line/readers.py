@@ -16,6 +16,7 @@ READERS: dict[str, frozenset[str]] = {
     "method.depth_pattern": MERGES - SCORE,
     **dict.fromkeys(("search", "n_eval_points", "eval_on"), MERGES & SCORE),
     **dict.fromkeys(("batch_size", "candidates_per_pass", "precision", "compile", "lineages"), SCORE),
+    **dict.fromkeys(("skip_done",), SCORE),
     **dict.fromkeys(("tasks", "num_tasks", "DATASETS", "heads", "finetuning_mode"), TRAIN),
     **dict.fromkeys(("download", "data_location", "prompts_location", "model_location", "cache_dir"), TRAIN),
     **dict.fromkeys(("workers", "pixel_cache_gb"), TRAIN),

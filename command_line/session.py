@@ -21,7 +21,7 @@ from command_line.build import (
     check_modality,
     open_spelled,
 )
-from command_line.config import manifest_paths, portable, setting, validate
+from command_line.config import choices, manifest_paths, model_name, portable, setting, validate
 from command_line.console import ProgressBar
 from command_line.finetuning import finetune_missing
 from command_line.launch import run_processes
@@ -43,9 +43,10 @@ from src.evaluation.search import SearchPoint
 from src.experiments.record import Result
 from src.merging.engine.inputs import MergeInputs
 from src.models.family import ModelFamily
+from src.reports.records import find_record
 from src.runtime.distributed import ProcessGroup, init_distributed
 from src.runtime.environment import is_distributed
-from src.runtime.files import expand_path, file_state
+from src.runtime.files import expand_path, file_state, locked_if_free
 from src.runtime.memory import keep_freed_memory
 from src.state_dict import StateDict, byte_size
 from src.statistics.files import open_statistics
@@ -60,6 +61,7 @@ class Session:
     tasks: those that are merged, or whose models are scored.
     owners: those of them with fine-tuned models.
     others: those that are only scored on.
+    question: the options that decide the result.
     manifests: named benchmarks, as `read_manifests` returns them.
     started: the time, as time.monotonic() has it.
     """
@@ -71,6 +73,7 @@ class Session:
     tasks: Sequence[Task]
     owners: Sequence[Task]
     others: Sequence[Task]
+    question: dict
     progress: ProgressBar
     manifests: list[tuple[str, dict]]
     started: float = field(default_factory=time.monotonic)
@@ -157,16 +160,10 @@ class Session:
         self.progress.plan(examples // self.group.size)
 
     def about(
-        self,
-        title: str,
-        question: dict,
-        notes: Sequence[str] = (),
-        splits: Sequence[str] = ("val", "test"),
-        masks: str | None = None,
+        self, title: str, notes: Sequence[str] = (), splits: Sequence[str] = ("val", "test"), masks: str | None = None
     ) -> dict:
         """Return the fields that every `Result` has. For the main process alone: it does not wait for the others here.
 
-        question: the options of this script that decide the result.
         splits: those that were scored.
         masks: digest of the masks that a method was given.
         """
@@ -180,7 +177,8 @@ class Session:
         return {
             "title": title,
             "config": portable(config),
-            "question": {**setting(config, list(tasks)), **question},
+            "choices": choices(),
+            "question": self.question,
             "lineage": lineage,
             "benchmark": benchmark_of(lineage, config.model.name, self.manifests),
             "notes": [
@@ -232,14 +230,19 @@ def session(
     others: Sequence[Task] = (),
     checks: Sequence[Callable[[], None]] = (),
     needs_models: bool = True,
+    *,
+    kind: str,
+    question: Mapping,
 ) -> Iterator[Session | None]:
-    """Yield the session of this process; None if it started other processes, which did the run.
+    """Yield the session of this process; None if nothing is left to do: other processes did the run, or do it now.
 
     script: its name, which is also what starts this run again, with these arguments, for world_size=N.
     tasks: those that are merged, or whose models are scored.
     others: those that are only scored on.
     checks: further ones, which raise UserError.
     needs_models: whether all of `tasks` have fine-tuned models, and not those alone whose weights are there.
+    kind: of its result.
+    question: the options of this script that decide the result.
 
     Raise UserError with all that is wrong, before anything is loaded.
     """
@@ -266,11 +269,37 @@ def session(
         with collect(problems):
             check()
     raise_any(problems)
-    if (config.world_size or 1) > 1 and not is_distributed():
-        run_processes(script, arguments, config.world_size)
-        yield None
+    question = {**setting(config, [task.name for task in (*tasks, *others)]), **question}
+    with _undone(config, paths, [task.name for task in owners], kind, question) as is_to_do:
+        if is_to_do and (config.world_size or 1) > 1 and not is_distributed():
+            run_processes(script, arguments, config.world_size)
+            is_to_do = False
+        if not is_to_do:
+            yield None
+            return
+        manifests, group = read_manifests(manifest_paths(config)), init_distributed()
+        with ProgressBar(silent=not group.is_main) as progress:
+            family = build_family(config, paths, build_device(config), progress)
+            yield Session(config, paths, group, family, tasks, owners, others, question, progress, manifests, started)
+
+
+@contextlib.contextmanager
+def _undone(config: DictConfig, paths: Paths, owners: Sequence[str], kind: str, question: dict) -> Iterator[bool]:
+    """Yield whether a run is to be done: with skip_done, not if its record is there, or another process makes it.
+
+    owners: names of the tasks with fine-tuned models.
+    """
+    if not config.skip_done or is_distributed():  # the process that started this one has asked
+        yield True
         return
-    manifests, group = read_manifests(manifest_paths(config)), init_distributed()
-    with ProgressBar(silent=not group.is_main) as progress:
-        family = build_family(config, paths, build_device(config), progress)
-        yield Session(config, paths, group, family, tasks, owners, others, progress, manifests, started)
+    kept = portable(config)
+    inputs = [*map(paths.finetuned, owners), *([paths.pretrained] if paths.pretrained else [])]
+    about = f"{kind} of {model_name(config)}, {', '.join(question['tasks'])}"
+    claim = paths.results / ".claims" / xxhash.xxh3_64_hexdigest(json.dumps([kind, question, kept]).encode())
+    with locked_if_free(claim) as is_ours:
+        if not is_ours:
+            print(f"another process makes this now: {about}", flush=True)
+        elif record := find_record(paths.results, kind, question, kept, inputs):
+            print(f"done: {record.path}", flush=True)
+            is_ours = False
+        yield is_ours

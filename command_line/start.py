@@ -6,6 +6,7 @@ from collections.abc import Callable
 from hydra._internal import utils
 
 from command_line.composition import explained
+from command_line.experiments import with_runs
 from command_line.overrides import expanded
 from command_line.sweeps import check_sweep
 from src.errors import UserError, raise_any
@@ -27,6 +28,8 @@ def start(main: Callable[[], None]) -> None:
         raise UserError("--resolve is for --cfg and --help; leave it out")
     folders = [arguments.config_dir] if arguments.config_dir else []
     sweep = arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides
+    sys.argv[1:] = with_runs(sys.argv[1:], sweep)
+    arguments = parser.parse_args()
     utils.run_and_report = lambda function: function()  # Hydra's own prints what it catches, in several lines
     name = arguments.config_name or "config"
     with explained(arguments.overrides, name, folders, sweep):

@@ -27,6 +27,7 @@ class Result(ABC):
     kind: the experiment, as its records name it.
     title: of its table.
     config: all options.
+    choices: the names that were chosen of groups of options, by group.
     question: the options that decide the measurements.
     lineage: digests of the models, heads and data that went in.
     benchmark: the name that manifests give to these digests.
@@ -38,6 +39,7 @@ class Result(ABC):
 
     title: str
     config: dict
+    choices: dict[str, str]
     question: dict
     lineage: dict
     benchmark: str
@@ -71,6 +73,7 @@ class Result(ABC):
             "format": FORMAT,
             "name": self.name,
             "question": self.question,
+            "choices": self.choices,
             "config": self.config,
             **self.measurements(),
             "notes": self.notes,

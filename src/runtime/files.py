@@ -103,6 +103,27 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Yield whether the lock at `path` could be taken at once, and hold it then; the file stays.
+
+    Raise UserError if the folder cannot be made, or written.
+    """
+    _prepare(path.parent)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise UserError(f"the folder {path.parent} cannot be written ({error.strerror}); choose another place") from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON, complete or not at all."""
     with written_beside(path) as draft:

@@ -20,6 +20,7 @@ def result(**changes) -> MergeResult:
     }
     fields = {
         "config": {},
+        "choices": {},
         "question": {"k": 1},
         "lineage": {},
         "benchmark": "own",

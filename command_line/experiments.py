@@ -1,0 +1,223 @@
+"""Experiments, config/experiment/NAME.yaml: a table as the runs that fill its cells.
+
+    title: LiNeS, table 2
+    published: LiNeS table 2      the name of the published table in src/reports/published.csv; null: none is known
+    benchmark: tall-v2            the lineage whose figures compare with it; null: none that has a name here
+    script: main.py               what runs; by default main.py
+    with: [tasks=vision]          options of every run
+    columns:                      axes with their labels, each the options that it stands for; a column for each pair
+      model: {ViT-B/32: [model=ViT-B-32], ViT-L/14: [model=ViT-L-14]}
+      tasks: {8 vision: [num_tasks=8], 14 vision: [num_tasks=14]}
+    over: {target: {...}}         axes over which cells are means
+    figures: {abs_acc: merged}    metrics of the published table, and what is measured for each (src/reports/figures_of.py)
+    rows:                         methods as the published table calls them
+      TIES + LiNeS: {run: [method=ties, method.apply_lines=True]}
+      Fine-tuned: {run: [method=zeroshot], figures: {abs_acc: finetuned}}
+
+`python main.py -m +experiment=NAME` runs what is missing, `python report.py experiment=NAME` shows the table.
+"""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from omegaconf import DictConfig, OmegaConf
+
+from command_line.composition import ROOT
+from command_line.config import compose_config
+from command_line.overrides import parse_overrides, typed_overrides
+from src.errors import UserError, nearest, raise_any
+from src.validation import is_whole
+
+FOLDER = ROOT / "config" / "experiment"
+KEY = "experiment"
+MAIN = "main.py"
+SEED = "model.recipe.seed"
+Options = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    options: of its runs.
+    figures: what is measured for each published metric.
+    """
+
+    name: str
+    options: Options
+    figures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an experiment.
+
+    options: overrides of the script.
+    column: the labels of its column, by axis.
+    rows: the names of the rows that show it.
+    seed: of fine-tuning; None where the experiment leaves it as it is.
+    """
+
+    options: Options
+    column: Mapping[str, str]
+    rows: tuple[str, ...]
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        """The rows and the column, for lines that say which run it is."""
+        seed = [] if self.seed is None else [f"seed {self.seed}"]
+        return ", ".join([" and ".join(self.rows), *self.column.values(), *seed])
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table; see above.
+
+    columns, over: options by label, by axis.
+    """
+
+    name: str
+    title: str
+    published: str | None
+    benchmark: str | None
+    rows: tuple[Row, ...]
+    script: str = MAIN
+    options: Options = ()
+    columns: Mapping[str, Mapping[str, Options]] = field(default_factory=dict)
+    over: Mapping[str, Mapping[str, Options]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, node: Mapping) -> "Experiment":
+        """Return the experiment that a yaml describes."""
+        figures = node.get("figures") or {"abs_acc": "merged"}
+        rows = tuple(Row(row, tuple(about["run"]), about.get("figures") or figures) for row, about in node["rows"].items())
+        columns, over = ({axis: {label: tuple(options) for label, options in labels.items()}
+                          for axis, labels in (node.get(key) or {}).items()} for key in ("columns", "over"))  # fmt: skip
+        script, options = node.get("script") or MAIN, tuple(node.get("with") or ())
+        return cls(name, node["title"], node.get("published"), node.get("benchmark"), rows, script, options, columns, over)
+
+    def runs(self, typed: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
+        """Return the runs that fill the table, each once however many rows show it.
+
+        typed: overrides of the user, which leave out the labels and rows that have another value of the same option.
+        seeds: each fine-tunes models of its own.
+        """
+        values = dict(map(_key_and_value, typed))
+        columns = [_fitting(labels, values) for labels in self.columns.values()]
+        over = [_fitting(labels, values) for labels in self.over.values()]
+        rows = _fitting({row.name: row.options for row in self.rows}, values)
+        found: dict[tuple[Options, int | None], Run] = {}
+        for labels in itertools.product(*columns):
+            column = dict(zip(self.columns, labels))
+            for seed, row in itertools.product(seeds or (None,), rows):
+                for others in itertools.product(*over):
+                    parts = [axis[label] for axis, label in zip(self.columns.values(), labels)]
+                    parts += [axis[label] for axis, label in zip(self.over.values(), others)]
+                    options = _combined((self.options, *parts, rows[row], typed, _of_seed(seed, values)))
+                    shown = found[options, seed].rows if (options, seed) in found else ()
+                    found[options, seed] = Run(options, column, (*shown, row), seed)
+        return list(found.values())
+
+
+def read_experiment(name: str) -> Experiment:
+    """Return the experiment called so. Raise UserError if there is none."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        names = experiment_names()
+        guess = nearest(name, names)
+        raise UserError(
+            f"there is no experiment {name}; " + (f"did you mean {guess}?" if guess else f"there are {', '.join(names)}")
+        )
+    return Experiment.of(name, OmegaConf.to_container(OmegaConf.load(path)))
+
+
+def experiment_names() -> list[str]:
+    """Return the names of the experiments of this program."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def with_runs(arguments: Sequence[str], is_sweep: bool) -> list[str]:
+    """Return a command line that names an experiment with a sweep over the numbers of its runs; any other as it is.
+
+    Raise UserError if there is no such experiment, or it is not started as a sweep.
+    """
+    named = [text for text in arguments if text.lstrip("+").startswith(f"{KEY}=")]
+    seeds = [text for text in arguments if text.startswith("seeds=")]
+    if not named:
+        raise_any(f"{text}: seeds are of an experiment; for one fine-tuning set {SEED}" for text in seeds)
+        return list(arguments)
+    name = named[0].partition("=")[2]
+    experiment = read_experiment(name)
+    if not is_sweep:
+        raise UserError(f"an experiment is many runs: python main.py -m +experiment={name}")
+    overrides = [text for text in arguments if not text.startswith("-") and text not in (*named, *seeds)]
+    numbers = range(len(experiment.runs(overrides, _seeds(seeds))))
+    rest = [text for text in arguments if text not in (*named, *seeds)]
+    asked = [f"+{KEY}={name}", f"+{KEY}.run={','.join(map(str, numbers))}", *(f"+{KEY}.{text}" for text in seeds)]
+    return [*rest, *asked]
+
+
+def config_of_job(config: DictConfig) -> DictConfig | None:
+    """Return the configuration of a job: of an experiment that of its run, None if another script has done it; else its own.
+
+    Raise UserError if that script failed, having said why.
+    """
+    if KEY not in config:
+        return config
+    typed = [text for text in typed_overrides() if not text.lstrip("+").startswith((f"{KEY}=", f"{KEY}."))]
+    experiment, seeds = read_experiment(_choice(config)), config[KEY].get("seeds") or ()
+    runs = experiment.runs(typed, seeds)
+    run = runs[config[KEY].run]
+    print(f"{experiment.name} {config[KEY].run + 1}/{len(runs)}: {run.name}", flush=True)
+    options = [*run.options, "skip_done=true"]
+    if experiment.script == MAIN:
+        return compose_config(options)
+    if subprocess.run([sys.executable, str(ROOT / experiment.script), *options]).returncode:
+        raise UserError([])
+    return None
+
+
+def _choice(config: DictConfig) -> str:
+    (text,) = (text for text in typed_overrides() if text.lstrip("+").startswith(f"{KEY}="))
+    return text.partition("=")[2]
+
+
+def _seeds(texts: Sequence[str]) -> list[int]:
+    """Return the seeds that a user typed, `seeds=[0,1,2]`. Raise UserError for anything else."""
+    seeds = []
+    for override in parse_overrides(texts)[0]:
+        value = override.value()
+        seeds = value if isinstance(value, list) else [value]
+    if texts and not (seeds and all(is_whole(seed) for seed in seeds) and len(set(seeds)) == len(seeds)):
+        raise UserError(f"seeds lists whole numbers, as in 'seeds=[0,1,2]'; got {texts[0].partition('=')[2]}")
+    return seeds
+
+
+def _of_seed(seed: int | None, typed: Mapping[str, str]) -> Options:
+    """Return the options of a seed of fine-tuning, whose weights have a folder of their own; those of 0, the recipes', do not."""
+    if seed is None:
+        return ()
+    folder = typed.get("model_location", "checkpoints")
+    return (f"{SEED}={seed}", *([f"model_location={folder}/seed_{seed}"] if seed else []))
+
+
+def _key_and_value(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+"), value
+
+
+def _combined(parts: Iterable[Sequence[str]]) -> Options:
+    """Return the options of all parts; of those with one key the last stays."""
+    last = {_key_and_value(option)[0]: option for part in parts for option in part}
+    return tuple(last.values())
+
+
+def _fitting(labels: Mapping[str, Options], typed: Mapping[str, str]) -> dict[str, Options]:
+    """Return the labels whose options do not differ from what the user typed; all of them if none is left."""
+    kept = {label: options for label, options in labels.items()
+            if all(typed.get(key, value) == value for key, value in map(_key_and_value, options))}  # fmt: skip
+    return kept or dict(labels)

@@ -1,0 +1,81 @@
+"""The records of results in a folder: those that can be read, and a sentence on each of the others."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.errors import UserError
+from src.experiments.record import FORMAT
+from src.runtime.untrusted import read_json
+
+# Of a record's configuration, what decides its result beside its question: which weights, heads and data there are.
+DECIDING = ("model", "finetuning_mode", "tasks", "heads", "pretrained", "finetuned", "model_location", "data_location")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record as it was read, and its file."""
+
+    path: Path
+    content: Mapping
+
+    @property
+    def kind(self) -> str:
+        """The experiment that it is of; of the records of the first versions, which do not say, "merge"."""
+        return self.content.get("kind", "merge")
+
+    @property
+    def question(self) -> Mapping:
+        """The options that decide the measurements."""
+        return self.content["question"]
+
+    def config(self, *keys: str) -> object:
+        """Return an option of its configuration, whose groups are named one by one; None if it has none."""
+        node = self.content.get("config")
+        for key in keys:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        return node
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[str]]:
+    """Return the records in a folder, by name, and a sentence on each json that is none that can be shown."""
+    records, problems = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = read_json(path)
+        except (UserError, OSError) as error:
+            problems.append(f"left out: {error}")
+            continue
+        if problem := _problem(content):
+            problems.append(f"left out: {path} {problem}")
+        else:
+            records.append(Record(path, content))
+    return records, problems
+
+
+def find_record(folder: Path, kind: str, question: Mapping, config: Mapping, inputs: Iterable[Path]) -> Record | None:
+    """Return the record of a run that is newer than all its inputs; None if there is none, or an input is not there.
+
+    question, config: of the run, as its record would have them.
+    """
+    try:
+        latest = max((path.stat().st_mtime for path in inputs), default=0.0)
+    except OSError:
+        return None
+    question, config = (json.loads(json.dumps(each)) for each in (question, config))
+    for record in read_records(folder)[0]:
+        same = record.kind == kind and record.question == question
+        if same and all(record.config(key) == config.get(key) for key in DECIDING) and record.path.stat().st_mtime >= latest:
+            return record
+    return None
+
+
+def _problem(content: object) -> str | None:
+    """Return what keeps a json from being shown as a record; None if nothing does."""
+    if not isinstance(content, dict) or not isinstance(content.get("question"), dict):
+        return "is no record of a result"
+    version = content.get("format", 0)
+    if not isinstance(version, int) or version > FORMAT:
+        return f"is of format {version}, which a later version of this program wrote"
+    return None
