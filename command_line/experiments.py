@@ -2,14 +2,13 @@
 
     title: LiNeS, table 2
     published: LiNeS table 2      the name of the published table in src/reports/published.csv; null: none is known
-    benchmark: tall-v2            the lineage whose figures compare with it; null: none that has a name here
     script: main.py               what runs; by default main.py
     with: [tasks=vision]          options of every run
     columns:                      axes with their labels, each the options that it stands for; a column for each pair
       model: {ViT-B/32: [model=ViT-B-32], ViT-L/14: [model=ViT-L-14]}
       tasks: {8 vision: [num_tasks=8], 14 vision: [num_tasks=14]}
     over: {target: {...}}         axes over which cells are means
-    figures: {abs_acc: merged}    metrics of the published table, and what is measured for each (src/reports/figures_of.py)
+    figures: {abs_acc: merged}    metrics of the published table, and what is measured for each (src/reports/measures.py)
     rows:                         methods as the published table calls them
       TIES + LiNeS: {run: [method=ties, method.apply_lines=True]}
       Fine-tuned: {run: [method=zeroshot], figures: {abs_acc: finetuned}}
@@ -66,6 +65,9 @@ class Run:
     rows: tuple[str, ...]
     seed: int | None
 
+    def __hash__(self) -> int:
+        return hash((self.options, self.seed))
+
     @property
     def name(self) -> str:
         """The rows and the column, for lines that say which run it is."""
@@ -83,7 +85,6 @@ class Experiment:
     name: str
     title: str
     published: str | None
-    benchmark: str | None
     rows: tuple[Row, ...]
     script: str = MAIN
     options: Options = ()
@@ -98,7 +99,7 @@ class Experiment:
         columns, over = ({axis: {label: tuple(options) for label, options in labels.items()}
                           for axis, labels in (node.get(key) or {}).items()} for key in ("columns", "over"))  # fmt: skip
         script, options = node.get("script") or MAIN, tuple(node.get("with") or ())
-        return cls(name, node["title"], node.get("published"), node.get("benchmark"), rows, script, options, columns, over)
+        return cls(name, node["title"], node.get("published"), rows, script, options, columns, over)
 
     def runs(self, typed: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
         """Return the runs that fill the table, each once however many rows show it.
@@ -155,7 +156,7 @@ def with_runs(arguments: Sequence[str], is_sweep: bool) -> list[str]:
     if not is_sweep:
         raise UserError(f"an experiment is many runs: python main.py -m +experiment={name}")
     overrides = [text for text in arguments if not text.startswith("-") and text not in (*named, *seeds)]
-    numbers = range(len(experiment.runs(overrides, _seeds(seeds))))
+    numbers = range(len(experiment.runs(overrides, read_seeds(seeds))))
     rest = [text for text in arguments if text not in (*named, *seeds)]
     asked = [f"+{KEY}={name}", f"+{KEY}.run={','.join(map(str, numbers))}", *(f"+{KEY}.{text}" for text in seeds)]
     return [*rest, *asked]
@@ -181,12 +182,17 @@ def config_of_job(config: DictConfig) -> DictConfig | None:
     return None
 
 
+def is_group(key: str) -> bool:
+    """Whether an option chooses one of the files of a group, as `method=ties` does."""
+    return "@" in key or (ROOT / "config" / key).is_dir()
+
+
 def _choice(config: DictConfig) -> str:
     (text,) = (text for text in typed_overrides() if text.lstrip("+").startswith(f"{KEY}="))
     return text.partition("=")[2]
 
 
-def _seeds(texts: Sequence[str]) -> list[int]:
+def read_seeds(texts: Sequence[str]) -> list[int]:
     """Return the seeds that a user typed, `seeds=[0,1,2]`. Raise UserError for anything else."""
     seeds = []
     for override in parse_overrides(texts)[0]:

@@ -118,7 +118,7 @@ def test_a_result_has_the_same_name():
     question = {**setting(config, [task.name for task in selected_tasks(config)]), **merge_question(config)}
     assert question == expected and list(question) == list(expected)  # their order is part of the name, too
     figures = {"coefficients": {}, "curve": [], "grid_size": 0, "scores": {}, "summary": {}, "bytes_stored": 0}
-    about = {"config": {}, "lineage": {"pretrained": PRETRAINED}, "benchmark": "demo", "seconds": 0.0}
+    about = {"config": {}, "choices": {}, "lineage": {"pretrained": PRETRAINED}, "benchmark": "demo", "seconds": 0.0}
     result = MergeResult(title="ViT-demo, 2 tasks, sum", question=question, **about, **figures)
     assert result.name == "ViT-demo-2-tasks-sum-d866ecbd"
 

@@ -19,6 +19,7 @@ SCORES = [Score(right, 1000) for right in (1000, 987, 123)]
 ABOUT = {
     "title": "ViT-B-32 (linear-2), 3 tasks, consensus + LiNeS",
     "config": {},
+    "choices": {},
     "question": {},
     "lineage": {},
     "benchmark": "own",

@@ -1,0 +1,140 @@
+"""What a report is asked for, from its command line, and writing it."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from rich.console import Console
+
+from command_line.experiments import read_experiment, read_seeds
+from src.errors import UserError, nearest, plural, raise_any
+from src.reports import grid as formats
+from src.reports.grid import Grid
+from src.reports.measures import MEASURES
+from src.reports.pivot import TASK, labels, pivot, tables_of
+from src.reports.pivot import field as field_of
+from src.reports.records import Record, read_records
+from src.runtime.files import expand_path, written_beside
+
+WRITERS: dict[str, Callable[[Sequence[Grid]], str]] = {
+    ".md": lambda grids: "\n".join(map(formats.markdown, grids)),
+    ".tex": lambda grids: "\n".join(map(formats.latex, grids)),
+    ".csv": formats.csv_text,
+}
+PAGE = ".html"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a report is asked for; see report.py.
+
+    others: further `FIELD=VALUE`: of an experiment its options, else what records are to have.
+    """
+
+    experiment: str | None = None
+    results_dir: str = "results"
+    output: tuple[str, ...] = ()
+    rows: str = "method"
+    columns: str = TASK
+    figure: str = "merged"
+    seeds: tuple[int, ...] = ()
+    others: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def of(cls, arguments: Sequence[str]) -> "Request":
+        """Return the request of a command line. Raise UserError for all that is wrong with it at once."""
+        problems = [f"{text}: a report is asked for by key=value; --help lists the keys" for text in arguments if "=" not in text]
+        values, others = {}, []
+        names = [each.name for each in fields(cls) if each.name != "others"]
+        for text in (text for text in arguments if "=" in text):
+            key, _, value = text.lstrip("+").partition("=")
+            if key not in names:
+                others.append(text)
+            elif key in values:
+                problems.append(f"{key} is given twice; give it once")
+            else:
+                values[key] = value
+        outputs = tuple(filter(None, values.pop("output", "").strip("[]").split(",")))
+        problems += [
+            f"output={path}: a report is written as {', '.join((*WRITERS, PAGE))}; choose one of these endings"
+            for path in outputs
+            if Path(path).suffix not in (*WRITERS, PAGE)
+        ]
+        if (figure := values.get("figure")) and figure not in MEASURES:
+            guess = nearest(figure, MEASURES)
+            problems.append(f"figure={figure}: " + (f"did you mean {guess}?" if guess else f"there are {', '.join(MEASURES)}"))
+        raise_any(problems)
+        seeds = tuple(read_seeds([f"seeds={values.pop('seeds')}"])) if "seeds" in values else ()
+        return cls(**values, output=outputs, seeds=seeds, others=tuple(others))
+
+
+def write_report(request: Request) -> None:
+    """Print the tables that are asked for, or write them to files. Raise UserError where there is nothing to show."""
+    folder = expand_path(request.results_dir)
+    experiment = read_experiment(request.experiment) if request.experiment else None
+    records, problems = read_records(folder)
+    if not records and not experiment:
+        raise UserError([*problems, f"there are no results in {folder}; run something first, or name their folder: results_dir="])
+    if experiment:
+        from command_line.reporting import grid_of_experiment
+
+        grids = [grid_of_experiment(experiment, records, request.others, request.seeds)]
+    else:
+        records = _selected(records, request.others)
+        is_plain = (request.rows, request.columns, request.figure) == ("method", TASK, "merged")
+        grids = tables_of(records) if is_plain else pivot(records, request.rows, request.columns, request.figure)
+    if not request.output:
+        console = Console()
+        for grid in grids:
+            formats.show(grid, console)
+    for name in request.output:
+        path = expand_path(name)
+        text = _page(grids, records) if path.suffix == PAGE else WRITERS[path.suffix](grids)
+        with written_beside(path) as draft:
+            draft.write_text(text)
+        print(path)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+
+
+def _selected(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
+    """Return the records with one of the values of each condition, `FIELD=A,B`. Raise UserError if none is left."""
+    names = labels(records)
+    kept = list(records)
+    for condition in conditions:
+        key, _, value = condition.partition("=")
+        wanted = value.strip("[]").split(",")
+        found = sorted({field_of(record, key, names) for record in kept})
+        kept = [record for record in kept if field_of(record, key, names) in wanted or _choice(record, key) in wanted]
+        if not kept:
+            raise UserError(f"{condition}: no record has it; {plural(len(records), 'record')} have {key} {', '.join(found)}")
+    return kept
+
+
+def _choice(record: Record, key: str) -> str:
+    return field_of(record, f"choices.{key}", {})
+
+
+def _page(grids: Sequence[Grid], records: Sequence[Record]) -> str:
+    from src.reports.page import page
+
+    compared = [
+        {
+            "table": grid.title,
+            "row": cell.row,
+            "column": f"{cell.column} {cell.metric}",
+            "ours": cell.figure and cell.figure.value,
+            "half_width": cell.figure and cell.figure.half_width,
+            "published": cell.published.value,
+            "difference": cell.figure and cell.figure.value - cell.published.value,
+            "verdict": cell.verdict.name,
+            "reason": cell.verdict.reason,
+            "source": f"{cell.published.paper}: {cell.published.source}",
+            "confidence": cell.published.confidence,
+        }
+        for grid in grids
+        for cell in grid.compared
+    ]
+    titles = ", ".join(grid.title for grid in grids) if len(grids) == 1 else "Results"
+    return page(titles, [record.content for record in records], compared)

@@ -1,0 +1,191 @@
+"""A table of measured figures, beside published ones: its cells, its best ones, and its text in every format."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from src.experiments.tables import show_table
+from src.reports.measures import Figure
+from src.reports.published import Published, Verdict
+
+LESS_IS_BETTER = ("gigabits", "megabytes", "seconds", "storage", "error", "target_acc")
+LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "±": r"$\pm$", "≈": r"$\approx$",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell.
+
+    figure: None where nothing was measured.
+    verdict: None where nothing is published.
+    ties_best: whether a paired test does not tell it from the best of its column; the best itself does not have it.
+    """
+
+    row: str
+    column: str
+    metric: str
+    figure: Figure | None
+    published: Published | None = None
+    verdict: Verdict | None = None
+    ties_best: bool = False
+
+    @property
+    def text(self) -> str:
+        """The figure as tables show it."""
+        return "-" if self.figure is None else f"{self.figure}{' ≈' if self.ties_best else ''}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: a title, its cells, and sentences below it.
+
+    unranked: rows that are no competitors, such as the pre-trained and the fine-tuned models, whose cells are never the best.
+    """
+
+    title: str
+    cells: Sequence[Cell]
+    notes: Sequence[str] = ()
+    unranked: Sequence[str] = field(default=("Zero-shot", "Pre-trained", "Fine-tuned", "Individual fine-tuned"))
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of the rows."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """The column and metric of each column of figures."""
+        return list(dict.fromkeys((cell.column, cell.metric) for cell in self.cells))
+
+    @property
+    def headings(self) -> list[str]:
+        """The headings of the columns of figures, without what all of them share."""
+        metrics = {metric for _, metric in self.columns}
+        names = {column for column, _ in self.columns}
+        return [" ".join([column] * (len(names) > 1 or not column) + [metric] * (len(metrics) > 1 or len(names) == 1)) or metric
+                for column, metric in self.columns]  # fmt: skip
+
+    def cell(self, row: str, column: tuple[str, str]) -> Cell | None:
+        """Return a cell, None if there is none."""
+        return next((cell for cell in self.cells if cell.row == row and (cell.column, cell.metric) == column), None)
+
+    def ranks(self) -> dict[tuple[str, str, str], int]:
+        """Return 0 for the best and 1 for the second best cell of each column with several, by row, column and metric."""
+        ranks = {}
+        for column in self.columns:
+            cells = [cell for row in self.rows if row not in self.unranked and (cell := self.cell(row, column)) and cell.figure]
+            cells.sort(key=lambda cell: cell.figure.value, reverse=column[1] not in LESS_IS_BETTER)
+            ranks |= {(cell.row, *column): rank for rank, cell in enumerate(cells[:2]) if len(cells) > 2}
+        return ranks
+
+    def texts(self) -> list[list[str]]:
+        """Return the rows as text, each with its name first."""
+        return [[row, *(cell.text if (cell := self.cell(row, column)) else "" for column in self.columns)] for row in self.rows]
+
+    @property
+    def compared(self) -> list[Cell]:
+        """The cells with a published figure."""
+        return [cell for cell in self.cells if cell.published]
+
+    def comparison(self) -> list[list[str]]:
+        """Return a row of text for each cell with a published figure, under `COMPARISON`."""
+        return [
+            [
+                cell.row,
+                cell.column,
+                cell.metric,
+                cell.text,
+                cell.published.text,
+                f"{cell.figure.value - cell.published.value:+.1f}" if cell.figure else "",
+                cell.verdict.name,
+                cell.verdict.reason,
+            ]
+            for cell in self.compared
+        ]
+
+
+COMPARISON = ("method", "column", "metric", "ours", "published", "difference", "verdict", "why")
+
+
+def show(grid: Grid, console: Console) -> None:
+    """Print a table, and below it the comparison with published figures."""
+    show_table(console, grid.title, ("", *grid.headings), grid.texts())
+    if grid.compared:
+        show_table(console, "beside published figures", COMPARISON[:-1], [row[:-1] for row in grid.comparison()])
+        reasons = dict.fromkeys(f"{row[-2]}: {row[-1]}" for row in grid.comparison() if row[-2] == "not comparable")
+        for reason in reasons:
+            console.print(reason, highlight=False, soft_wrap=True)
+    for note in grid.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+
+
+def markdown(grid: Grid) -> str:
+    """Return a table as Markdown, the best cell of a column in bold, the second underlined."""
+    ranks = grid.ranks()
+
+    def mark(cell: Cell | None) -> str:
+        if cell is None:
+            return ""
+        before, after = {0: ("**", "**"), 1: ("<u>", "</u>")}.get(ranks.get((cell.row, cell.column, cell.metric)), ("", ""))
+        return f"{before}{_plain(cell.text)}{after}"
+
+    rows = [[_plain(row), *(mark(grid.cell(row, column)) for column in grid.columns)] for row in grid.rows]
+    parts = [f"### {_plain(grid.title)}", _markdown_table(["", *map(_plain, grid.headings)], rows)]
+    if grid.compared:
+        parts.append(_markdown_table(list(COMPARISON), [list(map(_plain, row)) for row in grid.comparison()]))
+    return "\n\n".join([*parts, *(_plain(note) for note in grid.notes)]) + "\n"
+
+
+def latex(grid: Grid) -> str:
+    """Return a table as LaTeX with booktabs, the best cell of a column in bold, the second underlined."""
+    ranks = grid.ranks()
+
+    def mark(cell: Cell | None) -> str:
+        if cell is None:
+            return ""
+        command = {0: r"\textbf{%s}", 1: r"\underline{%s}"}.get(ranks.get((cell.row, cell.column, cell.metric)), "%s")
+        return command % _latex(cell.text)
+
+    lines = [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{_latex(grid.title)}}}"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * len(grid.columns)}}}", r"\toprule"]
+    lines.append(" & ".join(["", *map(_latex, grid.headings)]) + r" \\")
+    lines.append(r"\midrule")
+    for row in grid.rows:
+        lines.append(" & ".join([_latex(row), *(mark(grid.cell(row, column)) for column in grid.columns)]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(grids: Sequence[Grid]) -> str:
+    """Return tables as one csv, a line a cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = ("value", "half_width_95", "spread", "published", "source", "confidence", "verdict", "reason")
+    writer.writerow(("table", "row", "column", "metric", *names))
+    for grid in grids:
+        for cell in grid.cells:
+            figure, theirs, verdict = cell.figure, cell.published, cell.verdict
+            own = (figure.value, figure.half_width, figure.spread) if figure else (None, None, None)
+            published = (theirs.text, theirs.source, theirs.confidence) if theirs else (None, None, None)
+            judged = (verdict.name, verdict.reason) if verdict else (None, None)
+            writer.writerow((grid.title, cell.row, cell.column, cell.metric, *own, *published, *judged))
+    return out.getvalue()
+
+
+def _markdown_table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _plain(text: str) -> str:
+    """Return text of strangers (names of tasks, notes) as Markdown shows it literally in one line."""
+    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#~" else letter for letter in text)
+    return " ".join(escaped.split())
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))

@@ -1,0 +1,102 @@
+"""What tables show of records, by name: accuracies in percent, storage, time."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from src.experiments.record import half_width
+from src.reports.records import Record
+
+ACCURACIES = ("merged", "finetuned", "zeroshot", "normalised", "unseen_merged", "unseen_zeroshot")
+NEGATIONS = ("target_pretrained", "target_negated", "control_pretrained", "control_negated")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number.
+
+    half_width: half of the 95 % interval of its sampling error; None where it has none, or none is known.
+    spread: the standard deviation over seeds; None of a single one.
+    """
+
+    value: float
+    half_width: float | None = None
+    spread: float | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.value:.1f}"
+        error = self.half_width if self.spread is None else self.spread
+        return text if error is None else f"{text} ± {error:.1f}"
+
+
+Measure = Callable[[Mapping], Figure | None]
+
+
+def measure(name: str, record: Record) -> Figure | None:
+    """Return a figure of a record; None if it has none of this name, as records of older versions and other kinds may."""
+    try:
+        return MEASURES[name](record.content)
+    except (KeyError, TypeError, IndexError, StopIteration, ZeroDivisionError):
+        return None
+
+
+def mean_of(figures: list[Figure]) -> Figure:
+    """Return the mean of figures of different data, as those of single tasks are."""
+    widths = [figure.half_width for figure in figures]
+    width = None if None in widths else sum(each**2 for each in widths) ** 0.5 / len(widths)
+    return Figure(fmean(figure.value for figure in figures), width)
+
+
+def over_seeds(figures: list[Figure]) -> Figure:
+    """Return the mean of figures of different seeds on the same data, with their spread; a single one as it is."""
+    if len(figures) == 1:
+        return figures[0]
+    values, widths = [figure.value for figure in figures], [figure.half_width for figure in figures]
+    return Figure(fmean(values), None if None in widths else fmean(widths), stdev(values))
+
+
+def _mean(name: str) -> Measure:
+    def get(record: Mapping) -> Figure:
+        mean = record["means"][name]
+        width = mean.get("half_width_95")
+        return Figure(100 * mean["mean"], None if width is None else 100 * width)
+
+    return get
+
+
+def _single_task(of_target: bool, model: str) -> Measure:
+    """Return the measure of a model on the target of single_task, or the mean over the other tasks."""
+
+    def get(record: Mapping) -> Figure:
+        (target,) = (name.removeprefix("target ") for name in record["summary"] if name.startswith("target "))
+        scores = [scores[model] for task, scores in record["test"].items() if (task == target) == of_target]
+        variances = [score["accuracy"] * (1 - score["accuracy"]) / score["count"] for score in scores]
+        return Figure(100 * fmean(score["accuracy"] for score in scores), 100 * half_width(variances))
+
+    return get
+
+
+def _bits(record: Mapping) -> float:
+    """Return the bits that all tasks' models take, as the TALL masks paper counts them."""
+    return record["storage"]["formula_bits"] if record["storage"] else 8 * record["bytes_stored"]
+
+
+def _separate(record: Mapping) -> float:
+    """Return the bytes that one model a task takes."""
+    return record["bytes_stored"] * len(record["test"])
+
+
+MEASURES: dict[str, Measure] = {
+    **{name: _mean(name) for name in (*ACCURACIES, *NEGATIONS)},
+    "error": _mean("everywhere"),
+    "target_merged": _single_task(True, "merged"),
+    "target_zeroshot": _single_task(True, "zeroshot"),
+    "control_merged": _single_task(False, "merged"),
+    "control_zeroshot": _single_task(False, "zeroshot"),
+    "gigabits": lambda record: Figure(_bits(record) / 1e9),
+    "gigabits_separate": lambda record: Figure(8 * _separate(record) / 1e9),
+    "megabytes": lambda record: Figure(record["bytes_stored"] / 1e6),
+    "megabytes_separate": lambda record: Figure(_separate(record) / 1e6),
+    "seconds": lambda record: Figure(record["seconds"]),
+    "coefficient": lambda record: Figure(record["coefficient"]),
+}

@@ -1,0 +1,151 @@
+"""Tables of whatever records there are: of one model and benchmark each, methods by tasks, or any field by any other."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from src.experiments.record import Z95
+from src.reports.grid import Cell, Grid
+from src.reports.measures import Figure, measure, over_seeds
+from src.reports.records import Record
+
+TASK = "task"
+OPTIONS = ("method", "specify_lambda", "n_eval_points", "search", "statistics")  # in which records of one method may differ
+
+
+def tables_of(records: Sequence[Record]) -> list[Grid]:
+    """Return a table of methods by tasks for each model, mode of fine-tuning, list of tasks and benchmark; others by kind."""
+    grids = []
+    merges = [record for record in records if record.kind == "merge" and isinstance(record.content.get("test"), Mapping)]
+    for (model, mode, tasks, benchmark), group in _grouped(merges, _setting).items():
+        title = f"{model}{'' if mode in ('standard', '') else f' ({mode})'}, {len(tasks)} tasks, benchmark {benchmark}"
+        names = labels(group)
+        rows = sorted(group, key=lambda record: _value(measure("merged", record)))
+        cells = [cell for record in rows for cell in _task_cells(names[record.path], record)]
+        grids.append(Grid(f"{title}: test accuracy in %", cells, _shared_cells(cells)))
+    others = [record for record in records if record not in merges and isinstance(record.content.get("means"), Mapping)]
+    for (kind, benchmark), group in _grouped(others, lambda record: (record.kind, _text(record, "benchmark"))).items():
+        cells = [
+            Cell(_text(record, "name"), mean, "%", Figure(100 * each["mean"], _percent(each.get("half_width_95"))))
+            for record in group
+            for mean, each in record.content["means"].items()
+            if isinstance(each, Mapping) and isinstance(each.get("mean"), int | float)
+        ]
+        grids.append(Grid(f"{kind.replace('_', ' ')}, benchmark {benchmark}", cells))
+    return [grid for grid in grids if grid.cells]
+
+
+def pivot(records: Sequence[Record], rows: str, columns: str, figure: str) -> list[Grid]:
+    """Return a table of a figure by two fields for each benchmark; `task` as a field has merged accuracies.
+
+    Of several records in a cell it is the mean, where they are of several seeds, else that of the newest.
+    """
+    return [grid for benchmark, group in _grouped(records, lambda record: _text(record, "benchmark")).items()
+            if (grid := _pivot_of(group, rows, columns, figure, benchmark)).cells]  # fmt: skip
+
+
+def _pivot_of(records: Sequence[Record], rows: str, columns: str, figure: str, benchmark: str) -> Grid:
+    names = labels(records)
+    by_place: dict[tuple[str, str], dict[object, Figure]] = {}
+    repeated = set()
+    for record in sorted(records, key=lambda record: record.path.stat().st_mtime):
+        own = {None: measure(figure, record)}
+        if TASK in (rows, columns):
+            own = {cell.column: cell.figure for cell in _task_cells("", record) if cell.column in record.content["test"]}
+        for task, found in own.items():
+            place = tuple(task if name == TASK else field(record, name, names) for name in (rows, columns))
+            seeds, seed = by_place.setdefault(place, {}), record.config("model", "recipe", "seed")
+            if found:
+                repeated |= {place} if seed in seeds else set()
+                seeds[seed] = found
+    cells = [Cell(*place, figure, over_seeds(list(seeds.values()))) for place, seeds in by_place.items() if seeds]
+    notes = [f"{len(repeated)} cells have several records; the newest is shown"] * bool(repeated)
+    return Grid(f"{figure} by {rows} and {columns}, benchmark {benchmark}", cells, notes)
+
+
+def labels(records: Sequence[Record]) -> dict:
+    """Return the method of each record by its path; of those called alike with the options in which they differ."""
+    by_name = _grouped(records, _method)
+    names = {}
+    for name, group in by_name.items():
+        options = [_flat({key: record.question.get(key) for key in OPTIONS}) for record in group]
+        differing = [key for key in dict.fromkeys(key for each in options for key in each)
+                     if len({each.get(key) for each in options}) > 1 and not key.endswith("_target_")]  # fmt: skip
+        for record, each in zip(group, options):
+            own = ", ".join(f"{key.removeprefix('method.')}={each.get(key)}" for key in differing)
+            names[record.path] = f"{name} ({own})" if own else name
+    return names
+
+
+def field(record: Record, name: str, names: Mapping) -> str:
+    """Return a field of a record as text: `method`, `model`, `tasks` (their number), or any by its path, as config.seed."""
+    if name == "method":
+        return names[record.path]
+    if name == "tasks":
+        return str(len(record.question.get("tasks", ())))
+    for holder in (record.content, record.question, record.content.get("choices"), record.content.get("config")):
+        node: object = holder
+        for key in name.split("."):
+            node = node.get(key) if isinstance(node, Mapping) else None
+        if node is not None:
+            return node if isinstance(node, str) else json.dumps(node)
+    return "none"
+
+
+def _task_cells(row: str, record: Record) -> Iterable[Cell]:
+    for task, scores in record.content["test"].items():
+        merged = scores.get("merged") if isinstance(scores, Mapping) else None
+        if isinstance(merged, Mapping) and merged.get("count"):
+            accuracy = merged["accuracy"]
+            yield Cell(row, task, "%", Figure(100 * accuracy, 100 * Z95 * (accuracy * (1 - accuracy) / merged["count"]) ** 0.5))
+    for name, heading in (("merged", "mean"), ("normalised", "normalised")):
+        if figure := measure(name, record):
+            yield Cell(row, heading, "%", figure)
+
+
+def _shared_cells(cells: Sequence[Cell]) -> list[str]:
+    places = [(cell.row, cell.column) for cell in cells]
+    repeated = {row for row, column in places if places.count((row, column)) > 1}
+    return [f"several records of {row}: the first is shown" for row in sorted(repeated)]
+
+
+def _setting(record: Record) -> tuple:
+    mode = record.question.get("finetuning_mode")
+    name = mode.get("name", "") if isinstance(mode, Mapping) else ""
+    return _text(record.question, "model"), name, tuple(record.content["test"]), _text(record, "benchmark")
+
+
+def _method(record: Record) -> str:
+    """Return what a record calls its method: the end of its title's name, or the choice."""
+    choice = field(record, "choices.method", {})
+    if choice == "none":
+        return str(record.question.get("method", {}).get("_target_", record.kind)).rpartition(".")[2]
+    options = record.question.get("method")
+    return choice + (" + LiNeS" if isinstance(options, Mapping) and options.get("apply_lines") else "")
+
+
+def _grouped(records: Iterable[Record], key: Callable) -> dict:
+    groups: dict = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def _flat(node: object, name: str = "") -> dict[str, str]:
+    if isinstance(node, Mapping):
+        return {
+            key: value for part, each in node.items() for key, value in _flat(each, f"{name}.{part}" if name else part).items()
+        }
+    return {name: json.dumps(node)}
+
+
+def _text(source: Record | Mapping, name: str) -> str:
+    value = (source.content if isinstance(source, Record) else source).get(name)
+    return value if isinstance(value, str) else "unknown"
+
+
+def _value(figure: Figure | None) -> float:
+    return figure.value if figure else 0.0
+
+
+def _percent(share: object) -> float | None:
+    return 100 * share if isinstance(share, int | float) else None

@@ -1,0 +1,90 @@
+"""Published figures, and whether a measured one may be compared with them and agrees."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from src.reports.measures import Figure
+from src.reports.records import Record
+
+FILE = Path(__file__).with_name("published.csv")
+AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN = "agrees", "differs", "not comparable", "not run"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure.
+
+    text: as it was printed, whose last digit is rounded.
+    benchmark: the lineage of the models; "" where it has no name.
+    confidence: how it was read: `file`, `page-text`, `page-image`, `computed-from-file`.
+    """
+
+    text: str
+    unit: str
+    benchmark: str
+    confidence: str
+    source: str
+    paper: str
+
+    @property
+    def value(self) -> float:
+        return float(self.text)
+
+    @property
+    def rounding(self) -> float:
+        """The most that rounding changed it."""
+        return 0.5 * 10.0 ** -len(self.text.partition(".")[2])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a measured figure agrees with a published one: one of the names above, and why."""
+
+    name: str
+    reason: str = ""
+
+
+@cache
+def published_table(table: str | None) -> Mapping[tuple[str, str, str, str], Published]:
+    """Return the figures of a published table by (model, tasks, method, metric)."""
+    if table is None:
+        return {}
+    with FILE.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["table"] == table]
+    return {
+        (row["model"], row["tasks"], row["method"], row["metric"]): Published(
+            row["value"], row["unit"], row["benchmark"], row["confidence"], row["source"], row["paper"]
+        )
+        for row in rows
+    }
+
+
+def verdict_on(figure: Figure, published: Published, record: Record) -> Verdict:
+    """Return whether a figure, measured in a record, agrees with a published one: within its interval, and the rounding."""
+    reasons = list(_differences(record, published))
+    if reasons:
+        return Verdict(NOT_COMPARABLE, "; ".join(reasons))
+    error = (figure.half_width or 0.0) + published.rounding
+    if figure.spread is not None:
+        error += 2 * figure.spread
+    difference = abs(figure.value - published.value)
+    return Verdict(AGREES if difference <= error + 1e-9 else DIFFERS, f"{difference:.2f} apart, {error:.2f} by chance")
+
+
+def _differences(record: Record, published: Published) -> list[str]:
+    """Return what in a record keeps it from being compared with a published figure."""
+    reasons, content = [], record.content
+    benchmark, lineage = content.get("benchmark", "unknown"), content.get("lineage", {})
+    if not published.benchmark:
+        reasons.append(f"nothing says which models and data the published figure is of; ours are of the benchmark {benchmark}")
+    elif benchmark != published.benchmark:
+        reasons.append(f"ours is of the benchmark {benchmark}, the published one of {published.benchmark}")
+    if (precision := record.question.get("precision", "fp32")) != "fp32":
+        reasons.append(f"ours was scored in {precision}")
+    heads = lineage.get("heads_from")
+    if isinstance(heads, Mapping) and "prompts" in heads.values() and published.benchmark.startswith("tall"):
+        reasons.append("our heads were built from prompts, theirs are published")
+    return reasons
