@@ -12,6 +12,7 @@ output=A.md,B.html  files to write, by their endings .md, .tex, .csv, .html; def
 rows=, columns=     fields that rows and columns have: method, model, task, tasks, coefficient, or any of a record's, as
                     config.method.k; default: rows=method columns=task
 figure=merged       what a cell shows: merged, normalised, zeroshot, finetuned, megabytes, seconds, coefficient, ...
+--config-dir=FOLDER with experiment/NAME.yaml in it, for experiment=NAME
 FIELD=A,B           only records whose field has one of these values
 """
 

@@ -8,7 +8,9 @@
       model: {ViT-B/32: [model=ViT-B-32], ViT-L/14: [model=ViT-L-14]}
       tasks: {8 vision: [num_tasks=8], 14 vision: [num_tasks=14]}
     over: {target: {...}}         axes over which cells are means
+    lower_is_better: [target_acc]  metrics of which the least is the best, beside bytes, seconds and errors
     figures: {abs_acc: merged}    metrics of the published table, and what is measured for each (src/reports/measures.py)
+    left_out: {Pruning: why}      published rows that nothing here runs
     rows:                         methods as the published table calls them
       TIES + LiNeS: {run: [method=ties, method.apply_lines=True]}
       Fine-tuned: {run: [method=zeroshot], figures: {abs_acc: finetuned}}
@@ -17,17 +19,20 @@
 """
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from command_line.composition import ROOT
-from command_line.config import compose_config
-from command_line.overrides import parse_overrides, typed_overrides
+from command_line.config import compose_config, config_folders
+from command_line.overrides import parse_overrides, quoted_text, typed_overrides
 from src.errors import UserError, nearest, raise_any
+from src.runtime.untrusted import read_yaml
 from src.validation import is_whole
 
 FOLDER = ROOT / "config" / "experiment"
@@ -90,6 +95,8 @@ class Experiment:
     options: Options = ()
     columns: Mapping[str, Mapping[str, Options]] = field(default_factory=dict)
     over: Mapping[str, Mapping[str, Options]] = field(default_factory=dict)
+    lower_is_better: Options = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, node: Mapping) -> "Experiment":
@@ -98,8 +105,18 @@ class Experiment:
         rows = tuple(Row(row, tuple(about["run"]), about.get("figures") or figures) for row, about in node["rows"].items())
         columns, over = ({axis: {label: tuple(options) for label, options in labels.items()}
                           for axis, labels in (node.get(key) or {}).items()} for key in ("columns", "over"))  # fmt: skip
-        script, options = node.get("script") or MAIN, tuple(node.get("with") or ())
-        return cls(name, node["title"], node.get("published"), rows, script, options, columns, over)
+        return cls(
+            name,
+            node["title"],
+            node.get("published"),
+            rows,
+            node.get("script") or MAIN,
+            tuple(node.get("with") or ()),
+            columns,
+            over,
+            tuple(node.get("lower_is_better") or ()),
+            node.get("left_out") or {},
+        )
 
     def runs(self, typed: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
         """Return the runs that fill the table, each once however many rows show it.
@@ -124,25 +141,31 @@ class Experiment:
         return list(found.values())
 
 
-def read_experiment(name: str) -> Experiment:
-    """Return the experiment called so. Raise UserError if there is none."""
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        names = experiment_names()
+def read_experiment(name: str, folders: Sequence[str] = ()) -> Experiment:
+    """Return the experiment called so.
+
+    folders: the user's, with further configurations.
+
+    Raise UserError if there is none, or its file cannot be read.
+    """
+    places = [FOLDER, *(Path(folder) / KEY for folder in folders)]
+    path = next((file for place in places if (file := place / f"{name}.yaml").is_file()), None)
+    if path is None:
+        names = sorted(file.stem for place in places for file in place.glob("*.yaml"))
         guess = nearest(name, names)
         raise UserError(
             f"there is no experiment {name}; " + (f"did you mean {guess}?" if guess else f"there are {', '.join(names)}")
         )
-    return Experiment.of(name, OmegaConf.to_container(OmegaConf.load(path)))
+    try:
+        return Experiment.of(name, read_yaml(path))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no experiment ({error!r}); it needs a title, and rows with a run each") from error
 
 
-def experiment_names() -> list[str]:
-    """Return the names of the experiments of this program."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def with_runs(arguments: Sequence[str], is_sweep: bool) -> list[str]:
+def with_runs(arguments: Sequence[str], is_sweep: bool, folders: Sequence[str] = ()) -> list[str]:
     """Return a command line that names an experiment with a sweep over the numbers of its runs; any other as it is.
+
+    folders: as in `read_experiment`.
 
     Raise UserError if there is no such experiment, or it is not started as a sweep.
     """
@@ -152,7 +175,7 @@ def with_runs(arguments: Sequence[str], is_sweep: bool) -> list[str]:
         raise_any(f"{text}: seeds are of an experiment; for one fine-tuning set {SEED}" for text in seeds)
         return list(arguments)
     name = named[0].partition("=")[2]
-    experiment = read_experiment(name)
+    experiment = read_experiment(name, folders)
     if not is_sweep:
         raise UserError(f"an experiment is many runs: python main.py -m +experiment={name}")
     overrides = [text for text in arguments if not text.startswith("-") and text not in (*named, *seeds)]
@@ -170,11 +193,12 @@ def config_of_job(config: DictConfig) -> DictConfig | None:
     if KEY not in config:
         return config
     typed = [text for text in typed_overrides() if not text.lstrip("+").startswith((f"{KEY}=", f"{KEY}."))]
-    experiment, seeds = read_experiment(_choice(config)), config[KEY].get("seeds") or ()
+    folders, seeds = config_folders(), config[KEY].get("seeds") or ()
+    experiment = read_experiment(_choice(), folders)
     runs = experiment.runs(typed, seeds)
     run = runs[config[KEY].run]
     print(f"{experiment.name} {config[KEY].run + 1}/{len(runs)}: {run.name}", flush=True)
-    options = [*run.options, "skip_done=true"]
+    options = [*search_path(folders), *run.options, "skip_done=true"]
     if experiment.script == MAIN:
         return compose_config(options)
     if subprocess.run([sys.executable, str(ROOT / experiment.script), *options]).returncode:
@@ -187,7 +211,14 @@ def is_group(key: str) -> bool:
     return "@" in key or (ROOT / "config" / key).is_dir()
 
 
-def _choice(config: DictConfig) -> str:
+def search_path(folders: Sequence[str]) -> list[str]:
+    """Return the override that lets a configuration be composed of the user's folders, too."""
+    files = [f"file://{os.path.abspath(folder.removeprefix('file://'))}" for folder in folders]
+    return [f"hydra.searchpath=[{','.join(map(quoted_text, files))}]"] if files else []
+
+
+def _choice() -> str:
+    """Return the name of the experiment that this job is of."""
     (text,) = (text for text in typed_overrides() if text.lstrip("+").startswith(f"{KEY}="))
     return text.partition("=")[2]
 

@@ -39,11 +39,13 @@ class Request:
     columns: str = TASK
     figure: str = "merged"
     seeds: tuple[int, ...] = ()
+    config_dir: str | None = None
     others: tuple[str, ...] = field(default=())
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> "Request":
         """Return the request of a command line. Raise UserError for all that is wrong with it at once."""
+        arguments = [text.replace("--config-dir=", "config_dir=", 1) for text in arguments]
         problems = [f"{text}: a report is asked for by key=value; --help lists the keys" for text in arguments if "=" not in text]
         values, others = {}, []
         names = [each.name for each in fields(cls) if each.name != "others"]
@@ -72,14 +74,15 @@ class Request:
 def write_report(request: Request) -> None:
     """Print the tables that are asked for, or write them to files. Raise UserError where there is nothing to show."""
     folder = expand_path(request.results_dir)
-    experiment = read_experiment(request.experiment) if request.experiment else None
+    folders = [request.config_dir] if request.config_dir else []
+    experiment = read_experiment(request.experiment, folders) if request.experiment else None
     records, problems = read_records(folder)
     if not records and not experiment:
         raise UserError([*problems, f"there are no results in {folder}; run something first, or name their folder: results_dir="])
     if experiment:
         from command_line.reporting import grid_of_experiment
 
-        grids = [grid_of_experiment(experiment, records, request.others, request.seeds)]
+        grids = [grid_of_experiment(experiment, records, request.others, request.seeds, folders)]
     else:
         records = _selected(records, request.others)
         is_plain = (request.rows, request.columns, request.figure) == ("method", TASK, "merged")

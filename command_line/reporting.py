@@ -8,7 +8,7 @@ from dataclasses import replace
 from omegaconf import DictConfig, OmegaConf
 
 from command_line.config import compose_config, merge_question, setting
-from command_line.experiments import MAIN, SEED, Experiment, Run, is_group
+from command_line.experiments import MAIN, SEED, Experiment, Run, is_group, search_path
 from command_line.overrides import parse_overrides
 from src.errors import plural, raise_any
 from src.reports.grid import Cell, Grid
@@ -20,13 +20,16 @@ from src.reports.significance import LEVEL, paired_p_value
 KINDS = {"eval_task_negation.py": "negation", "eval_disentanglement.py": "disentanglement", "eval_single_task.py": "single_task"}
 
 
-def grid_of_experiment(experiment: Experiment, records: Sequence[Record], typed: Sequence[str], seeds: Sequence[int]) -> Grid:
+def grid_of_experiment(
+    experiment: Experiment, records: Sequence[Record], typed: Sequence[str], seeds: Sequence[int], folders: Sequence[str] = ()
+) -> Grid:
     """Return the table of an experiment.
 
     typed, seeds: as in `Experiment.runs`.
+    folders: the user's, with further configurations.
     """
     runs = experiment.runs(typed, seeds)
-    found = dict(zip(runs, _records_of(experiment, runs, records)))
+    found = dict(zip(runs, _records_of(experiment, runs, records, folders)))
     published, cells = published_table(experiment.published), []
     columns = list(dict.fromkeys(tuple(run.column.items()) for run in runs))
     for labels in columns:
@@ -49,7 +52,7 @@ def grid_of_experiment(experiment: Experiment, records: Sequence[Record], typed:
     cells = _with_ties(cells, experiment, shown)
     missing = sum(record is None for record in found.values())
     notes = list(_notes(experiment, cells, found, missing))
-    return Grid(experiment.title, cells, notes)
+    return Grid(experiment.title, cells, notes, experiment.lower_is_better)
 
 
 def _with_ties(cells: Sequence[Cell], experiment: Experiment, records: Mapping[tuple[str, str], Record | None]) -> list[Cell]:
@@ -76,6 +79,8 @@ def _notes(experiment: Experiment, cells: Sequence[Cell], found: Mapping[Run, Re
         yield f"benchmark: {', '.join(benchmarks)}" + (" (not to be compared with one another)" if len(benchmarks) > 1 else "")
     if any(cell.ties_best for cell in cells):
         yield f"≈: not told from the best by a paired test on the same examples, at {LEVEL:.0%}"
+    for row, reason in experiment.left_out.items():
+        yield f"published and not run here: {row}, {reason}"
     figures = [cell.figure for cell in cells if cell.figure]
     if any(figure.spread is not None for figure in figures):
         yield "±: the standard deviation over seeds"
@@ -83,10 +88,12 @@ def _notes(experiment: Experiment, cells: Sequence[Cell], found: Mapping[Run, Re
         yield "±: half of the 95 % interval of sampling error"
 
 
-def _records_of(experiment: Experiment, runs: Sequence[Run], records: Sequence[Record]) -> list[Record | None]:
+def _records_of(
+    experiment: Experiment, runs: Sequence[Run], records: Sequence[Record], folders: Sequence[str]
+) -> list[Record | None]:
     """Return the newest record of each run; None where there is none."""
     newest = sorted(records, key=lambda record: record.path.stat().st_mtime, reverse=True)
-    asked = [(_question(experiment.script, config), OmegaConf.select(config, SEED)) for config in _configs(runs)]
+    asked = [(_question(experiment.script, config), OmegaConf.select(config, SEED)) for config in _configs(runs, folders)]
     return [next((record for record in newest if _is_of(record, experiment.script, *each)), None) for each in asked]
 
 
@@ -110,7 +117,7 @@ def _question(script: str, config: DictConfig) -> dict:
     return json.loads(json.dumps({**setting(config, [task.name for task in selected_tasks(config)]), **own}))
 
 
-def _configs(runs: Sequence[Run]) -> Iterator[DictConfig]:
+def _configs(runs: Sequence[Run], folders: Sequence[str]) -> Iterator[DictConfig]:
     """Yield the configuration of each run; those that choose the same files are composed once, which takes long."""
     composed: dict[tuple[str, ...], DictConfig] = {}
     for run in runs:
@@ -118,7 +125,7 @@ def _configs(runs: Sequence[Run]) -> Iterator[DictConfig]:
         raise_any(problems)
         choices = tuple(each.input_line for each in overrides if is_group(each.key_or_group))
         if choices not in composed:
-            composed[choices] = compose_config(choices)
+            composed[choices] = compose_config([*search_path(folders), *choices])
         config = deepcopy(composed[choices])
         for each in overrides:
             if each.input_line not in choices:

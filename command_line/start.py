@@ -28,7 +28,7 @@ def start(main: Callable[[], None]) -> None:
         raise UserError("--resolve is for --cfg and --help; leave it out")
     folders = [arguments.config_dir] if arguments.config_dir else []
     sweep = arguments.multirun or "hydra.mode=MULTIRUN" in arguments.overrides
-    sys.argv[1:] = with_runs(sys.argv[1:], sweep)
+    sys.argv[1:] = with_runs(sys.argv[1:], sweep, folders)
     arguments = parser.parse_args()
     utils.run_and_report = lambda function: function()  # Hydra's own prints what it catches, in several lines
     name = arguments.config_name or "config"

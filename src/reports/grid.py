@@ -11,7 +11,7 @@ from src.experiments.tables import show_table
 from src.reports.measures import Figure
 from src.reports.published import Published, Verdict
 
-LESS_IS_BETTER = ("gigabits", "megabytes", "seconds", "storage", "error", "target_acc")
+LOWER_IS_BETTER = ("megabytes", "seconds", "storage", "error")  # metrics
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "±": r"$\pm$", "≈": r"$\approx$",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}  # fmt: skip
 
@@ -43,12 +43,14 @@ class Cell:
 class Grid:
     """A table: a title, its cells, and sentences below it.
 
+    lower_is_better: further metrics of which the least is the best.
     unranked: rows that are no competitors, such as the pre-trained and the fine-tuned models, whose cells are never the best.
     """
 
     title: str
     cells: Sequence[Cell]
     notes: Sequence[str] = ()
+    lower_is_better: Sequence[str] = ()
     unranked: Sequence[str] = field(default=("Zero-shot", "Pre-trained", "Fine-tuned", "Individual fine-tuned"))
 
     @property
@@ -78,7 +80,7 @@ class Grid:
         ranks = {}
         for column in self.columns:
             cells = [cell for row in self.rows if row not in self.unranked and (cell := self.cell(row, column)) and cell.figure]
-            cells.sort(key=lambda cell: cell.figure.value, reverse=column[1] not in LESS_IS_BETTER)
+            cells.sort(key=lambda cell: cell.figure.value, reverse=column[1] not in (*LOWER_IS_BETTER, *self.lower_is_better))
             ranks |= {(cell.row, *column): rank for rank, cell in enumerate(cells[:2]) if len(cells) > 2}
         return ranks
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from src.experiments.record import Z95
 from src.reports.grid import Cell, Grid
 from src.reports.measures import Figure, measure, over_seeds
 from src.reports.records import Record
@@ -71,7 +70,7 @@ def labels(records: Sequence[Record]) -> dict:
         differing = [key for key in dict.fromkeys(key for each in options for key in each)
                      if len({each.get(key) for each in options}) > 1 and not key.endswith("_target_")]  # fmt: skip
         for record, each in zip(group, options):
-            own = ", ".join(f"{key.removeprefix('method.')}={each.get(key)}" for key in differing)
+            own = ", ".join(f"{key.removeprefix('method.')}={each.get(key, 'null').strip(chr(34))}" for key in differing)
             names[record.path] = f"{name} ({own})" if own else name
     return names
 
@@ -94,9 +93,9 @@ def field(record: Record, name: str, names: Mapping) -> str:
 def _task_cells(row: str, record: Record) -> Iterable[Cell]:
     for task, scores in record.content["test"].items():
         merged = scores.get("merged") if isinstance(scores, Mapping) else None
-        if isinstance(merged, Mapping) and merged.get("count"):
-            accuracy = merged["accuracy"]
-            yield Cell(row, task, "%", Figure(100 * accuracy, 100 * Z95 * (accuracy * (1 - accuracy) / merged["count"]) ** 0.5))
+        accuracy = merged.get("accuracy") if isinstance(merged, Mapping) else None
+        if isinstance(accuracy, int | float):
+            yield Cell(row, task, "%", Figure(100 * accuracy))
     for name, heading in (("merged", "mean"), ("normalised", "normalised")):
         if figure := measure(name, record):
             yield Cell(row, heading, "%", figure)

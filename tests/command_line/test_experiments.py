@@ -1,0 +1,121 @@
+"""Experiments: their runs, what narrows them, and that each is of options and published figures that there are."""
+
+import csv
+
+import pytest
+from omegaconf import OmegaConf
+
+from command_line.build import build_method
+from command_line.composition import ROOT
+from command_line.config import compose_config
+from command_line.experiments import FOLDER, MAIN, Experiment, read_experiment, read_seeds, with_runs
+from command_line.preflight import selected_tasks
+from command_line.reporting import KINDS, _configs
+from src.errors import UserError
+from src.reports.measures import MEASURES
+from src.reports.published import FILE, published_table
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+TWO = {
+    "title": "two",
+    "columns": {"model": {"small": ["model=t5-small"], "base": ["model=t5-base"]}, "tasks": {"8": ["tasks=p3_eight_qa"]}},
+    "rows": {
+        "before": {"run": ["method=zeroshot"]},
+        "after": {"run": ["method=zeroshot"], "figures": {"abs_acc": "finetuned"}},
+        "sum": {"run": ["method=sum"]},
+    },
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_run_is_of_options_that_there_are(name):
+    experiment = read_experiment(name)
+    runs = experiment.runs()
+    assert runs and (ROOT / experiment.script).is_file()
+    assert experiment.script == MAIN or experiment.script in KINDS
+    for config in _configs(runs, []):
+        build_method(config)
+        assert selected_tasks(config)
+    rows = [row.name for row in experiment.rows]
+    assert {row for run in runs for row in run.rows} == set(rows) and len(set(rows)) == len(rows)
+    assert {figure for row in experiment.rows for figure in row.figures.values()} <= set(MEASURES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_and_column_of_a_published_table_has_its_name(name):
+    experiment = read_experiment(name)
+    published = published_table(experiment.published)
+    if experiment.published is None:
+        return
+    runs = experiment.runs()
+    ours = {(run.column["model"], run.column["tasks"]) for run in runs}
+    assert ours == {(model, tasks) for model, tasks, _, _ in published}
+    methods, metrics = ({key[place] for key in published} for place in (2, 3))
+    rows = {row.name for row in experiment.rows}
+    assert methods - rows == set(experiment.left_out)
+    assert {metric for row in experiment.rows for metric in row.figures} >= metrics
+    unpublished = rows - methods
+    assert len(unpublished) <= 1  # of what the papers have no figure for
+
+
+def test_every_published_figure_is_of_an_experiment_and_has_its_source():
+    with FILE.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["table"] for row in rows} == {read_experiment(name).published for name in NAMES} - {None}
+    for row in rows:
+        assert float(row["value"]) >= 0 and row["source"] and row["paper"] and row["confidence"], row
+
+
+def test_rows_with_the_same_options_share_a_run_and_seeds_have_folders_of_their_own():
+    experiment = Experiment.of("two", TWO)
+    runs = experiment.runs()
+    assert [run.rows for run in runs] == [("before", "after"), ("sum",)] * 2
+    assert runs[0].options == ("model=t5-small", "tasks=p3_eight_qa", "method=zeroshot")
+    seeded = experiment.runs(["model=t5-base", "model_location=here"], [0, 2])
+    assert [run.seed for run in seeded] == [0, 0, 2, 2] and {run.column["model"] for run in seeded} == {"base"}
+    assert "model_location=here" in seeded[0].options and "model.recipe.seed=0" in seeded[0].options
+    assert "model_location=here/seed_2" in seeded[2].options and "model.recipe.seed=2" in seeded[2].options
+
+
+def test_what_a_user_types_leaves_out_what_differs_and_wins_over_the_rest():
+    experiment = Experiment.of("two", TWO)
+    assert {run.rows for run in experiment.runs(["method=sum"])} == {("sum",)}
+    own = experiment.runs(["model=mine", "precision=bf16"])
+    assert {run.options[-2:] for run in own} >= {("method=sum", "precision=bf16")}
+    assert all("model=mine" in run.options and "model=t5-small" not in run.options for run in own)
+    assert len({run.options for run in own}) == len(own) == 2  # both columns are one model then
+
+
+def test_composed_once_a_group_runs_have_the_options_that_they_would_have_alone():
+    runs = read_experiment("lines_table2").runs(["num_tasks=8"])
+    for run, config in zip(runs, _configs(runs, [])):
+        assert OmegaConf.to_container(config, resolve=True) == OmegaConf.to_container(compose_config(run.options), resolve=True)
+
+
+def test_an_experiment_is_a_sweep_over_the_numbers_of_its_runs():
+    asked = with_runs(["-m", "+experiment=tsv_table4", "num_tasks=8", "seeds=[1,2]"], True)
+    assert asked == ["-m", "num_tasks=8", "+experiment=tsv_table4", "+experiment.run=0,1,2,3", "+experiment.seeds=[1,2]"]
+    assert with_runs(["-m", "method=sum,ties"], True) == ["-m", "method=sum,ties"]
+    for arguments, message in (
+        (["+experiment=tsv_table4"], r"python main\.py -m \+experiment=tsv_table4"),
+        (["+experiment=tsv_tabel4"], "did you mean tsv_table4"),
+        (["+experiment=nothing-like-it"], "there are demo_text"),
+        (["seeds=[1]"], "seeds are of an experiment"),
+    ):
+        with pytest.raises(UserError, match=message):
+            with_runs(arguments, False)
+
+
+@pytest.mark.parametrize("seeds", ["[]", "[a]", "[1,1]", "[0.5]", "{a: 1}"])
+def test_seeds_are_different_whole_numbers(seeds):
+    with pytest.raises(UserError, match="seeds lists whole numbers"):
+        read_seeds([f"seeds={seeds}"])
+    assert read_seeds(["seeds=[0,3]"]) == [0, 3] and read_seeds(["seeds=4"]) == [4] and not read_seeds([])
+
+
+@pytest.mark.parametrize("text", ["", "title: x", "rows: {a: {run: []}}", "title: x\nrows: {a: [method=sum]}", "- a"])
+def test_a_file_that_is_no_experiment_is_named(tmp_path, text):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"mine.yaml is no experiment"):
+        read_experiment("mine", [str(tmp_path)])
