@@ -36,7 +36,7 @@ def measure(name: str, record: Record) -> Figure | None:
     """Return a figure of a record; None if it has none of this name, as records of older versions and other kinds may."""
     try:
         return MEASURES[name](record.content)
-    except (KeyError, TypeError, IndexError, StopIteration, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None
 
 

@@ -117,7 +117,7 @@ def _method(record: Record) -> str:
     """Return what a record calls its method: the end of its title's name, or the choice."""
     choice = field(record, "choices.method", {})
     if choice == "none":
-        return str(record.question.get("method", {}).get("_target_", record.kind)).rpartition(".")[2]
+        return field(record, "question.method._target_", {}).rpartition(".")[2].replace("none", record.kind)
     options = record.question.get("method")
     return choice + (" + LiNeS" if isinstance(options, Mapping) and options.get("apply_lines") else "")
 
