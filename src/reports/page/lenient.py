@@ -1,0 +1,40 @@
+"""JSON values of any shape: what has not the shape that is looked for counts as missing."""
+
+import math
+from collections.abc import Mapping
+
+LONGEST = 400  # characters of a text in a page
+
+
+def at(value: object, *path: str) -> object:
+    """Return what stands at a path of keys; None if nothing does."""
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def mapping(value: object) -> Mapping:
+    """Return a table; an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def items(value: object) -> list:
+    """Return a list; an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def number(value: object, digits: int = 4) -> float | None:
+    """Return a finite number with at most so many digits behind the point; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        rounded = round(float(value), digits)
+    except OverflowError:
+        return None
+    return rounded if math.isfinite(rounded) else None
+
+
+def text(value: object) -> str:
+    """Return a value as a text of bounded length; `` for None."""
+    shown = "" if value is None else value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} …"

@@ -1,0 +1,177 @@
+"""What a page shows of a record, in a compact form; records of any kind and format, whatever they lack."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from src.experiments.record import half_width
+from src.evaluation.scorer import Score
+from src.reports.page.budget import budget
+from src.reports.page.lenient import at, items, mapping, number, text
+
+MERGE, UNKNOWN = "merge", "of an unknown kind"
+# Of each kind: where its tasks stand, and the columns of their scores with the paths from a task.
+SCORES = {
+    MERGE: ("test", {"zero-shot": ("zeroshot",), "fine-tuned": ("finetuned",), "merged": ("merged",)}),
+    "single_task": ("scores", {"validation": ("val",), "test": ("test",)}),
+    "negation": (
+        "tasks",
+        {
+            f"{kind} {when}": ("test", kind, model)
+            for kind in ("target", "control")
+            for when, model in (("before", "pretrained"), ("after", "negated"))
+        },
+    ),
+    "disentanglement": ("shares", {}),
+}
+CURVE_POINTS, NOTES, LAYERS, SINGULAR_VALUES = 60, 20, 6, 24  # at most, of a record
+HIDDEN = {
+    "_target_",
+    "grid",
+    "betas",
+    "off_diagonals",
+    "apply_lines",
+    "own_base",
+    "ties_base",
+    "tall_mask",
+}  # no choice of a user
+USUAL = {"precision": "fp32", "search": "grid", "specify_lambda": None, "n_eval_points": None}  # options that go without saying
+
+
+def kind_of(record: Mapping) -> str:
+    """Return the kind of a record; records of the first formats, which do not say it, are told by what they hold."""
+    by_contents = (kind for kind, (place, _) in SCORES.items() if isinstance(record.get(place), Mapping))
+    return text(record.get("kind")) or next(by_contents, UNKNOWN)
+
+
+def tasks_of(record: Mapping) -> list[str]:
+    """Return the tasks that a record has scores of."""
+    place, _ = SCORES.get(kind_of(record), ("tasks", {}))
+    return list(mapping(record.get(place)))
+
+
+def row_of(record: Mapping, tasks: Sequence[str]) -> dict:
+    """Return the row of a record: what it lacks is left out.
+
+    tasks: in the order in which scores are listed.
+    """
+    kind = kind_of(record)
+    row = {
+        "name": text(record.get("name")),
+        "kind": kind,
+        "method": method_of(record),
+        "options": ", ".join(f"{name}={text(value)}" for name, value in _options(record)),
+        "coefficient": _coefficient(record),
+        "means": {
+            name: [number(at(mean, "mean")), number(at(mean, "half_width_95"))]
+            for name, mean in mapping(record.get("means")).items()
+            if isinstance(mean, Mapping)
+        },
+        "scores": _scores(record, kind, tasks),
+        "summary": {
+            name: shown for name, value in mapping(record.get("summary")).items() if (shown := number(value)) is not None
+        },
+        "bytes": number(at(record, "storage", "bytes") or record.get("bytes_stored"), 0),
+        "separate": number(at(record, "storage", "separate"), 0),
+        "seconds": number(record.get("seconds"), 1),
+        "uses": budget(record) if kind == MERGE else {},
+        "curve": _curve(items(record.get("validation"))),
+        "depth": [[name, number(scale)] for name, scale in mapping(record.get("scale_by_depth")).items()],
+        "analysis": _analysis(mapping(record.get("analysis"))),
+        "notes": [text(note) for note in items(record.get("notes"))[:NOTES]],
+    }
+    return {key: value for key, value in row.items() if value not in (None, "", [], {})}
+
+
+def method_of(record: Mapping) -> str:
+    """Return the method as the user chose it: `ties`, `ties + LiNeS`; of other experiments the fine-tuning mode."""
+    method = mapping(at(record, "question", "method") or at(record, "config", "method"))
+    mode = text(at(record, "question", "finetuning_mode", "name"))
+    if not method and kind_of(record) != MERGE:
+        return mode or text(record.get("name")) or "unnamed"
+    module = text(method.get("_target_")).rpartition(".")[0].rpartition(".")[2]
+    name = text(at(record, "choices", "method")) or module or text(record.get("name")).rpartition("-")[0] or "unknown method"
+    return name + (" + LiNeS" if method.get("apply_lines") is True else "")
+
+
+def _options(record: Mapping) -> Iterator[tuple[str, object]]:
+    """Yield the options that tell records of one method apart, by name."""
+    question = mapping(record.get("question"))
+    method = mapping(question.get("method") or at(record, "config", "method"))
+    for name, value in method.items():
+        if name not in HIDDEN and not isinstance(value, Mapping) and value not in (None, False, [], ""):
+            yield name, value
+    if (mode := at(question, "finetuning_mode", "name")) not in (None, "standard") and method:
+        yield "finetuning_mode", mode
+    for name, usual in USUAL.items():
+        if (value := question.get(name)) is not None and value != usual:
+            yield name, value
+
+
+def _coefficient(record: Mapping) -> float | str | None:
+    coefficient = number(record.get("coefficient"))
+    own = {number(each) for each in mapping(record.get("coefficients")).values()} - {None}
+    return "by task" if coefficient is None and own else coefficient
+
+
+def _scores(record: Mapping, kind: str, tasks: Sequence[str]) -> dict[str, list]:
+    """Return by column the accuracies of all tasks, then the half widths of their 95 % intervals; None where there is none."""
+    place, columns = SCORES.get(kind, ("", {}))
+    scores = {column: [_score(at(record, place, task, *path)) for task in tasks] for column, path in columns.items()}
+    return {
+        column: list(map(list, zip(*pairs))) for column, pairs in scores.items() if any(pair[0] is not None for pair in pairs)
+    }
+
+
+def _score(score: object) -> tuple[float | None, float | None]:
+    """Return the accuracy and the half width of its 95 % interval."""
+    accuracy = number(at(score, "accuracy"))
+    right, count, squares = (number(at(score, key), 9) for key in ("right", "count", "squares"))
+    if right is None or not count or count < 0 or not 0 <= right <= count:
+        return accuracy, None
+    exact = Score(right, count, squares)
+    return number(exact.accuracy), number(half_width([max(exact.variance, 0.0)]))
+
+
+def _curve(points: Sequence) -> list[list]:
+    """Return the coefficients of a search, ascending, and the mean validation accuracy at each."""
+    found = []
+    for point in points:
+        accuracies = [each for value in mapping(at(point, "accuracy")).values() if (each := number(value)) is not None]
+        coefficient = number(at(point, "coefficient"))
+        if accuracies and coefficient is not None:
+            found.append((coefficient, number(sum(accuracies) / len(accuracies))))
+    return list(map(list, zip(*_spread(sorted(found), CURVE_POINTS))))
+
+
+def _analysis(analysis: Mapping) -> dict:
+    """Return what a page shows of an analysis: mask use, the tasks' matrices, and spectra of layers from shallow to deep."""
+    layers = [layer for layer in items(analysis.get("layers")) if items(at(layer, "values"))]
+    found = {
+        "tasks": [text(task) for task in items(analysis.get("tasks"))],
+        "cosine": _matrix(analysis.get("cosine")),
+        "overlap": _matrix(at(analysis, "masks", "overlap")),
+        "share": [number(share) for share in items(at(analysis, "masks", "share"))],
+        "spectra": [[text(layer.get("name")), _spectrum(layer["values"])] for layer in _spread(layers, LAYERS)],
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _matrix(rows: object) -> list[list]:
+    return [[number(value, 3) for value in items(row)] for row in items(rows)]
+
+
+def _spectrum(by_task: Sequence) -> list[list]:
+    """Return indices from 1, and at each the mean over tasks of the singular value over the task's largest."""
+    tasks = [
+        numbers for values in by_task if (numbers := [number(value, 9) or 0.0 for value in items(values)]) and numbers[0] > 0
+    ]
+    length = min(map(len, tasks), default=0)
+    indices = _spread(range(length), SINGULAR_VALUES)
+    means = [number(sum(values[index] / values[0] for values in tasks) / len(tasks), 5) for index in indices]
+    return [[index + 1 for index in indices], means]
+
+
+def _spread(values: Sequence, most: int) -> list:
+    """Return at most so many of the values, evenly spread, with the first and the last."""
+    if len(values) <= most:
+        return list(values)
+    return [values[number * (len(values) - 1) // (most - 1)] for number in range(most)]
