@@ -9,16 +9,14 @@ from pathlib import Path
 from string import Template
 
 from src.reports.page.groups import group_of, numbered
-from src.reports.page.lenient import number, text
+from src.reports.page.lenient import mapping, number, text
 from src.reports.page.rows import row_of, tasks_of
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("elements", "format", "table", "plot", "results", "tasks", "charts", "published", "main")  # in order of use
 POOLED = ("options", "uses", "depth", "notes")  # of rows, which often share them: each different value is written once
-FIGURES, WORDS = (
-    ("ours", "half_width", "published", "difference"),
-    ("table", "row", "column", "verdict", "reason", "source", "confidence"),
-)
+FIGURES = ("ours", "half_width", "published", "difference")  # of comparisons
+WORDS = ("table", "row", "column", "verdict", "reason", "source", "confidence")
 
 
 def page(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping]) -> str:
@@ -43,6 +41,7 @@ def page(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping])
 
 def _contents(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping]) -> dict:
     """Return what the page's script reads."""
+    records = [mapping(record) for record in records]
     groups, numbers = numbered([group_of(record, tasks_of(record)) for record in records])
     rows = [{"group": group, **row_of(record, groups[group]["tasks"])} for record, group in zip(records, numbers)]
     pool: dict[str, int] = {}
@@ -54,7 +53,8 @@ def _contents(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapp
         row.update({key: pooled(row[key]) for key in POOLED if key in row})
         row["scores"] = {column: pooled(scores) for column, scores in row.get("scores", {}).items()}
     cells = [
-        {**{key: number(cell.get(key)) for key in FIGURES}, **{key: text(cell.get(key)) for key in WORDS}} for cell in comparisons
+        {**{key: number(cell.get(key)) for key in FIGURES}, **{key: text(cell.get(key)) for key in WORDS}}
+        for cell in map(mapping, comparisons)
     ]
     shared = {"pooled": POOLED, "pool": [json.loads(value) for value in pool]}
     return {"title": text(title), "groups": groups, "rows": rows, "comparisons": cells, **shared}

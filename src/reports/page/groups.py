@@ -33,5 +33,5 @@ def numbered(groups: Sequence[dict]) -> tuple[list[dict], list[int]]:
     keys = [json.dumps({**group, "tasks": sorted(group["tasks"])}, sort_keys=True) for group in groups]
     different = dict.fromkeys(sorted(keys))
     position = {key: number for number, key in enumerate(different)}
-    first = {key: group for key, group in zip(reversed(keys), reversed(groups))}
+    first = dict(zip(reversed(keys), reversed(groups)))
     return [first[key] for key in different], [position[key] for key in keys]

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from src.experiments.record import half_width
 from src.evaluation.scorer import Score
+from src.experiments.record import half_width
 from src.reports.page.budget import budget
 from src.reports.page.lenient import at, items, mapping, number, text
 
@@ -23,16 +23,7 @@ SCORES = {
     "disentanglement": ("shares", {}),
 }
 CURVE_POINTS, NOTES, LAYERS, SINGULAR_VALUES = 60, 20, 6, 24  # at most, of a record
-HIDDEN = {
-    "_target_",
-    "grid",
-    "betas",
-    "off_diagonals",
-    "apply_lines",
-    "own_base",
-    "ties_base",
-    "tall_mask",
-}  # no choice of a user
+HIDDEN = {"_target_", "grid", "betas", "off_diagonals", "apply_lines"}  # options of a method that its rows do not list
 USUAL = {"precision": "fp32", "search": "grid", "specify_lambda": None, "n_eval_points": None}  # options that go without saying
 
 
@@ -66,9 +57,7 @@ def row_of(record: Mapping, tasks: Sequence[str]) -> dict:
             if isinstance(mean, Mapping)
         },
         "scores": _scores(record, kind, tasks),
-        "summary": {
-            name: shown for name, value in mapping(record.get("summary")).items() if (shown := number(value)) is not None
-        },
+        "summary": {name: number(value) for name, value in mapping(record.get("summary")).items()},
         "bytes": number(at(record, "storage", "bytes") or record.get("bytes_stored"), 0),
         "separate": number(at(record, "storage", "separate"), 0),
         "seconds": number(record.get("seconds"), 1),
@@ -83,10 +72,9 @@ def row_of(record: Mapping, tasks: Sequence[str]) -> dict:
 
 def method_of(record: Mapping) -> str:
     """Return the method as the user chose it: `ties`, `ties + LiNeS`; of other experiments the fine-tuning mode."""
-    method = mapping(at(record, "question", "method") or at(record, "config", "method"))
-    mode = text(at(record, "question", "finetuning_mode", "name"))
-    if not method and kind_of(record) != MERGE:
-        return mode or text(record.get("name")) or "unnamed"
+    if kind_of(record) != MERGE:
+        return text(at(record, "question", "finetuning_mode", "name") or record.get("name")) or "unnamed"
+    method = _method(record)
     module = text(method.get("_target_")).rpartition(".")[0].rpartition(".")[2]
     name = text(at(record, "choices", "method")) or module or text(record.get("name")).rpartition("-")[0] or "unknown method"
     return name + (" + LiNeS" if method.get("apply_lines") is True else "")
@@ -94,16 +82,21 @@ def method_of(record: Mapping) -> str:
 
 def _options(record: Mapping) -> Iterator[tuple[str, object]]:
     """Yield the options that tell records of one method apart, by name."""
-    question = mapping(record.get("question"))
-    method = mapping(question.get("method") or at(record, "config", "method"))
-    for name, value in method.items():
+    if kind_of(record) != MERGE:
+        return
+    for name, value in _method(record).items():
         if name not in HIDDEN and not isinstance(value, Mapping) and value not in (None, False, [], ""):
             yield name, value
-    if (mode := at(question, "finetuning_mode", "name")) not in (None, "standard") and method:
+    if (mode := at(record, "question", "finetuning_mode", "name")) not in (None, "standard"):
         yield "finetuning_mode", mode
     for name, usual in USUAL.items():
-        if (value := question.get(name)) is not None and value != usual:
+        if (value := at(record, "question", name)) is not None and value != usual:
             yield name, value
+
+
+def _method(record: Mapping) -> Mapping:
+    """Return the options of the method, which the first formats have with all others."""
+    return mapping(at(record, "question", "method") or at(record, "config", "method"))
 
 
 def _coefficient(record: Mapping) -> float | str | None:
@@ -116,9 +109,8 @@ def _scores(record: Mapping, kind: str, tasks: Sequence[str]) -> dict[str, list]
     """Return by column the accuracies of all tasks, then the half widths of their 95 % intervals; None where there is none."""
     place, columns = SCORES.get(kind, ("", {}))
     scores = {column: [_score(at(record, place, task, *path)) for task in tasks] for column, path in columns.items()}
-    return {
-        column: list(map(list, zip(*pairs))) for column, pairs in scores.items() if any(pair[0] is not None for pair in pairs)
-    }
+    known = {column: pairs for column, pairs in scores.items() if any(accuracy is not None for accuracy, _ in pairs)}
+    return {column: list(map(list, zip(*pairs))) for column, pairs in known.items()}
 
 
 def _score(score: object) -> tuple[float | None, float | None]:
@@ -161,9 +153,8 @@ def _matrix(rows: object) -> list[list]:
 
 def _spectrum(by_task: Sequence) -> list[list]:
     """Return indices from 1, and at each the mean over tasks of the singular value over the task's largest."""
-    tasks = [
-        numbers for values in by_task if (numbers := [number(value, 9) or 0.0 for value in items(values)]) and numbers[0] > 0
-    ]
+    tasks = [[number(value, 9) or 0.0 for value in items(values)] for values in by_task]
+    tasks = [values for values in tasks if values and values[0] > 0]
     length = min(map(len, tasks), default=0)
     indices = _spread(range(length), SINGULAR_VALUES)
     means = [number(sum(values[index] / values[0] for values in tasks) / len(tasks), 5) for index in indices]

@@ -46,15 +46,13 @@ function charts(rows) {
       ...styled(row), label: row.method, full: Boolean(row.uses?.identity),
       points: [[value(row), row.means.merged[0], row.means.merged[1]]],
       text: `${labelOf(row)}: ${intervalText(row.means.merged)}, ${short(value(row))} ${unit}` }));
-    if (!series.length) return null;
     return plot(title, "Filled: a model for each task. Bars: 95 % intervals.", { label, log: true }, percentAxis, series);
   }
 }
 
 /** A plot of the rows that have `key`; null if none has. */
 function figure(rows, key, title, note, x, y, seriesOf) {
-  const series = rows.filter((row) => row[key]).map(seriesOf).filter((each) => each.points.length);
-  return series.length ? plot(title, note, x, y, series) : null;
+  return plot(title, note, x, y, rows.filter((row) => row[key]).map(seriesOf).filter((each) => each.points.length));
 }
 
 /** The analyses that records carry: masks, cosines, singular values. */

@@ -14,11 +14,16 @@ function interval(mean) {
 
 const intervalText = (mean) => percent(mean[0]) + (isNumber(mean[1]) ? ` ± ${percent(mean[1])}` : "") + " %";
 
-const megabytes = (bytes) =>
-  isNumber(bytes) ? (bytes / 1e6).toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 }) : MISSING;
+const fixed = (number) =>
+  isNumber(number) ? number.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 }) : MISSING;
+
+const megabytes = (bytes) => fixed(isNumber(bytes) ? bytes / 1e6 : null);
 
 const short = (value) => (isNumber(value) ? String(Number(value.toPrecision(4))) : value || MISSING);
 
 const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
+/** A method with the options that tell it from others. */
+const labelOf = (row) => [row.method, row.options].filter(Boolean).join(", ");
 
 const unique = (values) => [...new Set(values)];

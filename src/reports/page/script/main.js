@@ -46,7 +46,8 @@ function draw() {
   const rows = data.rows.filter(isShown);
   const sections = [resultsSection(rows), tasksSection(rows), chartsSection(rows), othersSection(rows), publishedSection()];
   const main = document.querySelector("main");
-  main.replaceChildren(...sections.flat(Infinity).filter(Boolean));
+  const nothing = element("p", {}, data.rows.length ? "No record passes these filters." : "There are no records.");
+  main.replaceChildren(...(rows.length ? [] : [nothing]), ...sections.flat(Infinity).filter(Boolean));
   const shown = rows.length === data.rows.length ? count(rows.length, "record") : `${rows.length} of ${count(data.rows.length, "record")}`;
   document.getElementById("counts").textContent = shown;
   document.querySelector("nav").replaceChildren(...[...main.querySelectorAll("h2")].map((heading) =>

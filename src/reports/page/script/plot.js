@@ -30,8 +30,9 @@ function logTicks(low, high, most) {
   const powers = Array.from({ length: Math.ceil(Math.log10(high)) - Math.floor(Math.log10(low)) + 1 },
     (_, index) => 10 ** (Math.floor(Math.log10(low)) + index));
   const fine = powers.flatMap((power) => [1, 2, 5].map((factor) => factor * power));
+  const thinned = powers.filter((_, index) => index % Math.ceil(powers.length / most) === 0);
   const within = (ticks) => ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
-  return within(fine).length <= most ? within(fine) : within(powers);
+  return within(fine).length <= most ? within(fine) : within(thinned);
 }
 
 /** An axis: `{place(value), ticks}` from values to pixels. */
@@ -53,9 +54,10 @@ function axisOf(values, { log, from, pad = 0.04, most = 6, whole }, start, end) 
  * series: {text, style, group, points: [[x, y, half width]], line, label, full}; `text` is told, `group` stands in the legend.
  */
 function plot(title, note, x, y, series) {
-  const told = element("output", { "aria-live": "polite" });
+  if (!series.length) return null;
+  const told = element("output", { "aria-live": "polite" }, "Point at a mark, or move to it by the tab key, for its figures.");
   const box = element("div");
-  const legend = new Map(series.map((each) => [each.group, each]));
+  const legend = new Map(series.map((each) => [each.group, each]).sort(([a], [b]) => byValue.compare(a, b)));
   const figure = element("figure", {}, element("h3", {}, title), box, told,
     element("ul", { class: "legend" }, [...legend].map(([group, each]) => element("li", {}, sample(each), group))),
     element("figcaption", {}, note));

@@ -32,21 +32,27 @@ function lineageNote(groups) {
     + "one name. Each has a table of its own; figures of different ones do not compare.");
 }
 
-const nameColumn = { heading: "method", value: (row) => row.method, cell: (row) => opener(row.method, () => detail(row)) };
-const optionColumn = { heading: "options", class: "words", value: (row) => row.options ?? null };
-const secondsColumn = { heading: "seconds", class: "number", value: (row) => row.seconds ?? null };
+const nameColumn = {
+  heading: "method, options",
+  value: labelOf,
+  cell: (row) => [opener(row.method, () => detail(row)), element("div", { class: "detail" }, row.options)],
+};
+const secondsColumn = { heading: "seconds", class: "number", value: (row) => row.seconds ?? null, cell: (row) => fixed(row.seconds) };
 
 function meanColumn(key, heading, title) {
   return { heading, title, class: "number", value: (row) => row.means?.[key]?.[0] ?? null, cell: (row) => interval(row.means?.[key]) };
 }
 
-const BUDGET = { labels: "labels", data: "data", gradients: "gradients", statistics: "statistics", identity: "task identity" };
+const BUDGET = { labels: "labels", data: "unlabelled data", gradients: "gradients", statistics: "statistics", identity: "task identity" };
 
-const used = (row) => Object.keys(BUDGET).filter((key) => row.uses?.[key]).map((key) => BUDGET[key]).join(", ") || "nothing more";
+/** What a merge uses, in short; labels go without their data. */
+function used(row) {
+  const keys = Object.keys(BUDGET).filter((key) => row.uses?.[key] && !(key === "data" && row.uses.labels));
+  return keys.map((key) => BUDGET[key]).join(", ") || "nothing more";
+}
 
 const mergeColumns = [
   nameColumn,
-  optionColumn,
   meanColumn("merged", "accuracy, %", "mean test accuracy over the tasks ± half of its 95 % interval"),
   meanColumn("normalised", "normalised, %", "mean over the tasks of merged over fine-tuned accuracy"),
   { heading: "coefficient", class: "number", value: (row) => row.coefficient ?? null },
@@ -62,7 +68,7 @@ function perTask(row) {
   return isNumber(row.bytes) && tasks ? row.bytes / tasks : null;
 }
 
-const mergeOrder = { column: 2, descending: true };
+const mergeOrder = { column: 1, descending: true };
 const otherOrders = {};
 
 function resultsSection(rows) {
@@ -79,10 +85,11 @@ function resultsSection(rows) {
 function othersSection(rows) {
   const kinds = unique(rows.map((row) => row.kind)).filter((kind) => kind !== "merge").sort();
   if (!kinds.length) return null;
-  return [element("h2", { id: "others" }, "Other experiments"), kinds.map((kind) => {
+  const others = rows.filter((row) => row.kind !== "merge");
+  return [element("h2", { id: "others" }, "Other experiments"), lineageNote(grouped(others)), kinds.map((kind) => {
     const members = rows.filter((row) => row.kind === kind);
     const keys = unique(members.flatMap((row) => Object.keys(row.means ?? {})));
-    const columns = [nameColumn, optionColumn, ...keys.map((key) => meanColumn(key, `${key.replaceAll("_", " ")}, %`)), secondsColumn];
+    const columns = [nameColumn, ...keys.map((key) => meanColumn(key, `${key.replaceAll("_", " ")}, %`)), secondsColumn];
     const sections = grouped(members).map(({ group, rows: own }) => ({ heading: groupHeading(group), rows: own }));
     otherOrders[kind] ??= { column: null, descending: false };
     return [element("h3", {}, kind.replaceAll("_", " ")), sortableTable(`Results of kind ${kind}`, columns, sections, otherOrders[kind])];

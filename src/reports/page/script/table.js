@@ -23,14 +23,15 @@ function sorted(rows, value, descending) {
  * order: {column, descending}, which a click on a heading changes; kept by the caller where the table is built anew.
  */
 function sortableTable(label, columns, groups, order) {
+  const isSortable = groups.some(({ rows }) => rows.length > 1);
   const headings = columns.map((column, index) => {
     const click = () => {
       order.descending = order.column === index ? !order.descending : column.class === "number";
       order.column = index;
       fill();
     };
-    const button = element("button", { type: "button", onclick: click, title: column.title }, column.heading);
-    return element("th", { scope: "col", class: column.class }, button);
+    const button = element("button", { type: "button", onclick: click }, column.heading);
+    return element("th", { scope: "col", class: column.class, title: column.title }, isSortable ? button : column.heading);
   });
   const table = element("table", {}, element("caption", {}, label), element("thead", {}, element("tr", {}, headings)));
 
@@ -44,7 +45,7 @@ function sortableTable(label, columns, groups, order) {
   }
 
   function fill() {
-    headings.forEach((heading, index) => {
+    if (isSortable) headings.forEach((heading, index) => {
       heading.setAttribute("aria-sort", index !== order.column ? "none" : order.descending ? "descending" : "ascending");
     });
     const value = order.column === null ? null : columns[order.column].value;

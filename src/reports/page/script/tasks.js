@@ -2,9 +2,6 @@
 
 const taskOrders = {};
 
-/** A method with the options that tell it from others. */
-const labelOf = (row) => [row.method, row.options].filter(Boolean).join(", ");
-
 function tasksSection(rows) {
   const groups = grouped(rows.filter((row) => row.kind === "merge" && row.scores?.merged));
   if (!groups.length) return null;
