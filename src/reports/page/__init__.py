@@ -31,12 +31,12 @@ def page(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping])
     script = "\n".join((FOLDER / "script" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     policy = f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; base-uri 'none'; form-action 'none'"
-    data = json.dumps(_contents(title, records, comparisons), separators=(",", ":"), allow_nan=False)
+    data = json.dumps(_contents(title, records, comparisons), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     for character in "<>&":  # in a script element no text may end it, nor begin a comment
         data = data.replace(character, f"\\u{ord(character):04x}")
     template = Template((FOLDER / "page.html").read_text(encoding="utf-8"))
-    heading = html.escape(title).encode("ascii", "xmlcharrefreplace").decode()
-    return template.substitute(title=heading, policy=policy, style=style, script=script, data=data)
+    filled = template.substitute(title=html.escape(title), policy=policy, style=style, script=script, data=data)
+    return filled.encode(errors="replace").decode()  # halves of characters, which JSON may hold, can be written to no file
 
 
 def _contents(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping]) -> dict:

@@ -45,11 +45,8 @@ function meanColumn(key, heading, title) {
 
 const BUDGET = { labels: "labels", data: "unlabelled data", gradients: "gradients", statistics: "statistics", identity: "task identity" };
 
-/** What a merge uses, in short; labels go without their data. */
-function used(row) {
-  const keys = Object.keys(BUDGET).filter((key) => row.uses?.[key] && !(key === "data" && row.uses.labels));
-  return keys.map((key) => BUDGET[key]).join(", ") || "nothing more";
-}
+/** What a merge uses; labels go without their data. */
+const usesOf = (row) => Object.keys(BUDGET).filter((use) => row.uses?.[use] && !(use === "data" && row.uses.labels));
 
 const mergeColumns = [
   nameColumn,
@@ -60,7 +57,7 @@ const mergeColumns = [
     value: (row) => row.bytes ?? null, cell: (row) => megabytes(row.bytes) },
   { heading: "MB a task", class: "number", value: perTask, cell: (row) => megabytes(perTask(row)) },
   secondsColumn,
-  { heading: "uses", class: "words", title: "beside the checkpoints", value: used },
+  { heading: "uses", class: "words", title: "beside the checkpoints", value: (row) => usesOf(row).map((use) => BUDGET[use]).join(", ") || "nothing more" },
 ];
 
 function perTask(row) {
@@ -108,7 +105,7 @@ function detail(row) {
   const means = Object.entries(row.means ?? {}).filter(([key]) => key.startsWith("unseen_"))
     .map(([key, mean]) => `${key.replaceAll("_", " ")}: ${intervalText(mean)}`);
   const lines = [
-    ...Object.values(row.uses ?? {}).map((use) => `Uses ${use}.`),
+    ...usesOf(row).map((use) => `Uses ${row.uses[use]}.`),
     row.separate ? `As many fine-tuned models take ${megabytes(row.separate)} MB.` : null,
     ...means,
     ...Object.entries(row.summary ?? {}).map(([name, value]) => `${name}: ${short(value)}`),
