@@ -25,7 +25,7 @@ def items(value: object) -> list:
 
 def number(value: object, digits: int = 4) -> float | None:
     """Return a finite number with at most so many digits behind the point; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if type(value) not in (int, float):  # a bool is an int, too
         return None
     try:
         rounded = round(float(value), digits)

@@ -115,10 +115,9 @@ def _scores(record: Mapping, kind: str, tasks: Sequence[str]) -> dict[str, list]
 
 def _score(score: object) -> tuple[float | None, float | None]:
     """Return the accuracy and the half width of its 95 % interval."""
-    accuracy = number(at(score, "accuracy"))
     right, count, squares = (number(at(score, key), 9) for key in ("right", "count", "squares"))
-    if right is None or not count or count < 0 or not 0 <= right <= count:
-        return accuracy, None
+    if right is None or count is None or not 0 <= right <= count or count == 0:
+        return number(at(score, "accuracy")), None
     exact = Score(right, count, squares)
     return number(exact.accuracy), number(half_width([max(exact.variance, 0.0)]))
 

@@ -21,7 +21,7 @@ def merge(number: int, tasks: int = 20, points: int = 30) -> dict:
     names = [f"Dataset{task}" for task in range(tasks)]
     score = {task: {model: {"right": 400 + (37 * number + 11 * position + len(model)) % 600, "count": 1000, "accuracy": 0.5}
                     for model in ("zeroshot", "finetuned", "merged")} for position, task in enumerate(names)}  # fmt: skip
-    curve = [{"coefficient": 0.1 * point, "accuracy": {task: (7 * number + point) % 1000 / 1000 for task in names}}
+    curve = [{"coefficient": 0.1 * point, "accuracy": dict.fromkeys(names, (7 * number + point) % 1000 / 1000)}
              for point in range(1, points + 1)]  # fmt: skip
     digests = {task: f"{position:032x}" for position, task in enumerate(names)}
     return {
@@ -33,8 +33,10 @@ def merge(number: int, tasks: int = 20, points: int = 30) -> dict:
         "coefficients": dict.fromkeys(names, number / 500),
         "validation": curve,
         "test": score,
-        "means": {model: {"mean": 0.5 + number / 1000, "half_width_95": 0.003}
-                  for model in ("zeroshot", "finetuned", "merged", "normalised")},  # fmt: skip
+        "means": {
+            model: {"mean": 0.5 + number / 1000, "half_width_95": 0.003}
+            for model in ("zeroshot", "finetuned", "merged", "normalised")
+        },
         "evaluations": {"made": points, "grid": points},
         "bytes_stored": 1_200_000_000 + number,
         "storage": None,
@@ -43,7 +45,7 @@ def merge(number: int, tasks: int = 20, points: int = 30) -> dict:
         "seconds": 100.0 + number,
         "benchmark": ("tall-v1", "unknown")[number % 2],
         "lineage": {"pretrained": "0" * 32, "finetuned": digests, "heads": digests, "data": {}, "tasks": digests},
-    }  # fmt: skip
+    }
 
 
 def analysis(tasks: list[str]) -> dict:

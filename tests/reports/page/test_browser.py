@@ -113,5 +113,16 @@ def test_text_of_strangers_runs_nothing(browse):
 
 
 def test_damaged_records_are_drawn(browse):
-    records = damaged({**written()["ties"], "analysis": analysis(["A", "B"])})[::5]
+    records = damaged({**written()["ties"], "analysis": analysis(["A", "B"])})[::12]
     assert browse(records, [None, {}], 'said(all(".opener").length)') == [str(len(records))]
+
+
+def test_lineages_under_one_name_are_told_apart(browse):
+    record = written()["ties"]
+    other = {**record, "lineage": {**record["lineage"], "pretrained": "another"}}
+    script = (
+        'said(all(".group .pinned").map((each) => each.firstChild.textContent)); said(all("#results ~ .note")[1].textContent);'
+    )
+    headings, note = browse([record, other], [], script)
+    assert len(set(re.findall("demo, lineage ([0-9a-f]{8}): ViT-demo, 8 tasks", headings))) == 2
+    assert "demo" in note and "do not compare" in note

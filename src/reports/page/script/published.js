@@ -37,5 +37,7 @@ function publishedTable(cells) {
       cell.confidence ? element("div", { class: "detail" }, cell.confidence) : null] },
   ];
   const groups = unique(cells.map((cell) => cell.table)).map((table) => ({ heading: table, rows: cells.filter((cell) => cell.table === table) }));
-  return sortableTable("Ours and published", columns, groups, verdictOrder);
+  const table = sortableTable("Ours and published", columns, groups, verdictOrder);
+  table.classList.add("cards");
+  return table;
 }

@@ -1,12 +1,14 @@
 // The tables of results: merges, and other experiments, in groups of records that may be compared.
 
-/** What a group's records have in common, told apart from groups that differ in nothing but their lineage. */
+/** What groups have in common that differ in nothing but their lineage. */
+const nameOf = (group) => JSON.stringify([group.benchmark, group.model, [...group.tasks].sort()]);
+
 function groupTitle(group) {
-  const like = data.groups.filter((other) => ["benchmark", "model"].every((key) => other[key] === group[key])
-    && String(other.tasks) === String(group.tasks));
+  const isAlone = data.groups.filter((other) => nameOf(other) === nameOf(group)).length === 1;
   const benchmark = group.benchmark === "unknown" ? "unknown benchmark" : group.benchmark;
-  const lineage = like.length > 1 ? `, lineage ${group.lineage || "not recorded"}` : "";
-  return `${benchmark}${lineage}: ${[group.model, group.tasks.length ? count(group.tasks.length, "task") : ""].filter(Boolean).join(", ")}`;
+  const lineage = isAlone ? "" : `, lineage ${group.lineage || "not recorded"}`;
+  const tasks = group.tasks.length ? count(group.tasks.length, "task") : "";
+  return `${benchmark}${lineage}: ${[group.model, tasks].filter(Boolean).join(", ")}`;
 }
 
 function groupHeading(group) {
@@ -21,22 +23,21 @@ function grouped(rows) {
     .filter((each) => each.rows.length);
 }
 
-/** A warning where records of one benchmark have different lineages; null where they do not. */
+/** A warning where groups differ in nothing but their lineage; null where none do. */
 function lineageNote(groups) {
-  const mixed = unique(groups.map(({ group }) => group.benchmark)).filter((benchmark) =>
-    unique(groups.filter(({ group }) => group.benchmark === benchmark)
-      .map(({ group }) => `${group.model} ${String(group.tasks)}`)).length
-      < groups.filter(({ group }) => group.benchmark === benchmark).length);
+  const names = groups.map(({ group }) => nameOf(group));
+  const mixed = unique(groups.filter((_, index) => names.indexOf(names[index]) !== names.lastIndexOf(names[index]))
+    .map(({ group }) => group.benchmark));
   if (!mixed.length) return null;
-  return element("p", { class: "note" }, `Of ${mixed.join(", ")} there are several lineages: other weights, heads or data under `
-    + "one name. Each has a table of its own; figures of different ones do not compare.");
+  return element("p", { class: "note" }, `Several lineages stand under one name (${mixed.join(", ")}): other weights, heads or data. `
+    + "Each has rows of its own; figures of different ones do not compare.");
 }
 
-const nameColumn = {
-  heading: "method, options",
+const nameColumn = (heading) => ({
+  heading,
   value: labelOf,
-  cell: (row) => [opener(row.method, () => detail(row)), element("div", { class: "detail" }, row.options)],
-};
+  cell: (row) => [opener(row.method, () => detail(row)), row.options ? element("div", { class: "detail" }, row.options) : null],
+});
 const secondsColumn = { heading: "seconds", class: "number", value: (row) => row.seconds ?? null, cell: (row) => fixed(row.seconds) };
 
 function meanColumn(key, heading, title) {
@@ -49,7 +50,7 @@ const BUDGET = { labels: "labels", data: "unlabelled data", gradients: "gradient
 const usesOf = (row) => Object.keys(BUDGET).filter((use) => row.uses?.[use] && !(use === "data" && row.uses.labels));
 
 const mergeColumns = [
-  nameColumn,
+  nameColumn("method, options"),
   meanColumn("merged", "accuracy, %", "mean test accuracy over the tasks ± half of its 95 % interval"),
   meanColumn("normalised", "normalised, %", "mean over the tasks of merged over fine-tuned accuracy"),
   { heading: "coefficient", class: "number", value: (row) => row.coefficient ?? null },
@@ -86,10 +87,10 @@ function othersSection(rows) {
   return [element("h2", { id: "others" }, "Other experiments"), lineageNote(grouped(others)), kinds.map((kind) => {
     const members = rows.filter((row) => row.kind === kind);
     const keys = unique(members.flatMap((row) => Object.keys(row.means ?? {})));
-    const columns = [nameColumn, ...keys.map((key) => meanColumn(key, `${key.replaceAll("_", " ")}, %`)), secondsColumn];
+    const columns = [nameColumn("fine-tuning mode"), ...keys.map((key) => meanColumn(key, `${key.replaceAll("_", " ")}, %`)), secondsColumn];
     const sections = grouped(members).map(({ group, rows: own }) => ({ heading: groupHeading(group), rows: own }));
     otherOrders[kind] ??= { column: null, descending: false };
-    return [element("h3", {}, kind.replaceAll("_", " ")), sortableTable(`Results of kind ${kind}`, columns, sections, otherOrders[kind])];
+    return [element("h3", {}, kind.replaceAll("_", " ")), sortableTable("By benchmark and lineage", columns, sections, otherOrders[kind])];
   })];
 }
 

@@ -39,7 +39,8 @@ function sortableTable(label, columns, groups, order) {
     return columns.map((column, index) => {
       const heat = column.heat ? column.heat(row) : null;
       const names = [column.class, heat === null ? null : "heat"].filter(Boolean).join(" ");
-      const attributes = { class: names || null, scope: index ? null : "row", ...(heat === null ? {} : { "--heat": `${100 * heat}%` }) };
+      const attributes = { class: names || null, scope: index ? null : "row", "data-heading": column.heading };
+      if (heat !== null) attributes["--heat"] = `${100 * heat}%`;
       return element(index ? "td" : "th", attributes, column.cell ? column.cell(row) : short(column.value(row)));
     });
   }
