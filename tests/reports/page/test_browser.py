@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from statistics import fmean
 
 import pytest
 
@@ -54,15 +55,18 @@ def test_tables_and_charts_are_filled(browse):
         requestAnimationFrame(() => setTimeout(() => {
           said(all("figure h3").map((heading) => heading.textContent));
           said(all("figure").every((figure) => figure.querySelectorAll(".series").length > 0));
+          all(".series")[0].dispatchEvent(new Event("focus"));
+          said(all("output")[0].textContent);
           said(document.body.scrollWidth <= window.innerWidth);
           said("end");
         }, 100));
         """,
     )
+    best = max(fmean(point["accuracy"].values()) for point in records["tall_mask"]["validation"])
     assert counts[:8] == ["1", "1", "1", "1", "1", "5", "4", "true"]
     figures = ("Validation accuracy against the coefficient", "Accuracy against stored bytes", "Accuracy against time",
                "Scaling by depth (LiNeS)", "Singular values")  # fmt: skip
-    assert counts[9:] == [",".join(figures), "true", "true"]
+    assert counts[9:] == [",".join(figures), "true", f"tall_mask: best {100 * best:.1f} % at 0.4", "true"]
 
 
 def test_filters_sorting_and_details(browse):
@@ -126,3 +130,8 @@ def test_lineages_under_one_name_are_told_apart(browse):
     headings, note = browse([record, other], [], script)
     assert len(set(re.findall("demo, lineage ([0-9a-f]{8}): ViT-demo, 8 tasks", headings))) == 2
     assert "demo" in note and "do not compare" in note
+
+
+def test_a_bare_record_has_a_row_and_no_empty_figure(browse):
+    bare = {"test": {"Digits": {"merged": {"accuracy": 0.5}}}}
+    assert browse([bare], [], 'said(all(".opener").length); said(all("figure").length)') == ["1", "0"]

@@ -1,6 +1,8 @@
 // Plots: lines and points that tell what they are at the pointer and under the keyboard's focus.
 
 const COLOURS = 7;
+const LEFT = 54; // pixels of the numbers beside the upright axis
+const MOST_MARKED = 12; // lines in one plot whose points are marked
 const DASHES = ["", "7 4", "2 3", "10 3 2 3", "5 2"];
 const MARKS = [
   "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z",
@@ -79,7 +81,7 @@ function sample({ style, line, full }) {
 
 function plotted(width, title, x, y, series, told) {
   const height = Math.round(Math.min(360, Math.max(240, width * 0.62)));
-  const [left, right, top, bottom] = [54, width - 14, 12, height - 42];
+  const [left, right, top, bottom] = [LEFT, width - 14, 12, height - 42];
   const points = series.flatMap((each) => each.points);
   const across = axisOf(points.map((point) => point[0]), { most: Math.max(3, Math.floor(width / 80)), ...x }, left, right);
   const up = axisOf(points.flatMap(([, value, half]) => (half ? [value - half, value + half] : [value])), y, bottom, top);
@@ -97,7 +99,7 @@ function plotted(width, title, x, y, series, told) {
     drawing("text", { x: -(top + bottom) / 2, y: 13, transform: "rotate(-90)", "text-anchor": "middle" }, y.label));
   const taken = series.filter((each) => !each.line).flatMap((each) => each.points)
     .map(([a, b]) => ({ x: across.place(a) - 6, y: up.place(b) - 6, width: 12, height: 12 }));
-  for (const each of series) root.append(drawnSeries(each, across, up, told));
+  for (const each of series) root.append(drawnSeries(each, series.length > MOST_MARKED, across, up, told));
   for (const each of series.filter((candidate) => candidate.label)) {
     const label = placedLabel(each, across, up, right, top, taken);
     if (label) root.append(label);
@@ -105,13 +107,13 @@ function plotted(width, title, x, y, series, told) {
   return root;
 }
 
-function drawnSeries({ text, style, points, line, full }, across, up, told) {
+function drawnSeries({ text, style, points, line, full }, isCrowded, across, up, told) {
   const places = points.map(([a, b]) => [across.place(a), up.place(b)]);
   const path = places.map(([a, b], index) => `${index ? "L" : "M"}${a.toFixed(1)} ${b.toFixed(1)}`).join("");
   const say = () => told.replaceChildren(text);
   const marks = points.map(([, value, half], index) => [
     half ? drawing("path", { class: "error", d: `M${places[index][0].toFixed(1)} ${up.place(value - half).toFixed(1)}V${up.place(value + half).toFixed(1)}` }) : null,
-    line && points.length > 40 ? null : drawing("path", { class: "mark", d: style.mark, transform: `translate(${places[index].join(" ")})${line ? " scale(0.6)" : ""}` }),
+    line && isCrowded ? null : drawing("path", { class: "mark", d: style.mark, transform: `translate(${places[index].join(" ")})${line ? " scale(0.6)" : ""}` }),
   ]);
   return drawing("g", { class: full ? "series full" : "series", tabindex: 0, role: "img", "aria-label": text, "--colour": style.colour,
     onmouseenter: say, onfocus: say },
@@ -124,14 +126,14 @@ function drawnSeries({ text, style, points, line, full }, across, up, told) {
 /** The label of a series' last point at the first place beside it where nothing else stands; null if there is none. */
 function placedLabel({ label, points }, across, up, right, top, taken) {
   const [a, b] = [across.place(points.at(-1)[0]), up.place(points.at(-1)[1])];
-  const size = { width: label.length * 5.8, height: 13 };
-  const corners = [[a + 9, b - 6], [a - 9 - size.width, b - 6], [a - size.width / 2, b - 22], [a - size.width / 2, b + 9]];
-  for (const [x, y] of corners) {
-    const place = { x, y, ...size };
-    const isFree = x > 54 && x + size.width < right && y > top - 6 && taken.every((other) => !overlaps(place, other));
+  const size = { width: label.length * 6.4, height: 13 };
+  const corners = [["start", a + 9, b - 6], ["end", a - 9, b - 6], ["middle", a, b - 22], ["middle", a, b + 9]];
+  for (const [anchor, x, y] of corners) {
+    const place = { x: x - size.width * { start: 0, middle: 0.5, end: 1 }[anchor], y, ...size };
+    const isFree = place.x > LEFT && place.x + size.width < right && y > top - 6 && taken.every((other) => !overlaps(place, other));
     if (isFree) {
       taken.push(place);
-      return drawing("text", { class: "label", x, y: y + 10, "aria-hidden": "true" }, label);
+      return drawing("text", { class: "label", x, y: y + 10, "text-anchor": anchor, "aria-hidden": "true" }, label);
     }
   }
   return null;
