@@ -31,7 +31,7 @@ def page(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping])
     script = "\n".join((FOLDER / "script" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     policy = f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; base-uri 'none'; form-action 'none'"
-    data = json.dumps(_contents(title, records, comparisons), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    data = json.dumps(_contents(records, comparisons), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     for character in "<>&":  # in a script element no text may end it, nor begin a comment
         data = data.replace(character, f"\\u{ord(character):04x}")
     template = Template((FOLDER / "page.html").read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def page(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping])
     return filled.encode(errors="replace").decode()  # halves of characters, which JSON may hold, can be written to no file
 
 
-def _contents(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping]) -> dict:
+def _contents(records: Sequence[Mapping], comparisons: Sequence[Mapping]) -> dict:
     """Return what the page's script reads."""
     records = [mapping(record) for record in records]
     groups, numbers = numbered([group_of(record, tasks_of(record)) for record in records])
@@ -57,7 +57,7 @@ def _contents(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapp
         for cell in map(mapping, comparisons)
     ]
     shared = {"pooled": POOLED, "pool": [json.loads(value) for value in pool]}
-    return {"title": text(title), "groups": groups, "rows": rows, "comparisons": cells, **shared}
+    return {"groups": groups, "rows": rows, "comparisons": cells, **shared}
 
 
 def _source(contents: str) -> str:

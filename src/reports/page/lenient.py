@@ -1,7 +1,7 @@
-"""JSON values of any shape: what has not the shape that is looked for counts as missing."""
+"""JSON values of any shape, no longer than a page holds: what has not the shape that is looked for counts as missing."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 LONGEST = 400  # characters of a text in a page
 
@@ -38,3 +38,10 @@ def text(value: object) -> str:
     """Return a value as a text of bounded length; `` for None."""
     shown = "" if value is None else value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} …"
+
+
+def spread(values: Sequence, most: int) -> list:
+    """Return at most so many of the values, evenly spread, with the first and the last."""
+    if len(values) <= most:
+        return list(values)
+    return [values[number * (len(values) - 1) // (most - 1)] for number in range(most)]

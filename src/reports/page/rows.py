@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from src.evaluation.scorer import Score
 from src.experiments.record import half_width
+from src.reports.page.analyses import analysis_of
 from src.reports.page.budget import budget
-from src.reports.page.lenient import at, items, mapping, number, text
+from src.reports.page.lenient import at, items, mapping, number, spread, text
 
 MERGE, UNKNOWN = "merge", "of an unknown kind"
 # Of each kind: where its tasks stand, and the columns of their scores with the paths from a task.
@@ -22,9 +23,17 @@ SCORES = {
     ),
     "disentanglement": ("shares", {}),
 }
-CURVE_POINTS, NOTES, LAYERS, SINGULAR_VALUES = 60, 20, 6, 24  # at most, of a record
+CURVE_POINTS, NOTES = 60, 20  # at most, of a record
 HIDDEN = {"_target_", "grid", "betas", "off_diagonals", "apply_lines"}  # options of a method that its rows do not list
-USUAL = {"precision": "fp32", "search": "grid", "specify_lambda": None, "n_eval_points": None}  # options that go without saying
+USUAL = {  # what goes without saying among the options that decide a result
+    "finetuning_mode.name": "standard",
+    "statistics.labels": "empirical",
+    "statistics.examples": 1000,
+    "precision": "fp32",
+    "search": "grid",
+    "specify_lambda": None,
+    "n_eval_points": None,
+}
 
 
 def kind_of(record: Mapping) -> str:
@@ -64,7 +73,7 @@ def row_of(record: Mapping, tasks: Sequence[str]) -> dict:
         "uses": budget(record) if kind == MERGE else {},
         "curve": _curve(items(record.get("validation"))),
         "depth": [[name, number(scale)] for name, scale in mapping(record.get("scale_by_depth")).items()],
-        "analysis": _analysis(mapping(record.get("analysis"))),
+        "analysis": analysis_of(mapping(record.get("analysis"))),
         "notes": [text(note) for note in items(record.get("notes"))[:NOTES]],
     }
     return {key: value for key, value in row.items() if value not in (None, "", [], {})}
@@ -75,8 +84,12 @@ def method_of(record: Mapping) -> str:
     if kind_of(record) != MERGE:
         return text(at(record, "question", "finetuning_mode", "name") or record.get("name")) or "unnamed"
     method = _method(record)
-    module = text(method.get("_target_")).rpartition(".")[0].rpartition(".")[2]
-    name = text(at(record, "choices", "method")) or module or text(record.get("name")).rpartition("-")[0] or "unknown method"
+    name = (
+        text(at(record, "choices", "method"))
+        or _module(method)
+        or text(record.get("name")).rpartition("-")[0]
+        or "unknown method"
+    )
     return name + (" + LiNeS" if method.get("apply_lines") is True else "")
 
 
@@ -84,19 +97,25 @@ def _options(record: Mapping) -> Iterator[tuple[str, object]]:
     """Yield the options that tell records of one method apart, by name."""
     if kind_of(record) != MERGE:
         return
-    for name, value in _method(record).items():
-        if name not in HIDDEN and not isinstance(value, Mapping) and value not in (None, False, [], ""):
+    method = _method(record)
+    for name, value in method.items():
+        if name not in HIDDEN and value is not None and value is not False and not isinstance(value, Mapping):
             yield name, value
-    if (mode := at(record, "question", "finetuning_mode", "name")) not in (None, "standard"):
-        yield "finetuning_mode", mode
+    if method.get("base") != method.get("own_base"):
+        yield "base", _module(mapping(method.get("base")))
     for name, usual in USUAL.items():
-        if (value := at(record, "question", name)) is not None and value != usual:
-            yield name, value
+        if (value := at(record, "question", *name.split("."))) is not None and value != usual:
+            yield name.removesuffix(".name"), value
 
 
 def _method(record: Mapping) -> Mapping:
     """Return the options of the method, which the first formats have with all others."""
     return mapping(at(record, "question", "method") or at(record, "config", "method"))
+
+
+def _module(method: Mapping) -> str:
+    """Return the name of the module of a method's class, as its file is called."""
+    return text(method.get("_target_")).rpartition(".")[0].rpartition(".")[2]
 
 
 def _coefficient(record: Mapping) -> float | str | None:
@@ -130,38 +149,4 @@ def _curve(points: Sequence) -> list[list]:
         coefficient = number(at(point, "coefficient"))
         if accuracies and coefficient is not None:
             found.append((coefficient, number(sum(accuracies) / len(accuracies))))
-    return list(map(list, zip(*_spread(sorted(found), CURVE_POINTS))))
-
-
-def _analysis(analysis: Mapping) -> dict:
-    """Return what a page shows of an analysis: mask use, the tasks' matrices, and spectra of layers from shallow to deep."""
-    layers = [layer for layer in items(analysis.get("layers")) if items(at(layer, "values"))]
-    found = {
-        "tasks": [text(task) for task in items(analysis.get("tasks"))],
-        "cosine": _matrix(analysis.get("cosine")),
-        "overlap": _matrix(at(analysis, "masks", "overlap")),
-        "share": [number(share) for share in items(at(analysis, "masks", "share"))],
-        "spectra": [[text(layer.get("name")), _spectrum(layer["values"])] for layer in _spread(layers, LAYERS)],
-    }
-    return {key: value for key, value in found.items() if value}
-
-
-def _matrix(rows: object) -> list[list]:
-    return [[number(value, 3) for value in items(row)] for row in items(rows)]
-
-
-def _spectrum(by_task: Sequence) -> list[list]:
-    """Return indices from 1, and at each the mean over tasks of the singular value over the task's largest."""
-    tasks = [[number(value, 9) or 0.0 for value in items(values)] for values in by_task]
-    tasks = [values for values in tasks if values and values[0] > 0]
-    length = min(map(len, tasks), default=0)
-    indices = _spread(range(length), SINGULAR_VALUES)
-    means = [number(sum(values[index] / values[0] for values in tasks) / len(tasks), 5) for index in indices]
-    return [[index + 1 for index in indices], means]
-
-
-def _spread(values: Sequence, most: int) -> list:
-    """Return at most so many of the values, evenly spread, with the first and the last."""
-    if len(values) <= most:
-        return list(values)
-    return [values[number * (len(values) - 1) // (most - 1)] for number in range(most)]
+    return list(map(list, zip(*spread(sorted(found), CURVE_POINTS))))

@@ -48,6 +48,17 @@ def test_the_chosen_name_of_a_method_is_shown():
     assert row_of({**written()["ties"], "choices": {"method": "TIES_mine"}})["method"] == "TIES_mine + LiNeS"
 
 
+def test_options_tell_records_of_one_method_apart():
+    record = json.loads(json.dumps(written()["tall_mask"]))
+    assert "options" not in row_of(record)
+    record["question"]["method"]["base"] = {"_target_": "src.merging.average.Average"}
+    record["question"] |= {"statistics": {"labels": "true", "examples": 1000}, "specify_lambda": 0.4, "precision": "bf16"}
+    record["question"]["finetuning_mode"]["name"] = "linear"
+    record["question"]["method"]["task_index"] = 0
+    options = "task_index=0, base=average, finetuning_mode=linear, statistics.labels=true, precision=bf16, specify_lambda=0.4"
+    assert row_of(record)["options"] == options
+
+
 def test_every_kind_has_a_row_with_its_means():
     records = written()
     negation = {
