@@ -1,0 +1,37 @@
+"""The budget of a merge: what its method uses beside the checkpoints, as far as the record says it."""
+
+from collections.abc import Mapping
+
+from src.reports.page.lenient import at, items, mapping, number, text
+
+
+def budget(record: Mapping) -> dict[str, str]:
+    """Return what a merge uses, each with a sentence on how: `labels`, `data`, `gradients`, `statistics`, `identity`.
+
+    labels: of validation or training data.
+    data: of validation or training splits, labels or not.
+    identity: of an example's task, at inference.
+    """
+    statistics = mapping(at(record, "question", "statistics"))
+    uses, where = {}, ""
+    if evaluations := number(at(record, "evaluations", "made")) or len(items(record.get("validation"))):
+        uses["labels"] = f"validation labels: {evaluations:g} coefficients scored"
+    elif at(record, "lineage", "masks") and at(record, "question", "method", "mask_lambda") is None:
+        uses["labels"] = "validation labels: lambdas of the masks that were loaded"
+    if statistics:
+        where = f"{text(statistics.get('examples'))} examples a task of {text(statistics.get('split'))}"
+        uses["statistics"] = f"statistics of {where}"
+        if _has_gradients(mapping(at(record, "question", "method"))):
+            uses["gradients"] = f"gradients on {where}"
+            if statistics.get("labels") not in ("true", "expected"):
+                uses.setdefault("labels", f"labels of {where}")
+    if "labels" in uses or statistics:
+        uses["data"] = f"data: {where or 'validation'}"
+    if record.get("storage"):
+        uses["identity"] = "task identity at inference: a model for each task"
+    return uses
+
+
+def _has_gradients(method: Mapping) -> bool:
+    """Whether a method's statistics are of gradients, as all are but the Gram matrices of layers' inputs."""
+    return not (text(method.get("_target_")).endswith(".RegMean") or method.get("objective") == "regmean")
