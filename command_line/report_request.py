@@ -1,5 +1,6 @@
 """What a report is asked for, from its command line, and writing it."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -16,6 +17,7 @@ from src.reports.pivot import TASK, labels, pivot, tables_of
 from src.reports.pivot import field as field_of
 from src.reports.records import Record, read_records
 from src.runtime.files import expand_path, written_beside
+from src.runtime.untrusted import read_json
 
 WRITERS: dict[str, Callable[[Sequence[Grid]], str]] = {
     ".md": lambda grids: "\n".join(map(formats.markdown, grids)),
@@ -95,7 +97,7 @@ def write_report(request: Request) -> None:
         path = expand_path(name)
         text = _page(grids, records) if path.suffix == PAGE else WRITERS[path.suffix](grids)
         with written_beside(path) as draft:
-            draft.write_text(text)
+            draft.write_text(text, encoding="utf-8")
         print(path)
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -139,5 +141,13 @@ def _page(grids: Sequence[Grid], records: Sequence[Record]) -> str:
         for grid in grids
         for cell in grid.compared
     ]
-    titles = ", ".join(grid.title for grid in grids) if len(grids) == 1 else "Results"
-    return page(titles, [record.content for record in records], compared)
+    title = grids[0].title if len(grids) == 1 else "Results"
+    return page(title, [{**record.content, **_analysis(record)} for record in records], compared)
+
+
+def _analysis(record: Record) -> dict:
+    """Return the analysis of what the tasks of a merge share, which lies in the folder of its figures; {} if there is none."""
+    path = record.path.with_suffix("") / "analysis.json"
+    with contextlib.suppress(UserError, OSError):
+        return {"analysis": read_json(path)}
+    return {}

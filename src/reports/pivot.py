@@ -8,6 +8,7 @@ from src.reports.measures import Figure, measure, over_seeds
 from src.reports.records import Record
 
 TASK = "task"
+MEANS = {"merged": "mean", "normalised": "normalised"}  # shown beside the tasks, with their headings
 OPTIONS = ("method", "specify_lambda", "n_eval_points", "search", "statistics")  # in which records of one method may differ
 
 
@@ -49,7 +50,7 @@ def _pivot_of(records: Sequence[Record], rows: str, columns: str, figure: str, b
     for record in sorted(records, key=lambda record: record.path.stat().st_mtime):
         own = {None: measure(figure, record)}
         if TASK in (rows, columns):
-            own = {cell.column: cell.figure for cell in _task_cells("", record) if cell.column in record.content["test"]}
+            own = {cell.column: cell.figure for cell in _task_cells("", record) if cell.column not in MEANS.values()}
         for task, found in own.items():
             place = tuple(task if name == TASK else field(record, name, names) for name in (rows, columns))
             seeds, seed = by_place.setdefault(place, {}), record.config("model", "recipe", "seed")
@@ -80,7 +81,8 @@ def field(record: Record, name: str, names: Mapping) -> str:
     if name == "method":
         return names[record.path]
     if name == "tasks":
-        return str(len(record.question.get("tasks", ())))
+        tasks = record.question.get("tasks")
+        return str(len(tasks)) if isinstance(tasks, list) else "none"
     for holder in (record.content, record.question, record.content.get("choices"), record.content.get("config")):
         node: object = holder
         for key in name.split("."):
@@ -91,12 +93,13 @@ def field(record: Record, name: str, names: Mapping) -> str:
 
 
 def _task_cells(row: str, record: Record) -> Iterable[Cell]:
-    for task, scores in record.content["test"].items():
+    tests = record.content.get("test")
+    for task, scores in tests.items() if isinstance(tests, Mapping) else ():
         merged = scores.get("merged") if isinstance(scores, Mapping) else None
         accuracy = merged.get("accuracy") if isinstance(merged, Mapping) else None
         if isinstance(accuracy, int | float):
             yield Cell(row, task, "%", Figure(100 * accuracy))
-    for name, heading in (("merged", "mean"), ("normalised", "normalised")):
+    for name, heading in MEANS.items():
         if figure := measure(name, record):
             yield Cell(row, heading, "%", figure)
 

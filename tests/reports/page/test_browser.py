@@ -28,7 +28,7 @@ def browse(tmp_path, monkeypatch):
         path = tmp_path / "page.html"
         path.write_text(src.reports.page.page("A report", records, cells))
         command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-                   f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", path.as_uri()]  # fmt: skip
+                   f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000", "--dump-dom", path.as_uri()]  # fmt: skip
         run = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert not [line for line in run.stderr.splitlines() if ":CONSOLE" in line]
         values = re.findall("<samp>(.*?)</samp>", run.stdout, re.DOTALL)
