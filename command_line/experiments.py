@@ -23,14 +23,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from command_line.composition import ROOT
 from command_line.config import compose_config, config_folders
-from command_line.overrides import parse_overrides, quoted_text, typed_overrides
+from command_line.overrides import parse_overrides, plain_or_quoted, quoted_text, typed_overrides
 from src.errors import UserError, nearest, raise_any
 from src.runtime.untrusted import read_yaml
 from src.validation import is_whole
@@ -118,27 +118,40 @@ class Experiment:
             node.get("left_out") or {},
         )
 
-    def runs(self, typed: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
-        """Return the runs that fill the table, each once however many rows show it.
-
-        typed: overrides of the user, which leave out the labels and rows that have another value of the same option.
-        seeds: each fine-tunes models of its own.
-        """
-        values = dict(map(_key_and_value, typed))
-        columns = [_fitting(labels, values) for labels in self.columns.values()]
-        over = [_fitting(labels, values) for labels in self.over.values()]
-        rows = _fitting({row.name: row.options for row in self.rows}, values)
+    def runs(self, seeds: Sequence[int] = ()) -> list[Run]:
+        """Return the runs that fill the table, each once however many rows show it; each seed fine-tunes models of its own."""
         found: dict[tuple[Options, int | None], Run] = {}
-        for labels in itertools.product(*columns):
+        for labels in itertools.product(*self.columns.values()):
             column = dict(zip(self.columns, labels))
-            for seed, row in itertools.product(seeds or (None,), rows):
-                for others in itertools.product(*over):
+            for seed, row in itertools.product(seeds or (None,), self.rows):
+                for others in itertools.product(*self.over.values()):
                     parts = [axis[label] for axis, label in zip(self.columns.values(), labels)]
                     parts += [axis[label] for axis, label in zip(self.over.values(), others)]
-                    options = _combined((self.options, *parts, rows[row], typed, _of_seed(seed, values)))
+                    options = _combined((self.options, *parts, row.options))
                     shown = found[options, seed].rows if (options, seed) in found else ()
-                    found[options, seed] = Run(options, column, (*shown, row), seed)
+                    found[options, seed] = Run(options, column, (*shown, row.name), seed)
         return list(found.values())
+
+    def selected(self, typed: Sequence[str], seeds: Sequence[int] = ()) -> tuple[dict[int, Run], list[str]]:
+        """Return the runs that a user asks for, by their number in `runs`, and those of his overrides that are options of all.
+
+        typed: overrides. One of an option of the experiment leaves out the runs with other values (`method=sum,ties`), if
+            there are any with its own; else it takes their place in all.
+        """
+        runs, narrowing = self.runs(seeds), {}
+        values = [dict(map(_key_and_value, run.options)) for run in runs]
+        for override in typed:
+            key, value = _key_and_value(override)
+            wanted = [value, *value.split(",")]
+            if any(each.get(key) in wanted for each in values):
+                narrowing[override] = key, wanted
+        rest = [override for override in typed if override not in narrowing]
+        selected: dict[tuple, tuple[int, Run]] = {}
+        for number, (run, own) in enumerate(zip(runs, values)):
+            if all(own.get(key) in wanted for key, wanted in narrowing.values()):
+                options = _combined((run.options, rest))
+                selected.setdefault((options, run.seed), (number, replace(run, options=options)))
+        return dict(selected.values()), rest
 
 
 def read_experiment(name: str, folders: Sequence[str] = ()) -> Experiment:
@@ -179,8 +192,8 @@ def with_runs(arguments: Sequence[str], is_sweep: bool, folders: Sequence[str] =
     if not is_sweep:
         raise UserError(f"an experiment is many runs: python main.py -m +experiment={name}")
     overrides = [text for text in arguments if not text.startswith("-") and text not in (*named, *seeds)]
-    numbers = range(len(experiment.runs(overrides, read_seeds(seeds))))
-    rest = [text for text in arguments if text not in (*named, *seeds)]
+    numbers, kept = experiment.selected(overrides, read_seeds(seeds))
+    rest = [text for text in arguments if text.startswith("-") or text in kept]
     asked = [f"+{KEY}={name}", f"+{KEY}.run={','.join(map(str, numbers))}", *(f"+{KEY}.{text}" for text in seeds)]
     return [*rest, *asked]
 
@@ -195,15 +208,25 @@ def config_of_job(config: DictConfig) -> DictConfig | None:
     typed = [text for text in typed_overrides() if not text.lstrip("+").startswith((f"{KEY}=", f"{KEY}."))]
     folders, seeds = config_folders(), config[KEY].get("seeds") or ()
     experiment = read_experiment(_choice(), folders)
-    runs = experiment.runs(typed, seeds)
-    run = runs[config[KEY].run]
-    print(f"{experiment.name} {config[KEY].run + 1}/{len(runs)}: {run.name}", flush=True)
-    options = [*search_path(folders), *run.options, "skip_done=true"]
+    run = experiment.runs(seeds)[config[KEY].run]
+    print(f"{experiment.name}: {run.name}", flush=True)
+    options = [*search_path(folders), *_combined((run.options, typed)), "skip_done=true"]
+    options += [f"{key}={plain_or_quoted(str(value))}" for key, value in seed_options(run, compose_config(options)).items()]
     if experiment.script == MAIN:
         return compose_config(options)
     if subprocess.run([sys.executable, str(ROOT / experiment.script), *options]).returncode:
         raise UserError([])
     return None
+
+
+def seed_options(run: Run, config: DictConfig) -> dict[str, object]:
+    """Return the options of a run's seed, whose weights have a folder of their own; none for the seed of the recipe itself.
+
+    config: of the run but for its seed.
+    """
+    if run.seed in (None, OmegaConf.select(config, SEED)):
+        return {}
+    return {SEED: run.seed, "model_location": str(Path(config.model_location) / f"seed_{run.seed}")}
 
 
 def is_group(key: str) -> bool:
@@ -234,14 +257,6 @@ def read_seeds(texts: Sequence[str]) -> list[int]:
     return seeds
 
 
-def _of_seed(seed: int | None, typed: Mapping[str, str]) -> Options:
-    """Return the options of a seed of fine-tuning, whose weights have a folder of their own; those of 0, the recipes', do not."""
-    if seed is None:
-        return ()
-    folder = typed.get("model_location", "checkpoints")
-    return (f"{SEED}={seed}", *([f"model_location={folder}/seed_{seed}"] if seed else []))
-
-
 def _key_and_value(override: str) -> tuple[str, str]:
     key, _, value = override.partition("=")
     return key.lstrip("+"), value
@@ -251,10 +266,3 @@ def _combined(parts: Iterable[Sequence[str]]) -> Options:
     """Return the options of all parts; of those with one key the last stays."""
     last = {_key_and_value(option)[0]: option for part in parts for option in part}
     return tuple(last.values())
-
-
-def _fitting(labels: Mapping[str, Options], typed: Mapping[str, str]) -> dict[str, Options]:
-    """Return the labels whose options do not differ from what the user typed; all of them if none is left."""
-    kept = {label: options for label, options in labels.items()
-            if all(typed.get(key, value) == value for key, value in map(_key_and_value, options))}  # fmt: skip
-    return kept or dict(labels)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from omegaconf import DictConfig, OmegaConf
 
 from command_line.config import compose_config, merge_question, setting
-from command_line.experiments import MAIN, SEED, Experiment, Run, is_group, search_path
+from command_line.experiments import MAIN, SEED, Experiment, Run, is_group, search_path, seed_options
 from command_line.overrides import parse_overrides
 from src.errors import plural, raise_any
 from src.reports.grid import Cell, Grid
@@ -25,10 +25,10 @@ def grid_of_experiment(
 ) -> Grid:
     """Return the table of an experiment.
 
-    typed, seeds: as in `Experiment.runs`.
+    typed, seeds: as in `Experiment.selected`.
     folders: the user's, with further configurations.
     """
-    runs = experiment.runs(typed, seeds)
+    runs = list(experiment.selected(typed, seeds)[0].values())
     found = dict(zip(runs, _records_of(experiment, runs, records, folders)))
     published, cells = published_table(experiment.published), []
     columns = list(dict.fromkeys(tuple(run.column.items()) for run in runs))
@@ -130,4 +130,6 @@ def _configs(runs: Sequence[Run], folders: Sequence[str]) -> Iterator[DictConfig
         for each in overrides:
             if each.input_line not in choices:
                 OmegaConf.update(config, each.key_or_group, each.value())
+        for key, value in seed_options(run, config).items():
+            OmegaConf.update(config, key, value)
         yield config

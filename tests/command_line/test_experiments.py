@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from command_line.build import build_method
 from command_line.composition import ROOT
 from command_line.config import compose_config
-from command_line.experiments import FOLDER, MAIN, Experiment, read_experiment, read_seeds, with_runs
+from command_line.experiments import FOLDER, MAIN, Experiment, read_experiment, read_seeds, seed_options, with_runs
 from command_line.preflight import selected_tasks
 from command_line.reporting import KINDS, _configs
 from src.errors import UserError
@@ -71,30 +71,33 @@ def test_rows_with_the_same_options_share_a_run_and_seeds_have_folders_of_their_
     runs = experiment.runs()
     assert [run.rows for run in runs] == [("before", "after"), ("sum",)] * 2
     assert runs[0].options == ("model=t5-small", "tasks=p3_eight_qa", "method=zeroshot")
-    seeded = experiment.runs(["model=t5-base", "model_location=here"], [0, 2])
-    assert [run.seed for run in seeded] == [0, 0, 2, 2] and {run.column["model"] for run in seeded} == {"base"}
-    assert "model_location=here" in seeded[0].options and "model.recipe.seed=0" in seeded[0].options
-    assert "model_location=here/seed_2" in seeded[2].options and "model.recipe.seed=2" in seeded[2].options
+    seeded = experiment.runs([0, 2])
+    assert [run.seed for run in seeded] == [0, 0, 2, 2] * 2
+    config = compose_config(["model_location=here", "model.recipe.seed=2"])
+    assert seed_options(seeded[0], config) == {"model.recipe.seed": 0, "model_location": "here/seed_0"}
+    assert seed_options(seeded[2], config) == seed_options(runs[0], config) == {}  # the recipe's own
 
 
-def test_what_a_user_types_leaves_out_what_differs_and_wins_over_the_rest():
+def test_what_a_user_types_leaves_out_what_differs_or_takes_its_place():
     experiment = Experiment.of("two", TWO)
-    assert {run.rows for run in experiment.runs(["method=sum"])} == {("sum",)}
-    own = experiment.runs(["model=mine", "precision=bf16"])
-    assert {run.options[-2:] for run in own} >= {("method=sum", "precision=bf16")}
-    assert all("model=mine" in run.options and "model=t5-small" not in run.options for run in own)
-    assert len({run.options for run in own}) == len(own) == 2  # both columns are one model then
+    for typed, numbers in ((["method=sum"], [1, 3]), (["method=sum,zeroshot", "model=t5-base"], [2, 3]), ([], [0, 1, 2, 3])):
+        selected, rest = experiment.selected(typed)
+        assert list(selected) == numbers and not rest
+        assert [run.options for run in selected.values()] == [experiment.runs()[number].options for number in numbers]
+    own, rest = experiment.selected(["model=mine", "precision=bf16"])
+    assert rest == ["model=mine", "precision=bf16"] and list(own) == [0, 1]  # both columns are one model then
+    assert own[1].options == ("model=mine", "tasks=p3_eight_qa", "method=sum", "precision=bf16")
 
 
 def test_composed_once_a_group_runs_have_the_options_that_they_would_have_alone():
-    runs = read_experiment("lines_table2").runs(["num_tasks=8"])
+    runs = list(read_experiment("lines_table2").selected(["num_tasks=8"])[0].values())
     for run, config in zip(runs, _configs(runs, [])):
         assert OmegaConf.to_container(config, resolve=True) == OmegaConf.to_container(compose_config(run.options), resolve=True)
 
 
 def test_an_experiment_is_a_sweep_over_the_numbers_of_its_runs():
-    asked = with_runs(["-m", "+experiment=tsv_table4", "num_tasks=8", "seeds=[1,2]"], True)
-    assert asked == ["-m", "num_tasks=8", "+experiment=tsv_table4", "+experiment.run=0,1,2,3", "+experiment.seeds=[1,2]"]
+    asked = with_runs(["-m", "+experiment=tsv_table4", "num_tasks=14", "precision=bf16", "seeds=[1,2]"], True)
+    assert asked == ["-m", "precision=bf16", "+experiment=tsv_table4", "+experiment.run=4,5,6,7", "+experiment.seeds=[1,2]"]
     assert with_runs(["-m", "method=sum,ties"], True) == ["-m", "method=sum,ties"]
     for arguments, message in (
         (["+experiment=tsv_table4"], r"python main\.py -m \+experiment=tsv_table4"),
