@@ -73,8 +73,11 @@ class Request:
         return cls(**values, output=outputs, seeds=seeds, others=tuple(others))
 
 
-def write_report(request: Request) -> None:
-    """Print the tables that are asked for, or write them to files. Raise UserError where there is nothing to show."""
+def grids_of(request: Request) -> tuple[list[Grid], list[Record], list[str]]:
+    """Return the tables that are asked for, the records that they are of, and a sentence on each file that is no record.
+
+    Raise UserError where there is nothing to show.
+    """
     folder = expand_path(request.results_dir)
     folders = [request.config_dir] if request.config_dir else []
     experiment = read_experiment(request.experiment, folders) if request.experiment else None
@@ -84,11 +87,16 @@ def write_report(request: Request) -> None:
     if experiment:
         from command_line.reporting import grid_of_experiment
 
-        grids = [grid_of_experiment(experiment, records, request.others, request.seeds, folders)]
-    else:
-        records = _selected(records, request.others)
-        is_plain = (request.rows, request.columns, request.figure) == ("method", TASK, "merged")
-        grids = tables_of(records) if is_plain else pivot(records, request.rows, request.columns, request.figure)
+        return [grid_of_experiment(experiment, records, request.others, request.seeds, folders)], records, problems
+    records = _selected(records, request.others)
+    is_plain = (request.rows, request.columns, request.figure) == ("method", TASK, "merged")
+    grids = tables_of(records) if is_plain else pivot(records, request.rows, request.columns, request.figure)
+    return grids, records, problems
+
+
+def write_report(request: Request) -> None:
+    """Print the tables that are asked for, or write them to files. Raise UserError where there is nothing to show."""
+    grids, records, problems = grids_of(request)
     if not request.output:
         console = Console()
         for grid in grids:

@@ -17,16 +17,18 @@ class Figure:
 
     half_width: half of the 95 % interval of its sampling error; None where it has none, or none is known.
     spread: the standard deviation over seeds; None of a single one.
+    form: how it is written.
     """
 
     value: float
     half_width: float | None = None
     spread: float | None = None
+    form: str = ".1f"
 
     def __str__(self) -> str:
-        text = f"{self.value:.1f}"
+        text = f"{self.value:{self.form}}"
         error = self.half_width if self.spread is None else self.spread
-        return text if error is None else f"{text} ± {error:.1f}"
+        return text if error is None else f"{text} ± {error:{self.form}}"
 
 
 Measure = Callable[[Mapping], Figure | None]
@@ -44,7 +46,7 @@ def mean_of(figures: list[Figure]) -> Figure:
     """Return the mean of figures of different data, as those of single tasks are."""
     widths = [figure.half_width for figure in figures]
     width = None if None in widths else sum(each**2 for each in widths) ** 0.5 / len(widths)
-    return Figure(fmean(figure.value for figure in figures), width)
+    return Figure(fmean(figure.value for figure in figures), width, form=figures[0].form)
 
 
 def over_seeds(figures: list[Figure]) -> Figure:
@@ -52,7 +54,7 @@ def over_seeds(figures: list[Figure]) -> Figure:
     if len(figures) == 1:
         return figures[0]
     values, widths = [figure.value for figure in figures], [figure.half_width for figure in figures]
-    return Figure(fmean(values), None if None in widths else fmean(widths), stdev(values))
+    return Figure(fmean(values), None if None in widths else fmean(widths), stdev(values), figures[0].form)
 
 
 def _mean(name: str) -> Measure:
@@ -98,5 +100,5 @@ MEASURES: dict[str, Measure] = {
     "megabytes": lambda record: Figure(record["bytes_stored"] / 1e6),
     "megabytes_separate": lambda record: Figure(_separate(record) / 1e6),
     "seconds": lambda record: Figure(record["seconds"]),
-    "coefficient": lambda record: Figure(record["coefficient"]),
+    "coefficient": lambda record: Figure(float(record["coefficient"]), form=".4g"),
 }
