@@ -60,8 +60,10 @@ class Grid:
 
     @property
     def columns(self) -> list[tuple[str, str]]:
-        """The column and metric of each column of figures."""
-        return list(dict.fromkeys((cell.column, cell.metric) for cell in self.cells))
+        """The column and metric of each column of figures, in the order of the rows that have most of them."""
+        by_row = {row: [cell for cell in self.cells if cell.row == row] for row in self.rows}
+        longest = sorted(by_row.values(), key=len, reverse=True)
+        return list(dict.fromkeys((cell.column, cell.metric) for cells in longest for cell in cells))
 
     @property
     def headings(self) -> list[str]:
