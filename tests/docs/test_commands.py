@@ -1,0 +1,43 @@
+"""Every command of the guides passes the program's checks, as it is typed there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.conftest import tiny_models
+from tests.helpers.documents import GUIDES, REPRODUCTIONS, commands, experiments, problems_before_work, write_files
+from tests.helpers.processes import ROOT
+
+LAUNCHER = re.compile(r"hydra[/.]launcher\b.*")  # of clusters that are not here
+PAGES = [page for page in GUIDES if commands(page)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with models under the names that the pages use."""
+    pretrained, finetuned = tiny_models(tasks=2)
+    save_file(pretrained, tmp_path / "base.safetensors")
+    for name, model in zip(("cars", "dtd"), finetuned.values(), strict=True):
+        save_file(model, tmp_path / f"{name}.safetensors")
+        torch.save(model, tmp_path / f"{name}.pt")
+    for name in ("checkpoints", "downloads"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_passes_all_checks(page: Path, folder: Path):
+    write_files(page, folder)
+    for script, *arguments in commands(page):
+        typed = [argument for argument in arguments if not LAUNCHER.fullmatch(argument)]
+        assert not problems_before_work(script, *typed, folder=folder), (script, *arguments)
+
+
+@pytest.mark.skipif(not (ROOT / "config" / "experiment").is_dir(), reason="there are no experiments")
+@pytest.mark.parametrize("page", [*GUIDES, *REPRODUCTIONS], ids=lambda page: page.stem)
+def test_every_experiment_that_a_page_names_is_there(page: Path):
+    for name in experiments(page):
+        assert (ROOT / "config" / "experiment" / f"{name}.yaml").is_file(), name
