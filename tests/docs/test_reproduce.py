@@ -15,6 +15,11 @@ from tests.helpers.processes import run_script
 SMALL = {"ViT-B-32": "ViT-demo", "ViT-B-16": "ViT-demo", "ViT-L-14": "ViT-demo", "t5-large-lm-adapt": "t5-demo"}
 TASKS = {"ViT-demo": "two_image_tasks", "t5-demo": "two_text_tasks"}
 SIZES = re.compile(r"(tasks|num_tasks|--train-dataset|--eval-datasets|--world-size|steps|--points)=.*")  # the papers'
+GRIDS = {
+    "eval_task_addition.py": "--n-eval-points=3",
+    "eval_task_negation.py": "--n-eval-points=3",
+    "eval_disentanglement.py": "--points=2",
+}
 RECIPE = ["model.recipe.epochs=1", "model.recipe.batch_size=8"]
 PAGES = [page for page in REPRODUCTIONS if commands(page)]
 
@@ -57,12 +62,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def at_small_size(arguments: list[str]) -> list[str]:
-    """Return the arguments with a small model for the paper's, two tasks for its lists, and short fine-tuning."""
+def at_small_size(script: str, arguments: list[str]) -> list[str]:
+    """Return the arguments with a small model for the paper's, two tasks for its lists, short fine-tuning and small grids."""
     kept = [argument for argument in arguments if not SIZES.fullmatch(argument)]
-    small = [re.sub(r"(?<=model=)\S+", lambda name: SMALL[name[0]], argument) for argument in kept]
+    short = [re.sub(r"(?<=iterations=)\d+", "2", argument) for argument in kept]
+    small = [re.sub(r"(?<=model=)\S+", lambda name: SMALL[name[0]], argument) for argument in short]
     (model,) = {argument.partition("=")[2] for argument in small if argument.lstrip("-").startswith("model=")}
-    return ["--config-dir=mine", *small, f"tasks={TASKS[model]}", *RECIPE]
+    grid = [GRIDS[script]] if script in GRIDS else []
+    return ["--config-dir=mine", *small, *grid, f"tasks={TASKS[model]}", *RECIPE]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -72,8 +79,5 @@ def test_every_command_runs(page: Path, folder: Path):
         if script.startswith("download_"):
             assert not problems_before_work(script, *arguments, folder=folder), (script, *arguments)
             continue
-        small = at_small_size(arguments)
-        if script == "eval_disentanglement.py":
-            small.append("--points=2")
-        done = run_script(script, *small, cwd=folder)
+        done = run_script(script, *at_small_size(script, arguments), cwd=folder)
         assert done.returncode == 0, f"{script} {' '.join(arguments)}: {done.stderr}"
