@@ -1,4 +1,4 @@
-"""Every command of the guides passes the program's checks, as it is typed there."""
+"""Every command of the guides passes the program's checks, as it is typed there, and their Python runs."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import tiny_models
-from tests.helpers.documents import GUIDES, REPRODUCTIONS, commands, experiments, problems_before_work, write_files
+from tests.helpers.documents import GUIDES, REPRODUCTIONS, commands, examples, experiments, problems_before_work, write_files
 from tests.helpers.processes import ROOT
 
 LAUNCHER = re.compile(r"hydra[/.]launcher\b.*")  # of clusters that are not here
@@ -29,11 +29,41 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_passes_all_checks(page: Path, folder: Path):
+def test_every_command_passes_all_checks(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):
     write_files(page, folder)
     for script, *arguments in commands(page):
         typed = [argument for argument in arguments if not LAUNCHER.fullmatch(argument)]
         assert not problems_before_work(script, *typed, folder=folder), (script, *arguments)
+    monkeypatch.chdir(folder)
+    for code in examples(page):
+        exec(code, {})
+
+
+def test_commands_are_those_of_blocks_and_of_the_column_here(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Say `python main.py method=ties`.\n"
+        "```sh\npip install this\npython main.py method=sum \\\n    'output=a b'  # a remark\npython main.py -m +experiment=iso\n"
+        "torchrun --nproc-per-node=2 finetune.py --lr=1\n```\n"
+        "```text\npython main.py method=fisher\n```\n"
+        "| theirs | here |\n|---|---|\n"
+        "| `python a.py --x` | `python main.py method=TSVM` |\n"
+        '| `python main.py method="sum" k=1` | the same, always |\n'
+        "| `-d` | `tasks=` |\n"
+    )
+    assert commands(page) == [
+        ("main.py", "method=sum", "output=a b"),
+        ("finetune.py", "--lr=1"),
+        ("main.py", "method=TSVM"),
+        ("main.py", "method=sum", "k=1"),
+    ]
+    assert experiments(page) == ["iso"]
+
+
+@pytest.mark.parametrize("page", [*GUIDES, *REPRODUCTIONS], ids=lambda page: page.stem)
+def test_every_page_that_is_linked_to_is_there(page: Path):
+    for link in re.findall(r"\]\(([\w./]+)\)", page.read_text()):
+        assert (page.parent / link).is_file(), link
 
 
 @pytest.mark.skipif(not (ROOT / "config" / "experiment").is_dir(), reason="there are no experiments")

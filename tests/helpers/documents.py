@@ -90,6 +90,11 @@ def write_files(page: Path, folder: Path) -> None:
             target.write_text(block)
 
 
+def examples(page: Path) -> list[str]:
+    """Return the Python of a page that is to be run as it stands, and not written to a file."""
+    return [block for language, block in _blocks(page) if language == "python" and not block.startswith("# ")]
+
+
 def _blocks(page: Path) -> list[tuple[str, str]]:
     """Return the fenced blocks of a page, with their languages."""
     return BLOCK.findall(page.read_text())
