@@ -3,18 +3,22 @@
 import json
 import random
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from tests.helpers.documents import REPRODUCTIONS, commands, problems_before_work
-from tests.helpers.processes import run_script
+from tests.helpers.processes import ROOT, run_script
 
 # The model that stands for a page's, and the list of tasks for that model.
 SMALL = {"ViT-B-32": "ViT-demo", "ViT-B-16": "ViT-demo", "ViT-L-14": "ViT-demo", "t5-large-lm-adapt": "t5-demo"}
 TASKS = {"ViT-demo": "two_image_tasks", "t5-demo": "two_text_tasks"}
-SIZES = re.compile(r"(tasks|num_tasks|--train-dataset|--eval-datasets|--world-size|steps|--points)=.*")  # the papers'
+SIZES = re.compile(
+    r"(tasks|num_tasks|--train-dataset|--eval-datasets|--datasets|--world-size|steps|--points)=(.*)"
+)  # the papers'
 GRIDS = {
     "eval_task_addition.py": "--n-eval-points=3",
     "eval_task_negation.py": "--n-eval-points=3",
@@ -72,6 +76,13 @@ def at_small_size(script: str, arguments: list[str]) -> list[str]:
     return ["--config-dir=mine", *small, *grid, f"tasks={TASKS[model]}", *RECIPE]
 
 
+@cache
+def problems(script: str, *arguments: str, folder: Path) -> str:
+    """Run a command, once however many pages have it, and return what it says is wrong."""
+    done = run_script(script, *arguments, cwd=folder)
+    return done.stderr if done.returncode else ""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_runs(page: Path, folder: Path):
     """What downloads runs as far as its first request."""
@@ -79,6 +90,18 @@ def test_every_command_runs(page: Path, folder: Path):
     for script, *arguments in commands(page):
         if script.startswith("download_"):
             assert not problems_before_work(script, *arguments, folder=folder), (script, *arguments)
-            continue
-        done = run_script(script, *at_small_size(script, arguments), cwd=folder)
-        assert done.returncode == 0, f"{script} {' '.join(arguments)}: {done.stderr}"
+        else:
+            assert not problems(script, *at_small_size(script, arguments), folder=folder), (script, *arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_task_that_a_page_names_is_there(page: Path):
+    """Where a command runs, others stand for them."""
+    lists = {path.stem: OmegaConf.load(path).names for path in (ROOT / "config" / "tasks").glob("*.yaml")}
+    known = set().union(*lists.values())
+    for _, *arguments in commands(page):
+        for option, value in (match.groups() for argument in arguments if (match := SIZES.fullmatch(argument))):
+            if option == "tasks":
+                assert value in lists, value
+            elif option.endswith(("dataset", "datasets")):
+                assert known.issuperset(value.split(",")), value
