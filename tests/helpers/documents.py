@@ -67,14 +67,14 @@ def _stop(*arguments: object, **options: object) -> None:
 
 def _commands(page: Path) -> list[Command]:
     blocks = [line for language, block in _blocks(page) if language == "sh" for line in block.replace("\\\n", " ").splitlines()]
-    lines = [shlex.split(line, comments=True) for line in (*blocks, *_codes_of_tables(page))]
+    lines = [shlex.split(line, comments=True) for line in (*blocks, *codes_here(page))]
     started = [words[1:] for words in lines if words and words[0] in STARTERS]
     scripts = [(next((word for word in words if word.endswith(".py")), None), words) for words in started]
     return list(dict.fromkeys((script, *words[words.index(script) + 1 :]) for script, words in scripts if script))
 
 
-def _codes_of_tables(page: Path) -> Iterator[str]:
-    """Yield the code in the columns `here` of a page."""
+def codes_here(page: Path) -> Iterator[str]:
+    """Yield the code in the columns `here` of a page's tables of what is typed for others' programs and for this one."""
     for row in re.findall(r"^\| (.*) \|$", page.read_text(), re.M):
         theirs, *here = row.split(" | ")
         if len(here) == 1:
