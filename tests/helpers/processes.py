@@ -19,6 +19,8 @@ _context.set_forkserver_preload(
         "command_line.merging",
         "command_line.session",
         "src.models.clip.model",
+        "src.models.t5.model",
+        "transformers.models.t5.modeling_t5",
         "src.reports.figures",
         "tests.helpers.processes",
     ]

@@ -306,14 +306,14 @@ def test_under_lines_a_method_answers_as_it_does_itself(name):
         scaled.check_coefficient(float("nan"), 3)
 
 
-def test_the_readmes_own_method_passes_where_it_is_put(tmp_path):
-    """The example of README, median, in a copy of the program: the properties of every method hold for it, too."""
-    text = (ROOT / "README.md").read_text()
+def test_the_documented_method_passes_where_it_is_put(tmp_path):
+    """The example of docs/add.md, median, in a copy of the program: the properties of every method hold for it, too."""
+    text = (ROOT / "docs" / "add.md").read_text()
     code = re.search(r"# mine/median\.py\n(.*?)```", text, re.S)[1]
     yaml = re.search(r"# mine/method/median\.yaml\n(.*?)```", text, re.S)[1]
     for folder in ("src", "command_line", "config", "tests", "demo"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "files"))
-    for file in ("main.py", "pyproject.toml", "README.md"):
+    for file in ("main.py", "pyproject.toml"):
         shutil.copy(ROOT / file, tmp_path / file)
     (tmp_path / "src" / "merging" / "median.py").write_text(code)
     (tmp_path / "config" / "method" / "median.yaml").write_text(yaml.replace("median.Median", "src.merging.median.Median"))

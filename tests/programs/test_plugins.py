@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.documents import write_files
 from tests.helpers.processes import ROOT, run_fresh, run_script
 
 MODELS = ("model=files", "pretrained=base.safetensors", "finetuned=[a.safetensors,b.safetensors,c.safetensors]")
@@ -16,14 +17,9 @@ MEDIAN = (*MODELS, "method=median", "output=merged.safetensors")
 
 @pytest.fixture
 def folders(tmp_path):
-    """The user's folder, with the files that README gives, and the folder where he runs."""
-    section = (ROOT / "README.md").read_text().split("### A method of your own\n")[1].split("\n## ")[0]
+    """The user's folder, with the files that docs/add.md gives, and the folder where he runs."""
     mine, run = tmp_path / "mine", tmp_path / "run"
-    for language in ("python", "yaml"):
-        (block,) = re.findall(rf"```{language}\n(.*?)```", section, re.S)
-        path = tmp_path / block.splitlines()[0].removeprefix("# ")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(block)
+    write_files(ROOT / "docs" / "add.md", tmp_path)
     run.mkdir()
     for name, move in {"base": 0.0, "a": 1.0, "b": 2.0, "c": 6.0}.items():
         save_file({"w": torch.full((4, 3), 1 + move)}, run / f"{name}.safetensors")
@@ -31,7 +27,7 @@ def folders(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["file", "relative", "package", "python path"])
-def test_the_readmes_method_merges_from_anywhere(how, folders, monkeypatch):
+def test_the_documented_method_merges_from_anywhere(how, folders, monkeypatch):
     mine, run = folders
     plugin = {"file": mine / "median.py", "relative": "../mine/median.py", "package": mine, "python path": "median"}[how]
     if how == "package":
