@@ -67,7 +67,8 @@ def methods(_: list[str]) -> str:
             lines = ""
         module, _, name = node["_target_"].rpartition(".")
         about = inspect.getdoc(getattr(import_module(module), name)).split("\n\n")[0].replace("\n", " ")
-        options = [f"`{key}={_written(value)}`" for key, value in node.items() if key not in ("_target_", "defaults", "grid")]
+        options = [f"`{key}={_written(value)}`" for key, value in node.items()
+                   if key not in ("_target_", "defaults", "grid") and not isinstance(value, dict)]  # fmt: skip
         kind = "a model a task" if method.per_task else "one model"
         rows.append([f"`{path.stem}`", about, kind, lines, ", ".join(method.needs), ", ".join(options)])
     return _table(["`method=`", "what it is", "makes", "LiNeS", "statistics", "options (`method.NAME=`)"], rows)

@@ -66,7 +66,6 @@ def test_every_page_that_is_linked_to_is_there(page: Path):
         assert (page.parent / link).is_file(), link
 
 
-@pytest.mark.skipif(not (ROOT / "config" / "experiment").is_dir(), reason="there are no experiments")
 @pytest.mark.parametrize("page", [*GUIDES, *REPRODUCTIONS], ids=lambda page: page.stem)
 def test_every_experiment_that_a_page_names_is_there(page: Path):
     for name in experiments(page):
