@@ -25,6 +25,7 @@ from command_line.files import prepare_merge, write_merge
 from command_line.output import merged_contents
 from command_line.overrides import override_text
 from command_line.paths import named_sources, source_of
+from src.merging.engine.conjugate_gradient import CONVERGED, convergence_notes
 from src.runtime.files import expand_path
 from src.state_dict import Lazy, StateDict, outline
 
@@ -84,6 +85,8 @@ def merge(
         merged = prepare_merge(config, base, models, in_memory, notes.append)
         if output:
             write_merge(config, merged, notes.append)
+            convergence = merged.inputs.convergence
+            notes += convergence_notes({key: each for key, each in convergence.items() if each.reason != CONVERGED})
         else:
             contents = merged_contents(config, merged.merges, merged.coefficients, merged.pretrained)
     for note in notes:

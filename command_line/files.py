@@ -15,7 +15,7 @@ from command_line.paths import file_sources, statistics_paths
 from command_line.readers import FILES, refuse_unread
 from command_line.sweeps import claim_output
 from src.checkpoints.in_memory import common_device, model_in_memory
-from src.checkpoints.mask_files import MaskProvenance, load_masks
+from src.checkpoints.mask_files import MaskProvenance, SavedMasks, load_masks
 from src.checkpoints.opening import PRETRAINED, open_checkpoint, open_finetuned, repetitions
 from src.checkpoints.reading import Checkpoint
 from src.checkpoints.solved import SolvedEntries
@@ -43,6 +43,7 @@ class FileMerge:
     inputs: of the method.
     merges, coefficients: the family that the method makes of them, and what it is asked for, by task.
     provenance: of masks that are loaded, or written in a bundle; else None.
+    masks: loaded ones; else None.
     """
 
     pretrained: StateDict
@@ -50,6 +51,7 @@ class FileMerge:
     merges: MergeFamily
     coefficients: Mapping[str, float | None]
     provenance: MaskProvenance | None
+    masks: SavedMasks | None
 
 
 def merge_files(config: DictConfig) -> None:
@@ -60,12 +62,16 @@ def merge_files(config: DictConfig) -> None:
     started = time.monotonic()
     pretrained, finetuned = file_sources(config)
     merge = prepare_merge(config, pretrained, finetuned, {}, print)
+    if merge.masks:
+        print(f"masks: {merge.masks}")
     claim_output(config.output)
     write_merge(config, merge, print)
     count = plural(len(finetuned), "model")
     if config.analysis:
         folder = expand_path(config.results_dir) / f"{Path(config.output).stem}-analysis"
         publish_analysis(merge.inputs, merge.merges.masks_at(merge.coefficients), count, folder)
+    for sentence in convergence_notes(merge.inputs.convergence):
+        print(sentence)
     print(f"{config.output}: {count} merged in {time.monotonic() - started:.1f} s")
 
 
@@ -119,21 +125,18 @@ def prepare_merge(
     masks = load_masks(load or False, None, provenance, inputs.outline, method.coefficients(len(models))) if provenance else None
     if masks:
         method = method.with_masks(masks.masks)
-        note(f"masks: {masks}")
     lambdas = masks.lambdas if masks and method.per_task else None
-    return FileMerge(base, inputs, method(inputs), lambdas or dict.fromkeys(models, coefficient), provenance)
+    return FileMerge(base, inputs, method(inputs), lambdas or dict.fromkeys(models, coefficient), provenance, masks)
 
 
 def write_merge(config: DictConfig, merge: FileMerge, note: Listener) -> None:
     """Write what `output` and `output_kind` ask for, an entry in memory at a time.
 
-    note: listener, which hears what does not come along, and how well equations were solved.
+    note: listener, which hears what does not come along.
     """
     write_output(config, merge.merges, merge.coefficients, merge.pretrained, merge.provenance, note)
     if merge.inputs.solved:
         merge.inputs.solved.remove()
-    for sentence in convergence_notes(merge.inputs.convergence):
-        note(sentence)
 
 
 def _open(pretrained: Source, finetuned: Mapping[str, Source], device: torch.device) -> tuple[StateDict, dict[str, StateDict]]:
