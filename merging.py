@@ -11,9 +11,10 @@ docs/python.md explains it.
 import command_line  # noqa: F401  before torch: it says how threads wait
 
 # isort: split
+import contextlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ def merge(
         "output": output,
         "output_kind": output_kind,
     }
-    with separate_hydra():
+    with separate_hydra(), _ordinary_torch():
         config = compose_config(_overrides(method, settings, options))
         validate(config)
         merged = prepare_merge(config, base, models, in_memory, notes.append)
@@ -120,9 +121,18 @@ def _plain(value: object) -> object:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+@contextlib.contextmanager
+def _ordinary_torch() -> Iterator[None]:
+    """Compute in the block, or the function, as if the caller were in no inference mode and had set no default device."""
+    is_usual = torch.get_default_device().type == "cpu"  # a mode for the device doubles the time of small entries
+    with torch.inference_mode(False), contextlib.nullcontext() if is_usual else torch.device("cpu"):
+        yield
+
+
 def _independent(entries: StateDict, memory: StateDict) -> Lazy:
     """Return entries in memory of their own, each on the device that it has in `memory`, or else on the CPU."""
 
+    @_ordinary_torch()
     def entry(key: str) -> Tensor:
         own = memory.get(key)
         leaf = entries[key].to("cpu" if own is None else own.device)

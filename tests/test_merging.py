@@ -241,6 +241,18 @@ def test_what_the_command_prints_is_warned_of_and_nothing_is_printed(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", ["ties", "iso_c"])
+@pytest.mark.parametrize("mode", [torch.inference_mode, lambda: torch.device("meta")])
+def test_modes_of_torch_that_are_on_in_a_program_change_nothing(name, mode, files):
+    pretrained, finetuned = in_memory(files)
+    expected = dict(merge(name, pretrained, finetuned, coefficient=0.7))
+    merged = merge(name, pretrained, finetuned, coefficient=0.7)
+    with mode():
+        assert_equal(merged, expected)
+        merged = merge(name, pretrained, finetuned, coefficient=0.7)
+    assert_equal(merged, expected)
+
+
 def test_numbers_of_numpy_and_torch_are_numbers(files):
     pretrained, finetuned = in_memory(files)
     numpy = torch.tensor([20.0, 0.7], dtype=torch.float64).numpy()
