@@ -1,6 +1,10 @@
 """`merge`, the function: equal to the command to the bit, of whatever Python programs hold."""
 
+import inspect
+import re
+import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -332,6 +336,24 @@ def test_the_hydra_of_a_program_around_it_stays_as_it_is():
             merge("tyes", MODEL, [MODEL], coefficient=1)
         assert GlobalHydra.instance().hydra is hydra and HydraConfig.instance().cfg is config
         assert compose("config", ["method=average"]).method._target_.endswith("Average")
+
+
+def test_the_documentation_runs_and_names_every_argument(files, tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "python.md").read_text()
+    arguments = [name for name in inspect.signature(merge).parameters if name != "options"]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == arguments
+    pretrained, finetuned = in_memory(files)
+    for name, source in {"base/model": "base", "cars": "task0", "dtd/model": "task1"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(files / f"{source}.safetensors", tmp_path / f"{name}.safetensors")
+    monkeypatch.chdir(tmp_path)
+    model = nn.Module()
+    model.load_state_dict = dict
+    names = {"model": model, "pretrained": pretrained, "cars": finetuned["task0"], "dtd": finetuned["task1"]}
+    names["gram_matrices"] = random_statistic(pretrained, "gram_in", "task0")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    assert names["path"] == Path("merged/") and list(Path("merged").glob("*.safetensors"))
 
 
 @pytest.mark.gpu
