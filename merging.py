@@ -22,10 +22,10 @@ from torch import Tensor
 
 from command_line.composition import separate_hydra
 from command_line.config import HOLDERS, compose_config, validate
-from command_line.files import prepare_merge, write_merge
 from command_line.output import merged_contents
 from command_line.overrides import override_text
 from command_line.paths import named_sources, source_of
+from command_line.unscored import prepare_merge, write_merge
 from src.merging.engine.conjugate_gradient import CONVERGED, convergence_notes
 from src.runtime.files import expand_path
 from src.state_dict import Lazy, StateDict, outline
