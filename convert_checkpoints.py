@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
 from command_line.console import run_script, user_message
 from src.checkpoints.conversion import convert, converted_path, files_of, not_converted, pickled_models
 from src.errors import UserError, raise_any, shorten

@@ -10,6 +10,7 @@ What is there is not fetched again. Datasets that nobody serves are listed with 
 
 import sys
 
+import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
 from command_line.config import compose_config
 from command_line.console import ProgressBar, run_script
 from command_line.flags import CONFIG_DIR, DATA_LOCATION, TASKS, Flag, parse_flags

@@ -10,6 +10,7 @@ vectors and the model with the task's own alone disagree. It is mapped over [-2,
 
 import sys
 
+import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
 from command_line.config import compose_config, model_name
 from command_line.console import run_script
 from command_line.flags import BENCHMARK, Flag, number, parse_flags

@@ -8,6 +8,7 @@ python eval_single_task.py --model=ViT-B-32 --eval-datasets=MNIST,DTD precision=
 
 import sys
 
+import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
 from command_line.config import compose_config
 from command_line.console import run_script
 from command_line.flags import BENCHMARK, parse_flags

@@ -12,6 +12,7 @@ import json
 import runpy
 import sys
 
+import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
 from command_line.config import ROOT
 from command_line.console import run_script
 from command_line.flags import BENCHMARK, GRID, grid_of, parse_flags

@@ -10,6 +10,7 @@ one with the lowest accuracy on that task; both are measured on validation data.
 
 import sys
 
+import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
 from command_line.config import compose_config, model_name
 from command_line.console import run_script
 from command_line.flags import BENCHMARK, GRID, Flag, grid_of, number, parse_flags

@@ -13,6 +13,7 @@ few minutes (save_minutes=), and at SIGTERM, SIGUSR1 and Ctrl-C.
 
 import sys
 
+import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
 from command_line.build import build_device, build_family, build_mode, check_modality
 from command_line.config import compose_config, validate
 from command_line.console import run_script

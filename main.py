@@ -7,7 +7,7 @@
 `python main.py --help` explains the options.
 """
 
-import command_line  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
+import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
 
 # isort: split
 import sys

@@ -16,6 +16,9 @@ figure=merged       what a cell shows: merged, normalised, zeroshot, finetuned, 
 FIELD=A,B           only records whose field has one of these values
 """
 
+import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
+
+# isort: split
 import sys
 
 from command_line.console import run_script

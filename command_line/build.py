@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -231,10 +231,13 @@ def build_statistics_settings(config: DictConfig) -> StatisticsSettings:
     return StatisticsSettings(**{key: value for key, value in options.items() if key != "files"})
 
 
-def check_statistics(config: DictConfig, method: Method) -> None:
-    """Raise UserError for files of statistics that are not there, or that the method does not read."""
+def check_statistics(config: DictConfig, method: Method, in_memory: Collection[str] = ()) -> None:
+    """Raise UserError for files of statistics that are not there, or that the method does not read.
+
+    in_memory: kinds of statistics that are given beside files.
+    """
     files = statistics_paths(config)
-    if files and not method.needs:
+    if (files or in_memory) and not method.needs:
         raise UserError(f"method={method_name(config)} needs no statistics; leave statistics= out")
     raise_any(f"there are no statistics at {file}; check the path (relative paths start at {Path.cwd()})"
               for file in files if not file.exists())  # fmt: skip

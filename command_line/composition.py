@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, MissingConfigException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -20,6 +23,7 @@ from command_line.overrides import parse_overrides, quoted, quoted_text, repetit
 from src.errors import UserError, nearest
 
 ROOT = Path(__file__).parent.parent
+_HYDRA = threading.RLock()  # whose state is one for all threads
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 # The lines of Hydra's and OmegaConf's messages that say nothing more, or advise what does not help here.
 NOISE = (
@@ -104,6 +108,19 @@ def read_overrides(
         for override in overrides:
             override.config_loader = groups  # which patterns such as glob(T*) ask
         yield overrides, problems, groups
+
+
+@contextlib.contextmanager
+def separate_hydra() -> Iterator[None]:
+    """Leave Hydra's state as it is in a program of the user's, whatever is composed in the block; one thread at a time."""
+    with _HYDRA:
+        hydra, config, base = GlobalHydra.instance().hydra, HydraConfig.instance().cfg, VersionBase.instance().version_base
+        GlobalHydra.instance().clear()
+        try:
+            yield
+        finally:
+            GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, config
+            VersionBase.instance().version_base = base
 
 
 @contextlib.contextmanager

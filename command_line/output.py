@@ -1,6 +1,6 @@
 """The output of a merge: the merged weights, and the analysis of what the tasks share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,22 +38,33 @@ def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pre
     check_target(path, method.per_task or path.suffix != ".safetensors", inputs, copies * byte_size(pretrained))
 
 
+def merged_contents(
+    config: DictConfig, merges: MergeFamily, coefficients: Mapping[str, float | None], pretrained: StateDict
+) -> dict[str, StateDict]:
+    """Return by task, lazily, the models that `output_kind=model` asks for, or the vectors that `task_vector` does."""
+    vectors = {task: as_complex(vector, pretrained) for task, vector in merges.at(coefficients).items()}
+    is_model = config.output_kind == "model"
+    return {task: add_vector(pretrained, vector) if is_model else vector for task, vector in vectors.items()}
+
+
 def write_output(
     config: DictConfig,
     merges: MergeFamily,
-    coefficients: dict[str, float | None],
+    coefficients: Mapping[str, float | None],
     pretrained: StateDict,
     provenance: MaskProvenance | None,
+    note: Callable[[str], None] = print,
 ) -> int | None:
-    """Write what `output` and `output_kind` ask for; return the bytes that a bundle takes on disk."""
+    """Write what `output` and `output_kind` ask for; return the bytes that a bundle takes on disk.
+
+    note: listener, which hears what does not come along.
+    """
     path = expand_path(config.output)
     if config.output_kind == "bundle":
         facts = {"method": method_name(config), **provenance.facts(coefficients, None)}
         return save_bundle(merges.compact(coefficients), pretrained, path, facts)
-    vectors = {task: as_complex(vector, pretrained) for task, vector in merges.at(coefficients).items()}
-    is_model = config.output_kind == "model"
-    contents = {task: add_vector(pretrained, vector) if is_model else vector for task, vector in vectors.items()}
-    metadata = {"kind": config.output_kind, "method": method_name(config), "tasks": ",".join(vectors)}
+    contents = merged_contents(config, merges, coefficients, pretrained)
+    metadata = {"kind": config.output_kind, "method": method_name(config), "tasks": ",".join(contents)}
     if merges.compact:
         save_by_task(contents, path, metadata)
     elif path.suffix == ".safetensors":
@@ -62,11 +73,9 @@ def write_output(
         save_folder(next(iter(contents.values())), path, pretrained, metadata)
         folder = pretrained.folder if isinstance(pretrained, Checkpoint) else None
         if folder and (left := companions_of(folder, pretrained.files).left):
-            print(f"not copied from {folder}: {shorten(left, 10)}")
+            note(f"not copied from {folder}: {shorten(left, 10)}")
         elif isinstance(pretrained, Checkpoint) and not folder and (pretrained.path.parent / "config.json").exists():
-            print(
-                f"only weights are in {path}: give the folder {pretrained.path.parent} as pretrained= for what lies beside them"
-            )
+            note(f"only weights are in {path}: give the folder {pretrained.path.parent} as pretrained= for what lies beside them")
     return None
 
 

@@ -33,7 +33,12 @@ def quoted(key: str, value: object) -> str:
     value: text, a path, a number, true, false, null, or lists and mappings of them; names in a mapping are plain, for the
         grammar has no quotes there.
     """
-    return shell_word(f"{key}={_written(value)}")
+    return shell_word(override_text(key, value))
+
+
+def override_text(key: str, value: object) -> str:
+    """Return the override that sets `key` to a value, which is as of `quoted`, as Hydra's grammar has it."""
+    return f"{key}={_written(value)}"
 
 
 def shell_word(text: str) -> str:

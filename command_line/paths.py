@@ -1,19 +1,22 @@
 """The folders and files of a run, from its configuration."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from command_line.overrides import quoted
 from src.checkpoints.bundles import BUNDLE_FILES
 from src.checkpoints.mask_files import FOLDER, MaskFiles
 from src.checkpoints.published import FILE_PREFIXES, PublishedFiles, finetuned_path
 from src.checkpoints.shards import INDEX, PICKLED
-from src.errors import UserError, raise_any
+from src.errors import UserError, collect, raise_any
 from src.runtime.files import expand_path
+from src.state_dict import StateDict
 
 
 @dataclass(frozen=True)
@@ -94,34 +97,64 @@ def file_sources(config: DictConfig) -> tuple[Path, dict[str, Path]]:
     """
     examples = {"pretrained": "A.safetensors", "finetuned": "[B.pt,C.safetensors]", "output": "merged.safetensors"}
     problems = [f"model=files needs {key}, such as {key}={example}" for key, example in examples.items() if not config[key]]
-    finetuned = config.finetuned
-    if isinstance(finetuned, DictConfig):
-        sources = {str(task): expand_path(path) for task, path in finetuned.items()}
+    with collect(problems):
+        sources = named_sources(OmegaConf.to_container(config, resolve=True)["finetuned"] or [])
+    raise_any(problems)
+    return expand_path(config.pretrained), sources
+
+
+def named_sources(finetuned: object) -> dict[str, Path | StateDict]:
+    """Return fine-tuned models by task.
+
+    finetuned: paths or state dicts by task, a list of them, or one path; in a list tasks are called as files are, state dicts
+        `model1` and so on, by their number in it.
+
+    Raise UserError with all names that cannot be, or that two models have.
+    """
+    if isinstance(finetuned, Mapping):
+        if any(isinstance(each, Tensor) for each in finetuned.values()):
+            raise UserError("finetuned is itself a state dict; name its task, as in finetuned={'cars': module.state_dict()}")
+        sources, problems = {str(task): source_of(each) for task, each in finetuned.items()}, []
     else:
-        paths = [
-            expand_path(path) for path in (finetuned if isinstance(finetuned, ListConfig) else [finetuned] if finetuned else [])
-        ]
-        names = [path.name if path.is_dir() else _stem(path.name) for path in paths]
-        by_name = {name: [str(path) for path, other in zip(paths, names) if other == name] for name in names}
-        problems += [
+        listed = list(map(source_of, finetuned if isinstance(finetuned, list | tuple) else [finetuned]))
+        names = [_task_name(source, number) for number, source in enumerate(listed, start=1)]
+        by_name = {name: [_shown(source) for source, other in zip(listed, names) if other == name] for name in names}
+        problems = [
             f"{' and '.join(same)} would both be task {name}; name them: {quoted('finetuned', dict(zip(('one', 'two'), same)))}"
             for name, same in by_name.items()
             if len(same) > 1
         ]
-        sources = dict(zip(names, paths))
+        sources = dict(zip(names, listed))
     problems += [
-        f"a task cannot be called {task!r}, as its files are; name it as in {quoted('finetuned', {'cars': path})}"
-        for task, path in sources.items()
+        f"a task cannot be called {task!r}, as its files are; name it as in {quoted('finetuned', {'cars': _shown(source)})}"
+        for task, source in sources.items()
         if not task or task.startswith(".") or set(task) & {"/", "\\"} or f"{task}.safetensors" in BUNDLE_FILES
     ]
     raise_any(problems)
-    return expand_path(config.pretrained), sources
+    return sources
 
 
 def statistics_paths(config: DictConfig) -> list[Path]:
     """Return the files of statistics that the user names: statistics=[...], or one path."""
     files = config.statistics.files
     return [expand_path(path) for path in ([files] if isinstance(files, str) else files or [])]
+
+
+def source_of(model: object) -> object:
+    """Return the path of a model where it is named by one, in whatever form; a model in memory as it is."""
+    return expand_path(model) if isinstance(model, str | os.PathLike | int | float | None) else model
+
+
+def _task_name(source: object, number: int) -> str:
+    """Return the name of the task of a fine-tuned model in a list."""
+    if not isinstance(source, Path):
+        return f"model{number}"
+    return source.name if source.is_dir() else _stem(source.name)
+
+
+def _shown(source: object) -> str:
+    """Return a source for a sentence."""
+    return str(source) if isinstance(source, Path) else "STATE_DICT"
 
 
 def _stem(name: str) -> str:

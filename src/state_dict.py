@@ -10,7 +10,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from src.errors import shorten
+from src.errors import plural, shorten
 
 StateDict = Mapping[str, Tensor]
 CHUNK = 2**18  # entries that are widened at a time
@@ -40,6 +40,10 @@ class Computed(Mapping[str, Tensor]):
 
     def __contains__(self, key: object) -> bool:
         return key in self.outline
+
+    def __repr__(self) -> str:
+        names = shorten([f"{key} {tuple(leaf.shape)}" for key, leaf in self.outline.items()])
+        return f"<{type(self).__name__}: {plural(len(self), 'entry')} ({names})>"
 
 
 class Lazy(Computed):

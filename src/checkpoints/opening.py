@@ -14,7 +14,7 @@ from src.checkpoints.plain import check_plain
 from src.checkpoints.reading import Checkpoint, open_files
 from src.checkpoints.shards import split_part
 from src.errors import UserError, raise_any
-from src.state_dict import StateDict
+from src.state_dict import StateDict, outline
 
 PRETRAINED = "the pre-trained model"
 
@@ -60,26 +60,31 @@ def open_finetuned(
     return checkpoint.view(spelling.entries, base_digest if spelling.is_filled else "", notes)
 
 
-def repetitions(pretrained: Path | None, finetuned: Mapping[str, Path]) -> list[str]:
-    """Return a sentence for each fine-tuned model whose file is that of an earlier one, or of the pre-trained one.
+def repetitions(pretrained: Path | StateDict | None, finetuned: Mapping[str, Path | StateDict]) -> list[str]:
+    """Return a sentence for each fine-tuned model whose file, or memory, is that of an earlier one, or of the pre-trained one.
 
-    pretrained: None for a model that is not the user's.
-    finetuned: by task.
+    pretrained: a path or a state dict; None for a model that is not the user's.
+    finetuned: paths or state dicts, by task.
     """
-    first: dict[tuple, str] = {_identity(pretrained): PRETRAINED} if pretrained else {}
+    first: dict[tuple, str] = {} if pretrained is None else {_identity(pretrained): PRETRAINED}
     notes = []
-    for task, path in finetuned.items():
-        other = first.setdefault(_identity(path), task)
+    for task, source in finetuned.items():
+        other = first.setdefault(_identity(source), task)
+        kind, place = ("file", f" ({source})") if isinstance(source, Path) else ("state dict", "")
         if other == PRETRAINED:
-            notes.append(f"{task} is {PRETRAINED} itself ({path}): its task vector is zero")
+            notes.append(f"{task} is {PRETRAINED} itself{place}: its task vector is zero")
         elif other != task:
-            notes.append(f"{task} is the same file as {other} ({path}): it counts once more")
+            notes.append(f"{task} is the same {kind} as {other}{place}: it counts once more")
     return notes
 
 
-def _identity(path: Path) -> tuple:
-    """Return what two paths of one model have in common: the file and the part of it, whatever the file is called."""
-    file, part = split_part(path)
+def _identity(source: Path | StateDict) -> tuple:
+    """Return what two sources of one model have in common: the file and the part of it, whatever the file is called; of a
+    state dict the memory of its entries, whatever holds them."""
+    if not isinstance(source, Path):
+        shapes = outline(source)
+        return tuple(leaf.data_ptr() for leaf in shapes.values()) if shapes is source else (id(source),)
+    file, part = split_part(source)
     if not file.exists():  # the task of a bundle
         return (os.path.realpath(file), part)
     return (file.stat().st_dev, file.stat().st_ino, part)

@@ -5,7 +5,7 @@ Such a file of other programs, without provenance, is read, too: its entries are
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from src.checkpoints.in_memory import tensors_in_memory
 from src.checkpoints.reading import Checkpoint, metadata_of_file, open_files
 from src.checkpoints.writing import save_file
 from src.errors import UserError, collect, plural, raise_any, shorten
@@ -99,11 +100,11 @@ class StatisticFile(Mapping[str, Tensor]):
 
 
 def open_statistics(
-    paths: Sequence[Path], checkpoints: Mapping[str, Checkpoint], shapes: StateDict
+    paths: Sequence[Path], checkpoints: Mapping[str, StateDict], shapes: StateDict
 ) -> dict[str, dict[str, StatisticFile]]:
     """Return the statistics in files by kind and task: of each kind one file a model, in the order of the models.
 
-    checkpoints: the fine-tuned models by task.
+    checkpoints: the fine-tuned models by task, on disk or in memory.
     shapes: their parameters.
 
     Raise UserError, with all problems at once, for files that cannot be read, of other models, or too few or many of a kind.
@@ -123,10 +124,39 @@ def open_statistics(
         for (path, file), (task, checkpoint) in zip(found, checkpoints.items()):
             if file.provenance and file.provenance.checkpoint != digest_of(task):
                 problems.append(
-                    f"{path} is of another model than {checkpoint.path} ({task}); give the files in the models' order"
+                    f"{path} is of another model than {_place(checkpoint, task)}; give the files in the models' order"
                 )
     raise_any(problems)
     return {kind: {task: file for task, (_, file) in zip(checkpoints, found)} for kind, found in files.items()}
+
+
+def statistics_in_memory(
+    statistics: Mapping[str, Mapping[str, StateDict]], tasks: Collection[str], device: torch.device
+) -> dict[str, dict[str, StateDict]]:
+    """Return statistics in memory, by kind and task, as methods read them, on a device.
+
+    Raise UserError, with all problems at once, for kinds that there are not, and tasks that are not those of the models.
+    """
+    problems = [f"there are no statistics of kind {kind!r}; choose of {', '.join(SHAPES)}"
+                for kind in statistics if kind not in SHAPES]  # fmt: skip
+    problems += [
+        f"the {kind} is a mapping of tasks ({', '.join(tasks)}) to state dicts; got one of {_listed(by_task)}"
+        for kind, by_task in statistics.items()
+        if not isinstance(by_task, Mapping) or set(by_task) != set(tasks)
+    ]
+    raise_any(problems)
+    return {kind: {task: tensors_in_memory(f"the {kind} of {task}", entries, device) for task, entries in by_task.items()}
+            for kind, by_task in statistics.items()}  # fmt: skip
+
+
+def _listed(value: object) -> str:
+    """Return the names in a mapping, or else what the value is, for a sentence."""
+    return shorten(list(value)) if isinstance(value, Mapping) else f"type {type(value).__name__}"
+
+
+def _place(model: StateDict, task: str) -> str:
+    """Return a model's path and task, or the task alone of one in memory, for a sentence."""
+    return f"{model.path} ({task})" if isinstance(model, Checkpoint) else task
 
 
 def _names(path: Path, entries: StateDict, shapes: StateDict) -> dict[str, str]:

@@ -29,4 +29,4 @@ def test_records_of_the_documentation_hold_no_path_of_a_machine():
     paths = sorted((ROOT / "docs" / "records").glob("*.json"))
     assert paths
     for path in paths:
-        assert '": "/' not in path.read_text() and "\"/" not in path.read_text(), path.name
+        assert '": "/' not in path.read_text() and '"/' not in path.read_text(), path.name

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from src.checkpoints.opening import open_checkpoint
+from tests.helpers.notebooks import clone, execute
 from tests.helpers.processes import run_script
 
 
@@ -278,3 +279,12 @@ def test_statistics_are_collected_once_and_named_by_results_that_depend_on_them(
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/ViT-demo/*/statistics/*.safetensors")} == files
     assert not any("statistics" in r["question"] for name, r in records(demo).items() if "-sum-" in name)
+
+
+def test_the_example_of_lines_tables_and_draws_the_trade_off(demo, tmp_path):
+    text = execute("LiNeS_example.ipynb", clone(tmp_path, checkpoints=demo / "checkpoints", cache=demo / "cache"))
+    rows = [line.split() for line in text.splitlines() if line.startswith(("pre-trained ", "LiNeS, alpha "))]
+    assert [row[-3] for row in rows] == ["pre-trained", "1.0", "0.75", "0.5", "0.25", "0.0"]
+    on_target, on_controls = zip(*((float(row[-2]), float(row[-1])) for row in rows))
+    assert on_target[1] == max(on_target) and on_controls[1] == min(on_controls)
+    assert "entries, of which the fine-tuned file has" in text

@@ -10,7 +10,7 @@ from src.runtime.signals import INTERRUPTED, StopSignal
 from tests.helpers.processes import ROOT
 
 SLOW = "print('importing', flush=True)\nimport time\ntry:\n    time.sleep(30)\nexcept BaseException:\n    pass\n"
-SCRIPTS = ["main.py", *(path.name for path in sorted(ROOT.glob("*.py")) if path.name != "main.py")]
+SCRIPTS = ["main.py", *(path.name for path in sorted(ROOT.glob("*.py")) if path.name not in ("main.py", "merging.py"))]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -37,3 +37,12 @@ def test_the_first_signal_is_kept_and_a_second_interrupt_ends_at_once():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)  # the first one, and the work stops already
         assert stop.number == signal.SIGTERM
+
+
+def test_a_program_that_imports_the_function_keeps_its_own_answer_to_ctrl_c():
+    script = (
+        "import signal, sys\nbefore = signal.getsignal(signal.SIGINT), sys.excepthook\nimport merging\n"
+        "assert (signal.getsignal(signal.SIGINT), sys.excepthook) == before"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
