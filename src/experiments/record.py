@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 import xxhash
 from rich.console import Console
 
@@ -66,6 +65,8 @@ class Result(ABC):
 
     def record(self) -> dict:
         """Return the record of the run as JSON values."""
+        import torch  # which reports have no need to wait for
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
         cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         return {

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rich.console import Console
 
@@ -53,15 +54,17 @@ class Grid:
     lower_is_better: Sequence[str] = ()
     unranked: Sequence[str] = field(default=("Zero-shot", "Pre-trained", "Fine-tuned", "Individual fine-tuned"))
 
-    @property
+    @cached_property
     def rows(self) -> list[str]:
         """The names of the rows."""
         return list(dict.fromkeys(cell.row for cell in self.cells))
 
-    @property
+    @cached_property
     def columns(self) -> list[tuple[str, str]]:
         """The column and metric of each column of figures, in the order of the rows that have most of them."""
-        by_row = {row: [cell for cell in self.cells if cell.row == row] for row in self.rows}
+        by_row: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            by_row.setdefault(cell.row, []).append(cell)
         longest = sorted(by_row.values(), key=len, reverse=True)
         return list(dict.fromkeys((cell.column, cell.metric) for cells in longest for cell in cells))
 
@@ -75,7 +78,12 @@ class Grid:
 
     def cell(self, row: str, column: tuple[str, str]) -> Cell | None:
         """Return a cell, None if there is none."""
-        return next((cell for cell in self.cells if cell.row == row and (cell.column, cell.metric) == column), None)
+        return self._by_place.get((row, *column))
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, str, str], Cell]:
+        """The first cell of each row, column and metric."""
+        return {(cell.row, cell.column, cell.metric): cell for cell in reversed(self.cells)}
 
     def ranks(self) -> dict[tuple[str, str, str], int]:
         """Return 0 for the best and 1 for the second best cell of each column with several, by row, column and metric."""

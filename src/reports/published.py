@@ -81,7 +81,10 @@ def _differences(record: Record, published: Published) -> list[str]:
     if not published.benchmark:
         reasons.append(f"nothing says which models and data the published figure is of; ours are of the benchmark {benchmark}")
     elif benchmark != published.benchmark:
-        reasons.append(f"ours is of the benchmark {benchmark}, the published one of {published.benchmark}")
+        reasons.append(
+            f"ours is of the benchmark {benchmark}, the published one of {published.benchmark}"
+            + ("; if your models are those, name them (lineages=FILE)" if benchmark in ("unknown", "own") else "")
+        )
     if (precision := record.question.get("precision", "fp32")) != "fp32":
         reasons.append(f"ours was scored in {precision}")
     heads = lineage.get("heads_from")

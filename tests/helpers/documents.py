@@ -9,7 +9,7 @@ from pathlib import Path
 from src.errors import UserError
 from tests.helpers.processes import ROOT, run_script
 
-GUIDES = sorted((ROOT / "docs").glob("*.md"))
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 REPRODUCTIONS = sorted((ROOT / "docs" / "reproduce").glob("*.md"))
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
@@ -27,9 +27,9 @@ WORK = {
     "src.downloads.hub": ["fetch"],
     "src.downloads.drive": ["fetch_folder"],
 }
-# What a command may lack: published files, which are not in the repository.
+# What a command may lack: published files and results, which are not in the repository.
 LACKING = re.compile(
-    rf"{STOPPED}|no fine-tuned weights for |\w+ is not there |the checkpoints of \S+ lie in a bucket|problems in this sweep, named"
+    rf"{STOPPED}|there are no results in |no fine-tuned weights for |\w+ is not there |the checkpoints of \S+ lie in a bucket|problems in this sweep, named"
 )
 
 Command = tuple[str, ...]  # a script of the top folder, and its arguments
