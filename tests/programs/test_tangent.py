@@ -211,7 +211,7 @@ def test_of_the_coefficients_that_keep_the_control_the_one_with_the_lowest_targe
 
 
 def about(title="t") -> dict:
-    return {"title": title, "config": {}, "question": {}, "lineage": {}, "benchmark": "none", "seconds": 1.0}
+    return {"title": title, "config": {}, "choices": {}, "question": {}, "lineage": {}, "benchmark": "none", "seconds": 1.0}
 
 
 def test_the_mean_of_one_control_task_is_no_surer_than_one_of_its_scores():
