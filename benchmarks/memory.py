@@ -1,6 +1,7 @@
 """Peak memory in bytes: on a CPU, of anonymous memory; mapped file pages do not count, as the kernel can drop them."""
 
 import contextlib
+import ctypes
 import threading
 import time
 
@@ -18,6 +19,8 @@ class Peak:
     """Samples RssAnon every few milliseconds; `above` is the peak over what there was at the start, in bytes."""
 
     def __enter__(self) -> "Peak":
+        with contextlib.suppress(OSError, AttributeError):  # what was freed and is kept would be used again unseen
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
         self._start = self._most = anonymous()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -15,12 +15,12 @@ def solve_positive(matrix: Tensor, target: Tensor) -> Tensor:
     The matrix is judged with its diagonal scaled to ones: a feature that is larger than others makes none of them vanish.
     Eigenvalues below SMALLEST times the largest one count as zero.
 
-    matrix: (d, d), symmetric, positive semi-definite but for rounding, float64.
+    matrix: (d, d), symmetric, positive semi-definite but for rounding, float64; it is edited.
     target: (d, n), float64.
     """
     diagonal = matrix.diagonal()
     scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()[:, None]
-    scaled = matrix * scale * scale.T
+    scaled = matrix.mul_(scale).mul_(scale.T)
     factor, failed = torch.linalg.cholesky_ex(scaled)
     if not failed and not _is_nearly_singular(scaled, factor):
         return scale * torch.cholesky_solve(scale * target, factor)
