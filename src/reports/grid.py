@@ -12,6 +12,7 @@ from src.experiments.tables import show_table
 from src.reports.measures import Figure
 from src.reports.published import Published, Verdict
 
+UNRANKED = ("coefficient",)  # metrics of which neither the most nor the least is the best
 LOWER_IS_BETTER = ("megabytes", "seconds", "storage", "error")  # metrics
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "±": r"$\pm$", "≈": r"$\approx$",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}  # fmt: skip
@@ -88,7 +89,7 @@ class Grid:
     def ranks(self) -> dict[tuple[str, str, str], int]:
         """Return 0 for the best and 1 for the second best cell of each column with several, by row, column and metric."""
         ranks = {}
-        for column in self.columns:
+        for column in (column for column in self.columns if column[1] not in UNRANKED):
             cells = [cell for row in self.rows if row not in self.unranked and (cell := self.cell(row, column)) and cell.figure]
             cells.sort(key=lambda cell: cell.figure.value, reverse=column[1] not in (*LOWER_IS_BETTER, *self.lower_is_better))
             ranks |= {(cell.row, *column): rank for rank, cell in enumerate(cells[:2]) if len(cells) > 2}
