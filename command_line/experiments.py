@@ -39,6 +39,8 @@ FOLDER = ROOT / "config" / "experiment"
 KEY = "experiment"
 MAIN = "main.py"
 SEED = "model.recipe.seed"
+DECIDING = ("method", "specify_lambda", "n_eval_points", "search", "statistics", "finetuning_mode", "model", "tasks", "num_tasks",
+            "DATASETS", "eval_on", "heads", "precision", "pretrained", "finetuned")  # fmt: skip
 Options = tuple[str, ...]
 
 
@@ -146,12 +148,21 @@ class Experiment:
             if any(each.get(key) in wanted for each in values):
                 narrowing[override] = key, wanted
         rest = [override for override in typed if override not in narrowing]
+        replaced = dict(map(_key_and_value, rest))
         selected: dict[tuple, tuple[int, Run]] = {}
         for number, (run, own) in enumerate(zip(runs, values)):
             if all(own.get(key) in wanted for key, wanted in narrowing.values()):
                 options = _combined((run.options, rest))
-                selected.setdefault((options, run.seed), (number, replace(run, options=options)))
+                selected.setdefault(
+                    (options, run.seed), (number, replace(run, options=options, column=self._column(run, replaced)))
+                )
         return dict(selected.values()), rest
+
+    def _column(self, run: Run, replaced: Mapping[str, str]) -> dict[str, str]:
+        """Return the labels of a run's column, with the user's values in place of those that he replaced."""
+        keys = {axis: [_key_and_value(option)[0] for option in self.columns[axis][label]] for axis, label in run.column.items()}
+        own = {axis: [replaced[key] for key in keys[axis] if key in replaced] for axis in keys}
+        return {axis: ", ".join(own[axis]) or label for axis, label in run.column.items()}
 
 
 def read_experiment(name: str, folders: Sequence[str] = ()) -> Experiment:
@@ -227,6 +238,11 @@ def seed_options(run: Run, config: DictConfig) -> dict[str, object]:
     if run.seed in (None, OmegaConf.select(config, SEED)):
         return {}
     return {SEED: run.seed, "model_location": str(Path(config.model_location) / f"seed_{run.seed}")}
+
+
+def decides(override: str) -> bool:
+    """Whether an override changes what a run measures, rather than where files are or how fast it is."""
+    return _key_and_value(override)[0].split(".")[0] in DECIDING
 
 
 def is_group(key: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from omegaconf import DictConfig, OmegaConf
 
 from command_line.config import compose_config, merge_question, setting
-from command_line.experiments import MAIN, SEED, Experiment, Run, is_group, search_path, seed_options
+from command_line.experiments import MAIN, SEED, Experiment, Run, decides, is_group, search_path, seed_options
 from command_line.overrides import parse_overrides
 from src.errors import plural, raise_any
 from src.reports.grid import Cell, Grid
@@ -28,7 +28,8 @@ def grid_of_experiment(
     typed, seeds: as in `Experiment.selected`.
     folders: the user's, with further configurations.
     """
-    runs = list(experiment.selected(typed, seeds)[0].values())
+    selected, rest = experiment.selected(typed, seeds)
+    runs, changes = list(selected.values()), [text for text in rest if decides(text)]
     found = dict(zip(runs, _records_of(experiment, runs, records, folders)))
     published, cells = published_table(experiment.published), []
     columns = list(dict.fromkeys(tuple(run.column.items()) for run in runs))
@@ -40,13 +41,13 @@ def grid_of_experiment(
                 by_seed: dict[int | None, list] = {}
                 for run in own:
                     by_seed.setdefault(run.seed, []).append(found[run] and measure(name, found[run]))
-                figures = [mean_of(parts) for parts in by_seed.values() if None not in parts]
+                figures = [mean_of(name, parts) for parts in by_seed.values() if None not in parts]
                 theirs = published.get((column.get("model", ""), column.get("tasks", ""), row.name, metric))
                 figure = over_seeds(figures) if figures else None
                 verdict = None
                 if theirs:
-                    record = next(filter(None, (found[run] for run in own)), None)
-                    verdict = verdict_on(figure, theirs, record) if figure and record else Verdict(NOT_RUN)
+                    measured = [record for run in own if (record := found[run])]
+                    verdict = verdict_on(figure, theirs, measured, changes) if figure else Verdict(NOT_RUN)
                 cells.append(Cell(row.name, ", ".join(column.values()), metric, figure, theirs, verdict))
     shown = {(", ".join(run.column.values()), row): found[run] for run in runs for row in run.rows}
     cells = _with_ties(cells, experiment, shown)

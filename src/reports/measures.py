@@ -42,10 +42,12 @@ def measure(name: str, record: Record) -> Figure | None:
         return None
 
 
-def mean_of(figures: list[Figure]) -> Figure:
-    """Return the mean of figures of different data, as those of single tasks are."""
+def mean_of(name: str, figures: list[Figure]) -> Figure:
+    """Return the mean of figures of several runs. Those of target tasks are of different data, and err independently."""
     widths = [figure.half_width for figure in figures]
-    width = None if None in widths else sum(each**2 for each in widths) ** 0.5 / len(widths)
+    width = None if None in widths else fmean(widths)
+    if width is not None and not name.startswith("control"):
+        width = sum(each**2 for each in widths) ** 0.5 / len(widths)
     return Figure(fmean(figure.value for figure in figures), width, form=figures[0].form)
 
 

@@ -1,7 +1,7 @@
 """Published figures, and whether a measured one may be compared with them and agrees."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,9 +62,14 @@ def published_table(table: str | None) -> Mapping[tuple[str, str, str, str], Pub
     }
 
 
-def verdict_on(figure: Figure, published: Published, record: Record) -> Verdict:
-    """Return whether a figure, measured in a record, agrees with a published one: within its interval, and the rounding."""
-    reasons = list(_differences(record, published))
+def verdict_on(figure: Figure, published: Published, records: Iterable[Record], changes: Sequence[str] = ()) -> Verdict:
+    """Return whether a figure agrees with a published one: within its interval, and the rounding.
+
+    records: those that it was measured in.
+    changes: options that differ from the published ones.
+    """
+    reasons = [f"ours is with {change}" for change in changes]
+    reasons += dict.fromkeys(reason for record in records for reason in _differences(record, published))
     if reasons:
         return Verdict(NOT_COMPARABLE, "; ".join(reasons))
     error = (figure.half_width or 0.0) + published.rounding

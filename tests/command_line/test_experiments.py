@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from command_line.build import build_method
 from command_line.composition import ROOT
 from command_line.config import compose_config
-from command_line.experiments import FOLDER, MAIN, Experiment, read_experiment, read_seeds, seed_options, with_runs
+from command_line.experiments import FOLDER, MAIN, Experiment, decides, read_experiment, read_seeds, seed_options, with_runs
 from command_line.preflight import selected_tasks
 from command_line.reporting import KINDS, _configs
 from src.errors import UserError
@@ -86,6 +86,8 @@ def test_what_a_user_types_leaves_out_what_differs_or_takes_its_place():
         assert [run.options for run in selected.values()] == [experiment.runs()[number].options for number in numbers]
     own, rest = experiment.selected(["model=mine", "precision=bf16"])
     assert rest == ["model=mine", "precision=bf16"] and list(own) == [0, 1]  # both columns are one model then
+    assert own[0].column == {"model": "mine", "tasks": "8"}  # and what is published of the small one is not of mine
+    assert [decides(text) for text in (*rest, "method.k=10", "cache_dir=there")] == [True, True, True, False]
     assert own[1].options == ("model=mine", "tasks=p3_eight_qa", "method=sum", "precision=bf16")
 
 
@@ -102,7 +104,7 @@ def test_an_experiment_is_a_sweep_over_the_numbers_of_its_runs():
     for arguments, message in (
         (["+experiment=tsv_table4"], r"python main\.py -m \+experiment=tsv_table4"),
         (["+experiment=tsv_tabel4"], "did you mean tsv_table4"),
-        (["+experiment=nothing-like-it"], "there are demo_text"),
+        (["+experiment=nothing-like-it"], "there are demo_bundles"),
         (["seeds=[1]"], "seeds are of an experiment"),
     ):
         with pytest.raises(UserError, match=message):

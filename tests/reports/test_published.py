@@ -15,8 +15,11 @@ THEIRS = Published("74.2", "%", "tall-v2", "page-image", "page", "paper")
 @pytest.mark.parametrize(("value", "verdict"), [(74.2, AGREES), (74.74, AGREES), (74.76, DIFFERS), (73.6, DIFFERS)])
 def test_a_figure_agrees_within_its_interval_and_the_published_rounding(tmp_path, value, verdict):
     (record,) = save_records(tmp_path, merge_record(benchmark="tall-v2"))
-    assert verdict_on(Figure(value, 0.5), THEIRS, record).name == verdict
-    assert verdict_on(Figure(73.0, 0.5, 0.5), THEIRS, record).name == AGREES  # two standard deviations over seeds
+    assert verdict_on(Figure(value, 0.5), THEIRS, [record]).name == verdict
+    assert verdict_on(Figure(value, 0.5), THEIRS, [record], ["method.k=10"]).reason == "ours is with method.k=10"
+    other = save_records(tmp_path / "other", merge_record(benchmark="tall-v1"))
+    assert verdict_on(Figure(value, 0.5), THEIRS, [record, *other]).name == NOT_COMPARABLE
+    assert verdict_on(Figure(73.0, 0.5, 0.5), THEIRS, [record]).name == AGREES  # two standard deviations over seeds
 
 
 @pytest.mark.parametrize(
@@ -33,7 +36,7 @@ def test_a_figure_agrees_within_its_interval_and_the_published_rounding(tmp_path
 def test_figures_of_different_models_data_heads_or_precision_are_not_compared(tmp_path, changes, benchmark, reason):
     (record,) = save_records(tmp_path, merge_record(**changes))
     theirs = Published("74.2", "%", benchmark, "file", "page", "paper")
-    verdict = verdict_on(Figure(74.2, 0.5), theirs, record)
+    verdict = verdict_on(Figure(74.2, 0.5), theirs, [record])
     assert verdict.name == NOT_COMPARABLE and reason in verdict.reason
 
 
@@ -55,8 +58,9 @@ def test_single_tasks_are_measured_on_their_target_and_on_the_others(tmp_path):
 
 
 def test_means_over_tasks_are_surer_than_one_and_means_over_seeds_have_a_spread():
-    assert mean_of([Figure(10, 3), Figure(20, 4)]) == Figure(15, 2.5)
-    assert mean_of([Figure(10, 3), Figure(20)]).half_width is None
+    assert mean_of("target_merged", [Figure(10, 3), Figure(20, 4)]) == Figure(15, 2.5)
+    assert mean_of("control_merged", [Figure(10, 3), Figure(20, 4)]) == Figure(15, 3.5)  # of the same data each time
+    assert mean_of("target_merged", [Figure(10, 3), Figure(20)]).half_width is None
     seeds = over_seeds([Figure(10, 1), Figure(12, 1), Figure(14, 1)])
     assert (seeds.value, seeds.half_width, seeds.spread) == (12, 1, 2) and str(seeds) == "12.0 ± 2.0"
     assert over_seeds([Figure(10, 1)]) == Figure(10, 1)
