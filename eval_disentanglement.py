@@ -9,6 +9,9 @@ vectors and the model with the task's own alone disagree. It is mapped over [-2,
 """
 
 import sys
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
 
 import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
 from command_line.config import compose_config, model_name
@@ -28,6 +31,19 @@ FLAGS = (
 )
 
 
+KIND = DisentanglementResult.kind
+
+
+def question_of(config: DictConfig) -> tuple[list[str], dict]:
+    """Return the names of the tasks that a run without further flags scores, and the options that decide its result."""
+    flags = {flag.name: None for flag in FLAGS if not flag.option}
+    return [task.name for task in selected_tasks(config)], _question(*grid_and_images(flags))
+
+
+def _question(grid: Sequence[float], most: int | None) -> dict:
+    return {"disentanglement": True, "grid": grid, "max_images": most}
+
+
 def main() -> None:
     overrides, values = parse_flags(__doc__, FLAGS)
     if not any(text.startswith(("DATASETS=", "num_tasks=")) for text in overrides):
@@ -42,10 +58,8 @@ def main() -> None:
     if tasks and len(tasks) != 2:
         problems.append(f"disentanglement is of two tasks, such as --eval-datasets=MNIST,DTD; got {len(tasks)}")
     raise_any(problems)
-    question = {"disentanglement": True, "grid": grid, "max_images": most}
-    with session(
-        config, "eval_disentanglement.py", sys.argv[1:], tasks, kind=DisentanglementResult.kind, question=question
-    ) as run:
+    question = _question(grid, most)
+    with session(config, "eval_disentanglement.py", sys.argv[1:], tasks, kind=KIND, question=question) as run:
         if run is None:
             return
         evaluator, run.progress.unit = run.evaluator, "pair"

@@ -9,6 +9,9 @@ one with the lowest accuracy on that task; both are measured on validation data.
 """
 
 import sys
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
 
 import command_line.interrupts  # noqa: F401  first: from here on, Ctrl-C ends the program in one line
 from command_line.config import compose_config, model_name
@@ -27,11 +30,25 @@ FLAGS = (
 )
 
 
+KIND = NegationResult.kind
+THRESHOLD = 0.95
+
+
+def question_of(config: DictConfig) -> tuple[list[str], dict]:
+    """Return the names of all tasks that a run without further flags scores, and the options that decide its result."""
+    control, grid = control_task(config, None).name, grid_of(dict.fromkeys(flag.name for flag in GRID))[0]
+    return [*(task.name for task in selected_tasks(config) if task.name != control), control], _question(control, THRESHOLD, grid)
+
+
+def _question(control: str, threshold: float, grid: Sequence[float]) -> dict:
+    return {"control": control, "control_threshold": threshold, "grid": grid}
+
+
 def main() -> None:
     overrides, values = parse_flags(__doc__, FLAGS)
     config = compose_config(overrides)
     grid, problems = grid_of(values)
-    threshold = number(values["control-threshold"] or "0.95")
+    threshold = number(values["control-threshold"] or str(THRESHOLD))
     if threshold is None or not 0 <= threshold <= 1:
         problems.append(f"--control-threshold is a share, from 0 to 1; got {values['control-threshold']}")
     tasks, controls = [], []
@@ -43,10 +60,8 @@ def main() -> None:
     if tasks and controls and not targets:
         problems.append(f"{controls[0].name} is the control and the only task; name others to forget, or another control")
     raise_any(problems)
-    question = {"control": controls[0].name, "control_threshold": threshold, "grid": grid}
-    with session(
-        config, "eval_task_negation.py", sys.argv[1:], targets, controls, kind=NegationResult.kind, question=question
-    ) as run:
+    question = _question(controls[0].name, threshold, grid)
+    with session(config, "eval_task_negation.py", sys.argv[1:], targets, controls, kind=KIND, question=question) as run:
         if run is None:
             return
         evaluator, (control,) = run.evaluator, controls

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from command_line.composition import ROOT
+from command_line.composition import ROOT, alternatives
 from command_line.config import compose_config, config_folders
 from command_line.overrides import parse_overrides, plain_or_quoted, quoted_text, typed_overrides
 from src.errors import UserError, nearest, raise_any
@@ -73,7 +73,7 @@ class Run:
     seed: int | None
 
     def __hash__(self) -> int:
-        return hash((self.options, self.seed))
+        return hash((self.options, tuple(self.column.values()), self.seed))
 
     @property
     def name(self) -> str:
@@ -122,7 +122,7 @@ class Experiment:
 
     def runs(self, seeds: Sequence[int] = ()) -> list[Run]:
         """Return the runs that fill the table, each once however many rows show it; each seed fine-tunes models of its own."""
-        found: dict[tuple[Options, int | None], Run] = {}
+        found: dict[tuple, Run] = {}
         for labels in itertools.product(*self.columns.values()):
             column = dict(zip(self.columns, labels))
             for seed, row in itertools.product(seeds or (None,), self.rows):
@@ -130,32 +130,38 @@ class Experiment:
                     parts = [axis[label] for axis, label in zip(self.columns.values(), labels)]
                     parts += [axis[label] for axis, label in zip(self.over.values(), others)]
                     options = _combined((self.options, *parts, row.options))
-                    shown = found[options, seed].rows if (options, seed) in found else ()
-                    found[options, seed] = Run(options, column, (*shown, row.name), seed)
+                    place = (labels, options, seed)
+                    shown = found[place].rows if place in found else ()
+                    found[place] = Run(options, column, (*shown, row.name), seed)
         return list(found.values())
 
     def selected(self, typed: Sequence[str], seeds: Sequence[int] = ()) -> tuple[dict[int, Run], list[str]]:
         """Return the runs that a user asks for, by their number in `runs`, and those of his overrides that are options of all.
 
         typed: overrides. One of an option of the experiment leaves out the runs with other values (`method=sum,ties`), if
-            there are any with its own; else it takes their place in all.
+            there are any with its own; else it takes their place in all, unless it is an option of rows.
+
+        Raise UserError for a value of an option of rows that no row has.
         """
-        runs, narrowing = self.runs(seeds), {}
-        values = [dict(map(_key_and_value, run.options)) for run in runs]
-        for override in typed:
-            key, value = _key_and_value(override)
-            wanted = [value, *value.split(",")]
+        runs, narrowing, problems = self.runs(seeds), {}, []
+        values = [{override.key_or_group: override.value() for override in parse_overrides(run.options)[0]} for run in runs]
+        of_rows = {_key_and_value(option)[0] for row in self.rows for option in row.options}
+        for override in parse_overrides(typed)[0]:
+            key, wanted = override.key_or_group, alternatives(override)
             if any(each.get(key) in wanted for each in values):
-                narrowing[override] = key, wanted
+                narrowing[override.input_line] = key, wanted
+            elif key in of_rows:
+                there = dict.fromkeys(str(each[key]) for each in values if key in each)
+                problems.append(f"{override.input_line}: {self.name} has no row with it; its rows have {key}={', '.join(there)}")
+        raise_any(problems)
         rest = [override for override in typed if override not in narrowing]
         replaced = dict(map(_key_and_value, rest))
         selected: dict[tuple, tuple[int, Run]] = {}
         for number, (run, own) in enumerate(zip(runs, values)):
             if all(own.get(key) in wanted for key, wanted in narrowing.values()):
-                options = _combined((run.options, rest))
-                selected.setdefault(
-                    (options, run.seed), (number, replace(run, options=options, column=self._column(run, replaced)))
-                )
+                column = self._column(run, replaced)
+                asked = replace(run, options=_combined((run.options, rest)), column=column)
+                selected.setdefault((tuple(column.values()), asked.options, run.seed), (number, asked))
         return dict(selected.values()), rest
 
     def _column(self, run: Run, replaced: Mapping[str, str]) -> dict[str, str]:

@@ -27,6 +27,16 @@ from src.models.modes import POSTHOC
 from src.runtime.files import expand_path
 from src.task_vectors import TaskVector
 
+KIND = MergeResult.kind
+
+
+def question_of(config: DictConfig) -> tuple[list[str], dict]:
+    """Return the names of all tasks that a merge is scored on, and the options that decide its result."""
+    tasks, method = selected_tasks(config), build_method(config)
+    unseen = [task.name for task in unseen_tasks(config, tasks)]
+    own = {"eval_on": unseen} if unseen else {}
+    return [*(task.name for task in tasks), *unseen], {**merge_question(config, method.needs), **own}
+
 
 def merge_and_score(config: DictConfig) -> None:
     """Merge a model family's fine-tuned weights, choose coefficients on validation data, score on test data, show and save."""
@@ -39,9 +49,9 @@ def merge_and_score(config: DictConfig) -> None:
         lambda: _check_files(method),
         lambda: check_statistics(config, method),
     ]
-    question = {**merge_question(config, method.needs), **({"eval_on": [task.name for task in unseen]} if unseen else {})}
+    _, question = question_of(config)
     with session(
-        config, "main.py", hydra_arguments(), tasks, unseen, checks, method.needs_models, kind=MergeResult.kind, question=question
+        config, "main.py", hydra_arguments(), tasks, unseen, checks, method.needs_models, kind=KIND, question=question
     ) as run:
         if run is None:
             return  # other processes did it

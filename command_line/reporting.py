@@ -3,21 +3,19 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from importlib import import_module
 
 from omegaconf import DictConfig, OmegaConf
 
-from command_line.config import compose_config, merge_question, setting
-from command_line.experiments import MAIN, SEED, Experiment, Run, decides, is_group, search_path, seed_options
+from command_line.config import compose_config, portable, setting
+from command_line.experiments import MAIN, Experiment, Run, decides, is_group, search_path, seed_options
 from command_line.overrides import parse_overrides
 from src.errors import plural, raise_any
 from src.reports.grid import Cell, Grid
 from src.reports.measures import mean_of, measure, over_seeds
-from src.reports.published import NOT_RUN, Verdict, published_table, verdict_on
+from src.reports.published import NOT_COMPARABLE, NOT_RUN, Verdict, published_table, verdict_on
 from src.reports.records import Record
-from src.reports.significance import LEVEL, paired_p_value
-
-KINDS = {"eval_task_negation.py": "negation", "eval_disentanglement.py": "disentanglement", "eval_single_task.py": "single_task"}
+from src.reports.significance import tie_note, with_ties
 
 
 def grid_of_experiment(
@@ -47,27 +45,16 @@ def grid_of_experiment(
                 verdict = None
                 if theirs:
                     measured = [record for run in own if (record := found[run])]
-                    verdict = verdict_on(figure, theirs, measured, changes) if figure else Verdict(NOT_RUN)
+                    verdict = Verdict(NOT_RUN) if not measured else Verdict(NOT_COMPARABLE, "no record of it has this figure")
+                    if figure:
+                        verdict = verdict_on(figure, theirs, measured, changes)
                 cells.append(Cell(row.name, ", ".join(column.values()), metric, figure, theirs, verdict))
-    shown = {(", ".join(run.column.values()), row): found[run] for run in runs for row in run.rows}
-    cells = _with_ties(cells, experiment, shown)
+    shown = {(row.name, ", ".join(run.column.values()), metric): found[run] for run in runs for row in experiment.rows
+             if row.name in run.rows for metric, name in row.figures.items() if name == "merged"}  # fmt: skip
+    cells = with_ties(cells, shown)
     missing = sum(record is None for record in found.values())
     notes = list(_notes(experiment, cells, found, missing))
     return Grid(experiment.title, cells, notes, experiment.lower_is_better)
-
-
-def _with_ties(cells: Sequence[Cell], experiment: Experiment, records: Mapping[tuple[str, str], Record | None]) -> list[Cell]:
-    """Return the cells of merged accuracies with a mark on those that a paired test does not tell from their column's best."""
-    shows_merged = {(row.name, metric) for row in experiment.rows for metric, name in row.figures.items() if name == "merged"}
-    ranks, marked = Grid("", cells).ranks(), []
-    best = {(column, metric): row for (row, column, metric), rank in ranks.items() if rank == 0}
-    for cell in cells:
-        leader = best.get((cell.column, cell.metric))
-        pair = [records.get((cell.column, row)) for row in (cell.row, leader)]
-        is_judged = cell.figure and cell.row != leader and (cell.row, cell.metric) in shows_merged and None not in pair
-        value = paired_p_value(*pair) if is_judged and cell.figure.spread is None else None
-        marked.append(replace(cell, ties_best=value is not None and value >= LEVEL))
-    return marked
 
 
 def _notes(experiment: Experiment, cells: Sequence[Cell], found: Mapping[Run, Record | None], missing: int) -> Iterable[str]:
@@ -78,8 +65,7 @@ def _notes(experiment: Experiment, cells: Sequence[Cell], found: Mapping[Run, Re
     benchmarks = sorted({record.content.get("benchmark", "unknown") for record in found.values() if record})
     if benchmarks:
         yield f"benchmark: {', '.join(benchmarks)}" + (" (not to be compared with one another)" if len(benchmarks) > 1 else "")
-    if any(cell.ties_best for cell in cells):
-        yield f"≈: not told from the best by a paired test on the same examples, at {LEVEL:.0%}"
+    yield from tie_note(cells)
     for row, reason in experiment.left_out.items():
         yield f"published and not run here: {row}, {reason}"
     figures = [cell.figure for cell in cells if cell.figure]
@@ -94,28 +80,31 @@ def _records_of(
 ) -> list[Record | None]:
     """Return the newest record of each run; None where there is none."""
     newest = sorted(records, key=lambda record: record.path.stat().st_mtime, reverse=True)
-    asked = [(_question(experiment.script, config), OmegaConf.select(config, SEED)) for config in _configs(runs, folders)]
-    return [next((record for record in newest if _is_of(record, experiment.script, *each)), None) for each in asked]
+    asked = [_asked(experiment.script, config) for config in _configs(runs, folders)]
+    return [next((record for record in newest if _answers(record) == each), None) for each in asked]
 
 
-def _is_of(record: Record, script: str, question: Mapping, seed: int) -> bool:
-    """Whether a record is of a run with these options, fine-tuned from this seed."""
-    if record.kind != KINDS.get(script, "merge") or record.config("model", "recipe", "seed") != seed:
-        return False
+def _asked(script: str, config: DictConfig) -> tuple:
+    """Return what tells the records of a run from others: their kind, their question, and the weights and heads they are of."""
     if script == MAIN:
-        return record.question == question
-    # what else is asked there is the script's own; of the tasks one may be the control
-    same = all(record.question.get(key) == question[key] for key in ("model", "finetuning_mode", "precision"))
-    return same and set(question["tasks"]) <= set(record.question.get("tasks", ()))
+        from command_line.merging import KIND, question_of  # with torch
+    else:
+        module = import_module(script.removesuffix(".py"))
+        KIND, question_of = module.KIND, module.question_of
+    tasks, question = question_of(config)
+    kept = portable(config)
+    return KIND, json.loads(json.dumps({**setting(config, tasks), **question})), _weights(kept)
 
 
-def _question(script: str, config: DictConfig) -> dict:
-    """Return the options that decide a run's result, as its record has them."""
-    from command_line.build import build_method  # with torch
-    from command_line.preflight import selected_tasks
+def _answers(record: Record) -> tuple:
+    return record.kind, record.question, _weights(record.content.get("config", {}))
 
-    own = merge_question(config, build_method(config).needs) if script == MAIN else {}
-    return json.loads(json.dumps({**setting(config, [task.name for task in selected_tasks(config)]), **own}))
+
+def _weights(config: Mapping) -> dict:
+    """Return the options of a configuration that say which weights and heads are used."""
+    model = config.get("model")
+    return {"model": model.get("recipe") if isinstance(model, Mapping) else None,
+            **{key: config.get(key) for key in ("pretrained", "finetuned", "heads")}}  # fmt: skip
 
 
 def _configs(runs: Sequence[Run], folders: Sequence[str]) -> Iterator[DictConfig]:

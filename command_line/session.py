@@ -43,7 +43,7 @@ from src.evaluation.search import SearchPoint
 from src.experiments.record import Result
 from src.merging.engine.inputs import MergeInputs
 from src.models.family import ModelFamily
-from src.reports.records import find_record
+from src.reports.records import deciding, find_record
 from src.runtime.distributed import ProcessGroup, init_distributed
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path, file_state, locked_if_free
@@ -293,9 +293,10 @@ def _undone(config: DictConfig, paths: Paths, owners: Sequence[str], kind: str, 
         yield True
         return
     kept = portable(config)
-    inputs = [*map(paths.finetuned, owners), *([paths.pretrained] if paths.pretrained else [])]
+    models = [*map(paths.finetuned, owners), *([paths.pretrained] if paths.pretrained else [])]
+    inputs = [split_part(path)[0] for path in models]
     about = f"{kind} of {model_name(config)}, {', '.join(question['tasks'])}"
-    claim = paths.results / ".claims" / xxhash.xxh3_64_hexdigest(json.dumps([kind, question, kept]).encode())
+    claim = paths.results / ".claims" / xxhash.xxh3_64_hexdigest(json.dumps([kind, question, deciding(kept)]).encode())
     with locked_if_free(claim) as is_ours:
         if not is_ours:
             print(f"another process makes this now: {about}", flush=True)

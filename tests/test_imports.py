@@ -36,7 +36,7 @@ ONLY_IN = {
     ("jinja2",): ("src.data.text",),
     ("matplotlib",): ("src.reports",),
     ("regex",): ("src.runtime",),
-    ("scipy", "threadpoolctl"): ("src.merging.engine",),
+    ("scipy", "threadpoolctl"): ("src.merging.engine", "src.reports.measures"),
 }
 MERGING = {
     *("torch", "scipy", "threadpoolctl", "src"),

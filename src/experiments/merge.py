@@ -84,6 +84,7 @@ class MergeResult(Result):
     unseen: scores on tasks that the model was not merged from.
     summary: further measurements of the method, by name.
     bytes_stored: of the merged model, or of what all tasks' models are rebuilt from.
+    bytes_pretrained, bytes_changed: of the pre-trained model, and of its entries that fine-tuning changed.
     scale_by_depth: LiNeS' factor of each block.
     storage: where each task has a model of its own.
     """
@@ -96,6 +97,8 @@ class MergeResult(Result):
     scores: dict[str, TaskScores]
     summary: dict[str, float]
     bytes_stored: int
+    bytes_pretrained: int = 0
+    bytes_changed: int = 0
     scale_by_depth: list[tuple[str, float]] = field(default_factory=list)
     storage: Storage | None = None
     unseen: dict[str, TaskScores] = field(default_factory=dict)
@@ -127,6 +130,8 @@ class MergeResult(Result):
             unseen=dict(unseen),
             summary=selection.method.summary(**accuracies),
             scale_by_depth=merges.depth_profile(coefficients, inputs),
+            bytes_pretrained=byte_size(inputs.pretrained),
+            bytes_changed=byte_size({key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)}),
             bytes_stored=storage.bytes if storage else byte_size(inputs.pretrained),
             storage=storage,
             **about,
@@ -160,6 +165,8 @@ class MergeResult(Result):
             "evaluations": {"made": len(self.curve), "grid": self.grid_size},
             "summary": self.summary,
             "bytes_stored": self.bytes_stored,
+            "bytes_pretrained": self.bytes_pretrained,
+            "bytes_changed": self.bytes_changed,
             "storage": self.storage and {**vars(self.storage), "bits_per_task": self.storage.bits_per_task},
             "scale_by_depth": dict(self.scale_by_depth),
         }

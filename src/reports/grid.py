@@ -13,7 +13,8 @@ from src.reports.measures import Figure
 from src.reports.published import Published, Verdict
 
 UNRANKED = ("coefficient",)  # metrics of which neither the most nor the least is the best
-LOWER_IS_BETTER = ("megabytes", "seconds", "storage", "error")  # metrics
+LOWER_IS_BETTER = ("megabytes", "megabytes_separate", "gigabits", "gigabits_separate", "seconds", "storage", "error",
+                   "target_negated")  # metrics, and measures  # fmt: skip
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "±": r"$\pm$", "≈": r"$\approx$",
          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}  # fmt: skip
 
@@ -92,7 +93,7 @@ class Grid:
         for column in (column for column in self.columns if column[1] not in UNRANKED):
             cells = [cell for row in self.rows if row not in self.unranked and (cell := self.cell(row, column)) and cell.figure]
             cells.sort(key=lambda cell: cell.figure.value, reverse=column[1] not in (*LOWER_IS_BETTER, *self.lower_is_better))
-            ranks |= {(cell.row, *column): rank for rank, cell in enumerate(cells[:2]) if len(cells) > 2}
+            ranks |= {(cell.row, *column): rank for rank, cell in enumerate(cells[:2]) if len(cells) > 1}
         return ranks
 
     def texts(self) -> list[list[str]]:

@@ -15,7 +15,7 @@ NEGATIONS = ("target_pretrained", "target_negated", "control_pretrained", "contr
 class Figure:
     """A measured number.
 
-    half_width: half of the 95 % interval of its sampling error; None where it has none, or none is known.
+    half_width: half of the 95 % interval of its error, that of sampling or, over seeds, of their mean; None where none is known.
     spread: the standard deviation over seeds; None of a single one.
     form: how it is written.
     """
@@ -55,15 +55,18 @@ def over_seeds(figures: list[Figure]) -> Figure:
     """Return the mean of figures of different seeds on the same data, with their spread; a single one as it is."""
     if len(figures) == 1:
         return figures[0]
-    values, widths = [figure.value for figure in figures], [figure.half_width for figure in figures]
-    return Figure(fmean(values), None if None in widths else fmean(widths), stdev(values), figures[0].form)
+    from scipy.special import stdtrit  # which other tables have no need to wait for
+
+    values = [figure.value for figure in figures]
+    spread, count = stdev(values), len(values)
+    return Figure(fmean(values), float(stdtrit(count - 1, 0.975)) * spread / count**0.5, spread, figures[0].form)
 
 
 def _mean(name: str) -> Measure:
     def get(record: Mapping) -> Figure:
         mean = record["means"][name]
         width = mean.get("half_width_95")
-        return Figure(100 * mean["mean"], None if width is None else 100 * width)
+        return Figure(100 * float(mean["mean"]), None if width is None else 100 * float(width))
 
     return get
 
@@ -90,6 +93,12 @@ def _separate(record: Mapping) -> float:
     return record["bytes_stored"] * len(record["test"])
 
 
+def _separate_bits(record: Mapping) -> float:
+    """Return the bits of one model a task as the TALL masks paper counts them: what no task changed counts once."""
+    changed = record["bytes_changed"]
+    return 8 * (record["bytes_pretrained"] - changed + len(record["test"]) * changed)
+
+
 MEASURES: dict[str, Measure] = {
     **{name: _mean(name) for name in (*ACCURACIES, *NEGATIONS)},
     "error": _mean("everywhere"),
@@ -98,7 +107,7 @@ MEASURES: dict[str, Measure] = {
     "control_merged": _single_task(False, "merged"),
     "control_zeroshot": _single_task(False, "zeroshot"),
     "gigabits": lambda record: Figure(_bits(record) / 1e9),
-    "gigabits_separate": lambda record: Figure(8 * _separate(record) / 1e9),
+    "gigabits_separate": lambda record: Figure(_separate_bits(record) / 1e9),
     "megabytes": lambda record: Figure(record["bytes_stored"] / 1e6),
     "megabytes_separate": lambda record: Figure(_separate(record) / 1e6),
     "seconds": lambda record: Figure(record["seconds"]),

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 
 from src.reports.grid import Cell, Grid
 from src.reports.measures import Figure, measure, over_seeds
 from src.reports.records import Record
+from src.reports.significance import tie_note, with_ties
 
 TASK = "task"
 MEANS = {"merged": "mean", "normalised": "normalised"}  # shown beside the tasks, with their headings
-OPTIONS = ("method", "specify_lambda", "n_eval_points", "search", "statistics")  # in which records of one method may differ
+OF_A_TABLE = ("model", "finetuning_mode", "tasks")  # of a question: what all records of a table share
+SEED = "seed"
 
 
 def tables_of(records: Sequence[Record]) -> list[Grid]:
@@ -18,10 +21,7 @@ def tables_of(records: Sequence[Record]) -> list[Grid]:
     merges = [record for record in records if record.kind == "merge" and isinstance(record.content.get("test"), Mapping)]
     for (model, mode, tasks, benchmark), group in _grouped(merges, _setting).items():
         title = f"{model}{'' if mode in ('standard', '') else f' ({mode})'}, {len(tasks)} tasks, benchmark {benchmark}"
-        names = labels(group)
-        rows = sorted(group, key=lambda record: _value(measure("merged", record)))
-        cells = [cell for record in rows for cell in _task_cells(names[record.path], record)]
-        grids.append(Grid(f"{title}: test accuracy in %", cells, _shared_cells(cells)))
+        grids.append(_table(f"{title}: test accuracy in %", group))
     others = [record for record in records if record not in merges and isinstance(record.content.get("means"), Mapping)]
     for (kind, benchmark), group in _grouped(others, lambda record: (record.kind, _text(record, "benchmark"))).items():
         cells = [
@@ -34,32 +34,67 @@ def tables_of(records: Sequence[Record]) -> list[Grid]:
     return [grid for grid in grids if grid.cells]
 
 
+def _table(title: str, records: Sequence[Record]) -> Grid:
+    """Return the table of merges of one setting: a row a method, the mean over its seeds, lowest first."""
+    names, cells, single = labels(records), [], {}
+    rows = [list(seeds.values()) for seeds in _by_seed(records).values()]
+    for seeds in sorted(rows, key=lambda seeds: fmean(_value(measure("merged", record)) for record in seeds)):
+        name = names[seeds[0].path]
+        by_column: dict[str, list[Figure]] = {}
+        for record in seeds:
+            for column, figure in _figures(record).items():
+                by_column.setdefault(column, []).append(figure)
+        cells += [Cell(name, column, "%", over_seeds(figures)) for column, figures in by_column.items()]
+        single[name, MEANS["merged"], "%"] = seeds[0]
+    cells = with_ties(cells, single)
+    notes = ["of several records of one question the newest is shown"] * (len(records) > sum(map(len, rows)))
+    notes += ["\u00b1: the standard deviation over seeds"] * any(len(seeds) > 1 for seeds in rows)
+    return Grid(title, cells, [*notes, *tie_note(cells)])
+
+
 def pivot(records: Sequence[Record], rows: str, columns: str, figure: str) -> list[Grid]:
     """Return a table of a figure by two fields for each benchmark; `task` as a field has merged accuracies.
 
-    Of several records in a cell it is the mean, where they are of several seeds, else that of the newest.
+    Of several records in a cell it is the mean where they differ in the seed alone, else that of the newest.
     """
     return [grid for benchmark, group in _grouped(records, lambda record: _text(record, "benchmark")).items()
             if (grid := _pivot_of(group, rows, columns, figure, benchmark)).cells]  # fmt: skip
 
 
 def _pivot_of(records: Sequence[Record], rows: str, columns: str, figure: str, benchmark: str) -> Grid:
-    names = labels(records)
-    by_place: dict[tuple[str, str], dict[object, Figure]] = {}
-    repeated = set()
-    for record in sorted(records, key=lambda record: record.path.stat().st_mtime):
-        own = {None: measure(figure, record)}
-        if TASK in (rows, columns):
-            own = {cell.column: cell.figure for cell in _task_cells("", record) if cell.column not in MEANS.values()}
-        for task, found in own.items():
-            place = tuple(task if name == TASK else field(record, name, names) for name in (rows, columns))
-            seeds, seed = by_place.setdefault(place, {}), record.config("model", "recipe", "seed")
-            if found:
-                repeated |= {place} if seed in seeds else set()
-                seeds[seed] = found
-    cells = [Cell(*place, figure, over_seeds(list(seeds.values()))) for place, seeds in by_place.items() if seeds]
-    notes = [f"{len(repeated)} cells have several records; the newest is shown"] * bool(repeated)
+    names, questions = labels(records), _by_seed(records)
+    by_place: dict[tuple[str, str], list[tuple[float, list[Figure]]]] = {}
+    for seeds in questions.values():
+        own: dict[tuple[str, str], list[Figure]] = {}
+        for record in seeds.values():
+            figures = {None: measure(figure, record)}
+            if TASK in (rows, columns):
+                figures = {column: each for column, each in _figures(record).items() if column not in MEANS.values()}
+            for task, each in figures.items():
+                if each:
+                    place = tuple(task if name == TASK else field(record, name, names) for name in (rows, columns))
+                    own.setdefault(place, []).append(each)
+        newest = max(record.path.stat().st_mtime for record in seeds.values())
+        for place, figures_of_seeds in own.items():
+            by_place.setdefault(place, []).append((newest, figures_of_seeds))
+    cells = [Cell(*place, figure, over_seeds(max(found, key=lambda each: each[0])[1])) for place, found in by_place.items()]
+    several = sum(len(found) > 1 for found in by_place.values())
+    notes = [f"{several} cells have records of several questions; the newest is shown"] * bool(several)
     return Grid(f"{figure} by {rows} and {columns}, benchmark {benchmark}", cells, notes)
+
+
+def _by_seed(records: Iterable[Record]) -> dict[str, dict[object, Record]]:
+    """Return the newest record of each seed, by all else that decides a result: its kind, its question and its recipe."""
+    questions: dict[str, dict[object, Record]] = {}
+    for record in sorted(records, key=lambda record: record.path.stat().st_mtime):
+        key = json.dumps([record.kind, record.question, _recipe(record)], sort_keys=True)
+        questions.setdefault(key, {})[json.dumps(record.config("model", "recipe", SEED))] = record
+    return questions
+
+
+def _recipe(record: Record) -> dict:
+    recipe = record.config("model", "recipe")
+    return {key: value for key, value in recipe.items() if key != SEED} if isinstance(recipe, Mapping) else {}
 
 
 def labels(records: Sequence[Record]) -> dict:
@@ -67,7 +102,8 @@ def labels(records: Sequence[Record]) -> dict:
     by_name = _grouped(records, _method)
     names = {}
     for name, group in by_name.items():
-        options = [_flat({key: record.question.get(key) for key in OPTIONS}) for record in group]
+        options = [_flat({key: value for key, value in {**record.question, "recipe": _recipe(record)}.items()
+                          if key not in OF_A_TABLE}) for record in group]  # fmt: skip
         differing = [key for key in dict.fromkeys(key for each in options for key in each)
                      if len({each.get(key) for each in options}) > 1 and not key.endswith("_target_")]  # fmt: skip
         for record, each in zip(group, options):
@@ -92,22 +128,15 @@ def field(record: Record, name: str, names: Mapping) -> str:
     return "none"
 
 
-def _task_cells(row: str, record: Record) -> Iterable[Cell]:
-    tests = record.content.get("test")
+def _figures(record: Record) -> dict[str, Figure]:
+    """Return the merged accuracy on each task, and the means."""
+    tests, figures = record.content.get("test"), {}
     for task, scores in tests.items() if isinstance(tests, Mapping) else ():
         merged = scores.get("merged") if isinstance(scores, Mapping) else None
         accuracy = merged.get("accuracy") if isinstance(merged, Mapping) else None
         if isinstance(accuracy, int | float):
-            yield Cell(row, task, "%", Figure(100 * accuracy))
-    for name, heading in MEANS.items():
-        if figure := measure(name, record):
-            yield Cell(row, heading, "%", figure)
-
-
-def _shared_cells(cells: Sequence[Cell]) -> list[str]:
-    places = [(cell.row, cell.column) for cell in cells]
-    repeated = {row for row, column in places if places.count((row, column)) > 1}
-    return [f"several records of {row}: the first is shown" for row in sorted(repeated)]
+            figures[task] = Figure(100 * accuracy)
+    return figures | {heading: figure for name, heading in MEANS.items() if (figure := measure(name, record))}
 
 
 def _setting(record: Record) -> tuple:

@@ -10,6 +10,7 @@ from src.reports.measures import Figure
 from src.reports.records import Record
 
 FILE = Path(__file__).with_name("published.csv")
+WIDEST = 3.0  # points by which a figure may be off and still be judged
 AGREES, DIFFERS, NOT_COMPARABLE, NOT_RUN = "agrees", "differs", "not comparable", "not run"
 
 
@@ -73,8 +74,8 @@ def verdict_on(figure: Figure, published: Published, records: Iterable[Record], 
     if reasons:
         return Verdict(NOT_COMPARABLE, "; ".join(reasons))
     error = (figure.half_width or 0.0) + published.rounding
-    if figure.spread is not None:
-        error += 2 * figure.spread
+    if error > WIDEST:
+        return Verdict(NOT_COMPARABLE, f"our interval of ± {error:.1f} is too wide to tell")
     difference = abs(figure.value - published.value)
     return Verdict(AGREES if difference <= error + 1e-9 else DIFFERS, f"{difference:.2f} apart, {error:.2f} by chance")
 
@@ -92,6 +93,8 @@ def _differences(record: Record, published: Published) -> list[str]:
         )
     if (precision := record.question.get("precision", "fp32")) != "fp32":
         reasons.append(f"ours was scored in {precision}")
+    if str(record.config("model", "family", "_target_")).endswith(".T5") and not record.config("prompts_location"):
+        reasons.append("ours has this program's wording of prompts (prompts_location=FOLDER takes promptsource's)")
     heads = lineage.get("heads_from")
     if isinstance(heads, Mapping) and "prompts" in heads.values() and published.benchmark.startswith("tall"):
         reasons.append("our heads were built from prompts, theirs are published")

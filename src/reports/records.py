@@ -11,6 +11,10 @@ from src.runtime.untrusted import read_json
 
 # Of a record's configuration, what decides its result beside its question: which weights, heads and data there are.
 DECIDING = ("model", "finetuning_mode", "tasks", "heads", "pretrained", "finetuned", "model_location", "data_location")
+KINDS: dict[str, type | tuple[type, ...]] = {  # of what tables read of a record, where it has it
+    "kind": str, "name": str, "benchmark": str, "question": dict, "config": dict, "choices": dict, "lineage": dict, "test": dict,
+    "means": dict, "summary": dict, "storage": (dict, type(None)), "bytes_stored": int, "seconds": (int, float),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,14 @@ def find_record(folder: Path, kind: str, question: Mapping, config: Mapping, inp
     question, config = (json.loads(json.dumps(each)) for each in (question, config))
     for record in read_records(folder)[0]:
         same = record.kind == kind and record.question == question
-        if same and all(record.config(key) == config.get(key) for key in DECIDING) and record.path.stat().st_mtime >= latest:
+        if same and deciding(record.content.get("config", {})) == deciding(config) and record.path.stat().st_mtime >= latest:
             return record
     return None
+
+
+def deciding(config: Mapping) -> dict:
+    """Return what of a configuration, as records have it, decides a result beside its question."""
+    return {key: config.get(key) for key in DECIDING}
 
 
 def _problem(content: object) -> str | None:
@@ -78,4 +87,5 @@ def _problem(content: object) -> str | None:
     version = content.get("format", 0)
     if not isinstance(version, int) or version > FORMAT:
         return f"is of format {version}, which a later version of this program wrote"
-    return None
+    odd = [key for key, kind in KINDS.items() if key in content and not isinstance(content[key], kind)]
+    return f"is damaged: its {', '.join(odd)} cannot be read" if odd else None

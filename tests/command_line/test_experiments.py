@@ -1,6 +1,7 @@
 """Experiments: their runs, what narrows them, and that each is of options and published figures that there are."""
 
 import csv
+from importlib import import_module
 
 import pytest
 from omegaconf import OmegaConf
@@ -10,7 +11,7 @@ from command_line.composition import ROOT
 from command_line.config import compose_config
 from command_line.experiments import FOLDER, MAIN, Experiment, decides, read_experiment, read_seeds, seed_options, with_runs
 from command_line.preflight import selected_tasks
-from command_line.reporting import KINDS, _configs
+from command_line.reporting import _configs
 from src.errors import UserError
 from src.reports.measures import MEASURES
 from src.reports.published import FILE, published_table
@@ -32,7 +33,7 @@ def test_every_run_is_of_options_that_there_are(name):
     experiment = read_experiment(name)
     runs = experiment.runs()
     assert runs and (ROOT / experiment.script).is_file()
-    assert experiment.script == MAIN or experiment.script in KINDS
+    assert experiment.script == MAIN or hasattr(import_module(experiment.script.removesuffix(".py")), "question_of")
     for config in _configs(runs, []):
         build_method(config)
         assert selected_tasks(config)
@@ -84,6 +85,8 @@ def test_what_a_user_types_leaves_out_what_differs_or_takes_its_place():
         selected, rest = experiment.selected(typed)
         assert list(selected) == numbers and not rest
         assert [run.options for run in selected.values()] == [experiment.runs()[number].options for number in numbers]
+    with pytest.raises(UserError, match="two has no row with it; its rows have method=zeroshot, sum"):
+        experiment.selected(["method=ties"])
     own, rest = experiment.selected(["model=mine", "precision=bf16"])
     assert rest == ["model=mine", "precision=bf16"] and list(own) == [0, 1]  # both columns are one model then
     assert own[0].column == {"model": "mine", "tasks": "8"}  # and what is published of the small one is not of mine

@@ -23,7 +23,7 @@ def merge_record(method: str = "ties", merged: list[float] = FINETUNED, *, lines
     test = {task: {"zeroshot": score(ZEROSHOT), "finetuned": score(FINETUNED), "merged": dict(scores), "normalised": own.mean() / 0.9}
             for task in ("A", "B")}  # fmt: skip
     question = {"model": "m", "finetuning_mode": {"name": "standard"}, "tasks": ["A", "B"], "precision": "fp32",
-                "method": {"_target_": "x.Y", "apply_lines": lines, "k": 20}, "specify_lambda": None}  # fmt: skip
+                "method": {"_target_": f"x.{method}.Y", "apply_lines": lines, "k": 20}, "specify_lambda": None}  # fmt: skip
     record = {
         "kind": "merge",
         "format": 1,

@@ -12,7 +12,7 @@ from src.reports.grid import Cell, Grid, csv_text, latex, markdown, show
 from src.reports.measures import Figure
 from src.reports.pivot import labels, pivot, tables_of
 from src.reports.published import Published, Verdict
-from tests.helpers.records import merge_record, save_records
+from tests.helpers.records import FINETUNED, merge_record, save_records
 
 THEIRS = Published("74.2", "%", "tall-v2", "page-image", "page 3", "paper")
 CELLS = [
@@ -91,9 +91,37 @@ def test_records_of_seeds_are_a_mean_with_a_spread_and_repeated_ones_are_said(tm
         record["config"]["model"] = {"recipe": {"seed": seed}}
     (grid,) = pivot(save_records(tmp_path, *seeded), "method", "model", "merged")
     assert grid.texts() == [["sum", "60.0 ± 10.0"]] and not grid.notes
+    (table,) = tables_of(save_records(tmp_path, *seeded))
+    assert table.texts()[0][:3] == ["sum", "60.0 ± 10.0", "60.0 ± 10.0"] and "over seeds" in table.notes[0]
     again = [merge_record("sum"), merge_record("sum", [1] * 10)]
-    (grid,) = pivot(save_records(tmp_path / "again", *again), "method", "task", "merged")
-    assert grid.texts() == [["sum", "100.0", "100.0"]] and "several records" in grid.notes[0]
+    records = save_records(tmp_path / "again", *again)
+    (grid,), (table,) = pivot(records, "method", "task", "merged"), tables_of(records)
+    assert grid.texts() == [["sum", "100.0", "100.0"]] and table.texts()[0][:3] == ["sum", "100.0", "100.0"]
+    assert "the newest is shown" in table.notes[0]
+
+
+def test_records_of_other_questions_are_neither_averaged_nor_called_alike(tmp_path):
+    narrow = merge_record("sum", [0] * 10)
+    narrow["question"]["precision"] = "bf16"
+    other = merge_record("sum", [1] * 10)
+    other["config"]["model"] = {"recipe": {"seed": 1, "epochs": 9}}
+    records = save_records(tmp_path, merge_record("sum"), narrow, other)
+    (table,) = tables_of(records)
+    assert (
+        len(table.rows) == 3
+        and any("precision=bf16" in row for row in table.rows)
+        and any("epochs=9" in row for row in table.rows)
+    )
+    (grid,) = pivot(records, "model", "tasks", "merged")
+    assert grid.texts() == [["m", "100.0 ± 10.0"]] and "several questions" in grid.notes[0]
+
+
+def test_methods_that_the_same_examples_do_not_tell_apart_are_marked(tmp_path):
+    few = [1] * 8 + [0] * 2
+    records = save_records(tmp_path, merge_record("best", FINETUNED), merge_record("near", few), merge_record("far", [0] * 10))
+    (table,) = tables_of(records)
+    marks = {row[0]: row[3].endswith("≈") for row in table.texts()}
+    assert marks == {"far": False, "near": True, "best": False} and table.notes[-1].startswith("≈")
 
 
 def test_records_that_lack_what_tables_show_are_left_out_without_an_error(tmp_path):
@@ -102,7 +130,7 @@ def test_records_that_lack_what_tables_show_are_left_out_without_an_error(tmp_pa
            merge_record(choices=None, benchmark=3)]  # fmt: skip
     records = save_records(tmp_path, *odd)
     titles = [grid.title for grid in tables_of(records)]
-    assert len(titles) == 2 and "negation, benchmark unknown" in titles
+    assert len(titles) == 1 and "negation, benchmark unknown" in titles
     for rows, columns, figure in (
         ("method", "task", "merged"),
         ("config.model.name", "tasks", "seconds"),
