@@ -13,6 +13,7 @@ rows=, columns=     fields that rows and columns have: method, model, task, task
                     config.method.k; default: rows=method columns=task
 figure=merged       what a cell shows: merged, normalised, zeroshot, finetuned, megabytes, seconds, coefficient, ...
 --config-dir=FOLDER with experiment/NAME.yaml in it, for experiment=NAME
+lineages=FILE       a manifest that names the models and data of these results, as of the runs (config/lineage.yaml)
 FIELD=A,B           only records whose field has one of these values
 """
 

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -42,6 +42,7 @@ class Request:
     figure: str = "merged"
     seeds: tuple[int, ...] = ()
     config_dir: str | None = None
+    lineages: str | None = None
     others: tuple[str, ...] = field(default=())
 
     @classmethod
@@ -82,6 +83,8 @@ def grids_of(request: Request) -> tuple[list[Grid], list[Record], list[str]]:
     folders = [request.config_dir] if request.config_dir else []
     experiment = read_experiment(request.experiment, folders) if request.experiment else None
     records, problems = read_records(folder)
+    if request.lineages:
+        records = _named(records, expand_path(request.lineages))
     if not records and not experiment:
         raise UserError([*problems, f"there are no results in {folder}; run something first, or name their folder: results_dir="])
     if experiment:
@@ -109,6 +112,19 @@ def write_report(request: Request) -> None:
         print(path)
     for problem in problems:
         print(problem, file=sys.stderr)
+
+
+def _named(records: Sequence[Record], manifest: Path) -> list[Record]:
+    """Return the records under the names that a manifest gives to their lineages, where it knows them."""
+    from src.evaluation.lineage import UNKNOWN, benchmark_of, read_manifests  # with torch
+
+    entries = read_manifests([manifest])
+    named = []
+    for record in records:
+        lineage, model = record.content.get("lineage", {}), record.question.get("model")
+        name = benchmark_of(lineage, model, entries) if isinstance(model, str) else UNKNOWN
+        named.append(record if name == UNKNOWN else replace(record, content={**record.content, "benchmark": name}))
+    return named
 
 
 def _selected(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:

@@ -170,7 +170,14 @@ def latex(grid: Grid) -> str:
     lines.append(r"\midrule")
     for row in grid.rows:
         lines.append(" & ".join([_latex(row), *(mark(grid.cell(row, column)) for column in grid.columns)]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if grid.compared:
+        lines += ["", rf"\begin{{tabular}}{{l{'r' * (len(COMPARISON) - 1)}}}", r"\toprule"]
+        lines += [" & ".join(COMPARISON[:-1]) + r" \\", r"\midrule"]
+        lines += [" & ".join(map(_latex, row[:-1])) + r" \\" for row in grid.comparison()]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+    reasons = dict.fromkeys(f"{row[-2]}: {row[-1]}" for row in grid.comparison() if row[-2] == "not comparable")
+    lines += ["", *(rf"\par\footnotesize {_latex(note)}" for note in (*reasons, *grid.notes)), r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
@@ -178,13 +185,15 @@ def csv_text(grids: Sequence[Grid]) -> str:
     """Return tables as one csv, a line a cell."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ("value", "half_width_95", "spread", "published", "source", "confidence", "verdict", "reason")
+    names = ("value", "half_width_95", "spread", "ties_best", "published", "difference", "source", "confidence", "verdict",
+             "reason")  # fmt: skip
     writer.writerow(("table", "row", "column", "metric", *names))
     for grid in grids:
         for cell in grid.cells:
             figure, theirs, verdict = cell.figure, cell.published, cell.verdict
-            own = (figure.value, figure.half_width, figure.spread) if figure else (None, None, None)
-            published = (theirs.text, theirs.source, theirs.confidence) if theirs else (None, None, None)
+            own = (figure.value, figure.half_width, figure.spread, cell.ties_best) if figure else [None] * 4
+            difference = figure.value - theirs.value if figure and theirs else None
+            published = (theirs.text, difference, theirs.source, theirs.confidence) if theirs else [None] * 4
             judged = (verdict.name, verdict.reason) if verdict else (None, None)
             writer.writerow((grid.title, cell.row, cell.column, cell.metric, *own, *published, *judged))
     return out.getvalue()

@@ -1,6 +1,8 @@
 """Experiments: their runs, what narrows them, and that each is of options and published figures that there are."""
 
 import csv
+import json
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -8,13 +10,14 @@ from omegaconf import OmegaConf
 
 from command_line.build import build_method
 from command_line.composition import ROOT
-from command_line.config import compose_config
+from command_line.config import compose_config, portable, setting
 from command_line.experiments import FOLDER, MAIN, Experiment, decides, read_experiment, read_seeds, seed_options, with_runs
 from command_line.preflight import selected_tasks
-from command_line.reporting import _configs
+from command_line.reporting import _configs, grid_of_experiment
 from src.errors import UserError
 from src.reports.measures import MEASURES
 from src.reports.published import FILE, published_table
+from src.reports.records import Record, read_records
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 TWO = {
@@ -127,3 +130,55 @@ def test_a_file_that_is_no_experiment_is_named(tmp_path, text):
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=r"mine.yaml is no experiment"):
         read_experiment("mine", [str(tmp_path)])
+
+
+def shown(name, records, typed=()):
+    grid = grid_of_experiment(read_experiment(name), records, typed, [])
+    return grid, {(cell.row, cell.metric): cell for cell in grid.cells}
+
+
+def test_the_records_of_the_documentation_fill_their_experiments():
+    records, problems = read_records(ROOT / "docs" / "records")
+    assert not problems
+    for name in ("demo_vision", "demo_text", "demo_modes", "demo_bundles"):
+        grid, cells = shown(name, records)
+        assert not any("not there yet" in note for note in grid.notes), name
+        assert all(cell.figure for (_, metric), cell in cells.items() if metric != "coefficient"), name
+    _, text = shown("demo_text", records)
+    assert text["RegMean", "accuracy"].ties_best and not text["TSV-M", "accuracy"].ties_best  # and the sum is worse than both
+    assert not text["Task arithmetic", "accuracy"].ties_best
+
+
+def test_a_record_of_other_weights_options_or_kind_fills_no_cell():
+    records, _ = read_records(ROOT / "docs" / "records")
+    (own,) = (record for record in records if record.content["choices"]["method"] == "ties" and "ViT" in record.question["model"]
+              and not record.question["method"]["apply_lines"])  # fmt: skip
+    changes = [{"kind": "negation"}, {"question": {**own.question, "precision": "bf16"}},
+               {"config": {**own.content["config"], "pretrained": "mine.safetensors"}}]  # fmt: skip
+    for change in changes:
+        _, cells = shown("demo_vision", [replace(own, content={**own.content, **change})])
+        assert cells["TIES", "accuracy"].figure is None, change
+    assert shown("demo_vision", [own])[1]["TIES", "accuracy"].figure.value == 100 * own.content["means"]["merged"]["mean"]
+
+
+def test_a_negation_is_of_the_control_the_threshold_and_the_grid_that_its_experiment_has():
+    experiment = read_experiment("linear_layers_negation")
+    run = next(run for run in experiment.runs() if run.column["model"] == "ViT-B/32")
+    (config,) = _configs([run], [])
+    module = import_module("eval_task_negation")
+    tasks, own = module.question_of(config)
+    assert tasks[-1] == own["control"] == "ImageNet" and own["control_threshold"] == 0.95 and len(own["grid"]) == 21
+    question = json.loads(json.dumps({**setting(config, tasks), **own}))
+    means = {name: {"mean": 0.5} for name in ("target_pretrained", "target_negated", "control_pretrained", "control_negated")}
+    content = {"kind": "negation", "question": question, "means": means, "config": portable(config)}
+    row = run.rows[0]
+    for other, is_shown in (
+        ({}, True),
+        ({"control": "MNIST"}, False),
+        ({"grid": [1.0]}, False),
+        ({"control_threshold": 0.5}, False),
+    ):
+        record = Record(ROOT / "README.md", {**content, "question": {**question, **other}})
+        cell = shown("linear_layers_negation", [record], ["model=ViT-B-32"])[1][row, "target_acc"]
+        assert bool(cell.figure) is is_shown, other
+        assert cell.verdict.name == ("not comparable" if is_shown else "not run")
