@@ -73,6 +73,7 @@ def hub(monkeypatch):
 def server(monkeypatch):
     """A Hub on this machine that the real client asks."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("src.downloads.patience.PATIENCE", 2.0)  # no fault here ends by itself
     with serving(Hub()) as local_hub:
         monkeypatch.setattr("src.data.hub_copy.fetch_files", partial(fetch, endpoint=local_hub.address))
         yield local_hub
