@@ -17,7 +17,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # of what tables read of a record
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
     """A record as it was read, and its file."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from statistics import NormalDist, fmean
 
 import numpy as np
@@ -26,17 +27,21 @@ def paired_p_value(first: Record, second: Record) -> float | None:
     if any(len(one) != len(other) for one, other in pairs):
         return None
     differences = [one - other for one, other in pairs]
-    mean = fmean(float(each.mean()) for each in differences)
-    variance = sum(float(each.var()) / len(each) for each in differences) / len(differences) ** 2
+    means = [float(each.mean(dtype=float)) for each in differences]
+    squares = [float(np.dot(each, each)) / len(each) for each in differences]
+    mean = fmean(means)
+    variances = [max(square - own**2, 0.0) / len(each) for square, own, each in zip(squares, means, differences)]
+    variance = sum(variances) / len(variances) ** 2
     if variance == 0:
         return 1.0 if mean == 0 else 0.0
     return 2 * NormalDist().cdf(-abs(mean) / variance**0.5)
 
 
+@lru_cache(maxsize=2)  # the best of a column is compared with all others
 def _examples(record: Record) -> Mapping[str, np.ndarray]:
     """Return the scores of the merged model's test examples by task; {} if the record lacks any."""
     try:
-        return {task: decode(scores["merged"]["examples"]).astype(float) for task, scores in record.content["test"].items()}
+        return {task: decode(scores["merged"]["examples"]) for task, scores in record.content["test"].items()}
     except (KeyError, TypeError, ValueError):
         return {}
 
