@@ -3,11 +3,12 @@
     python docs/tables.py          write them
     python docs/tables.py --check  fail if one is not as it would be written
 
-A table stands between `<!-- table: NAME ... -->` and `<!-- end -->`, where NAME is `report`, with what report.py takes, or
-one of `methods`, `experiments` and `models`.
+A table stands between `<!-- table: NAME ... -->` and `<!-- end -->`, where NAME is `report`, with what report.py takes,
+`printed`, with the name of a record, or one of `methods`, `experiments` and `models`.
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -46,6 +47,21 @@ def report(arguments: list[str]) -> str:
 
     grids, _, _ = grids_of(Request.of([f"results_dir={RECORDS}", *arguments]))
     return "\n\n".join(markdown(grid).partition("\n\n")[2] for grid in grids)
+
+
+def printed(arguments: list[str]) -> str:
+    """Return the first rows and the last of the table that the run with this record printed: its name, without the digest."""
+    (path,) = RECORDS.glob(f"{arguments[0]}-{'[0-9a-f]' * 8}.json")
+    record = json.loads(path.read_text())
+    columns = {"zeroshot": "zero-shot", "finetuned": "fine-tuned", "merged": "merged", "normalised": "normalised"}
+
+    def accuracy(score: dict | float) -> str:
+        return f"{100 * (score['accuracy'] if isinstance(score, dict) else score):.1f}"
+
+    rows = [[task, *(accuracy(scores[name]) for name in columns)] for task, scores in list(record["test"].items())[:2]]
+    means = (record["means"][name] for name in columns)
+    last = ["mean", *(f"{100 * mean['mean']:.1f} ± {100 * mean['half_width_95']:.1f}" for mean in means)]
+    return _table(["task", *columns.values()], [*rows, ["..."] + [""] * len(columns), last])
 
 
 def methods(_: list[str]) -> str:
@@ -98,6 +114,7 @@ def models(_: list[str]) -> str:
 
 TABLES: dict[str, Callable[[list[str]], str]] = {
     "report": report,
+    "printed": printed,
     "methods": methods,
     "experiments": experiments,
     "models": models,

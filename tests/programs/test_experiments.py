@@ -104,15 +104,18 @@ def test_the_table_has_each_row_of_the_experiment(root):
 
 def test_two_processes_at_once_do_each_run_once_and_seeds_are_tables_with_a_spread(root):
     logs = [root / f"{name}.txt" for name in "ab"]
-    options = (*EXPERIMENT, "seeds=[42,1]", "method=sum")
+    options = (*EXPERIMENT, "seeds=[42,1]", "method=sum,zeroshot")
     processes = [start_script("main.py", *options, cwd=root, log=log) for log in logs]
     for process in processes:
         process.join(180)
         assert process.exitcode == 0, "".join(log.read_text() for log in logs)
     printed = "".join(log.read_text() for log in logs)
-    (seeded,) = (record for record in records(root).values() if record["config"]["model"]["recipe"]["seed"] == 1)
-    assert seeded["config"]["model_location"] == "checkpoints/seed_1"
-    assert printed.count(f"{seeded['name']}.json") - printed.count(f"done: results/{seeded['name']}.json") == 1  # written once
+    seeded = [record for record in records(root).values() if record["config"]["model"]["recipe"]["seed"] == 1]
+    assert {record["choices"]["method"] for record in seeded} == {"sum", "zeroshot"}
+    for record in seeded:
+        assert record["config"]["model_location"] == "checkpoints/seed_1"
+        file = f"results/{record['name']}.json"
+        assert printed.count(file) - printed.count(f"done: {file}") == 1  # written once
     table = report(root, "experiment=small", "seeds=[42,1]", "method=sum").stdout
     assert "the standard deviation over seeds" in table
 
