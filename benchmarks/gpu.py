@@ -81,7 +81,7 @@ class Bench:
         yield from self.merges(first, self.few)
         yield from self.predictions(first, False)
         yield from self.trainings(first, 128)
-        yield from statistics_rows(self.device, self.collected, 64, 2 if self.small else 5)
+        yield from statistics_rows(self.device, self.collected, *((2, 2) if self.small else (64, 5)))
         for model in others:
             yield from self.merges(model, self.few)
             yield from self.predictions(model, False)

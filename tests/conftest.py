@@ -18,7 +18,15 @@ from tests.helpers.processes import run_fresh
 # leaves this process its threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-LONGEST = ("test_demo.py", "test_tangent", "test_restarts", "test_own_benchmark", "test_finetune")
+LONGEST = (
+    "test_demo.py",
+    "test_tangent",
+    "test_restarts",
+    "test_own_benchmark",
+    "test_finetune",
+    "test_reproduce",
+    "test_experiments",
+)
 
 Models = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
 
