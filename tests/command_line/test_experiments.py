@@ -37,7 +37,9 @@ def test_every_run_is_of_options_that_there_are(name):
     runs = experiment.runs()
     assert runs and (ROOT / experiment.script).is_file()
     assert experiment.script == MAIN or hasattr(import_module(experiment.script.removesuffix(".py")), "question_of")
-    for config in _configs(runs, []):
+    columns = {tuple(run.column.values()): run for run in runs}
+    rows = {run.rows: run for run in runs}  # all rows of one column, and all columns of one row
+    for config in _configs([*columns.values(), *rows.values()], []):
         build_method(config)
         assert selected_tasks(config)
     rows = [row.name for row in experiment.rows]
