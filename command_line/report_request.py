@@ -45,6 +45,11 @@ class Request:
     lineages: str | None = None
     others: tuple[str, ...] = field(default=())
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is for methods by tasks."""
+        return not self.experiment and (self.rows, self.columns, self.figure) == ("method", TASK, "merged")
+
     @classmethod
     def of(cls, arguments: Sequence[str]) -> "Request":
         """Return the request of a command line. Raise UserError for all that is wrong with it at once."""
@@ -92,8 +97,7 @@ def grids_of(request: Request) -> tuple[list[Grid], list[Record], list[str]]:
 
         return [grid_of_experiment(experiment, records, request.others, request.seeds, folders)], records, problems
     records = _selected(records, request.others)
-    is_plain = (request.rows, request.columns, request.figure) == ("method", TASK, "merged")
-    grids = tables_of(records) if is_plain else pivot(records, request.rows, request.columns, request.figure)
+    grids = tables_of(records) if request.is_plain else pivot(records, request.rows, request.columns, request.figure)
     return grids, records, problems
 
 
@@ -106,7 +110,7 @@ def write_report(request: Request) -> None:
             formats.show(grid, console)
     for name in request.output:
         path = expand_path(name)
-        text = _page(grids, records) if path.suffix == PAGE else WRITERS[path.suffix](grids)
+        text = _page(request, grids, records) if path.suffix == PAGE else WRITERS[path.suffix](grids)
         with written_beside(path) as draft:
             draft.write_text(text, encoding="utf-8")
         print(path)
@@ -145,7 +149,7 @@ def _choice(record: Record, key: str) -> str:
     return field_of(record, f"choices.{key}", {})
 
 
-def _page(grids: Sequence[Grid], records: Sequence[Record]) -> str:
+def _page(request: Request, grids: Sequence[Grid], records: Sequence[Record]) -> str:
     from src.reports.page import page
 
     compared = [
@@ -166,7 +170,8 @@ def _page(grids: Sequence[Grid], records: Sequence[Record]) -> str:
         for cell in grid.compared
     ]
     title = grids[0].title if len(grids) == 1 else "Results"
-    return page(title, [{**record.content, **_analysis(record)} for record in records], compared)
+    tables = [] if request.is_plain else [formats.html_table(grid) for grid in grids]  # the page has the plain one itself
+    return page(title, [{**record.content, **_analysis(record)} for record in records], compared, tables)
 
 
 def _analysis(record: Record) -> dict:

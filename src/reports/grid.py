@@ -1,6 +1,7 @@
 """A table of measured figures, beside published ones: its cells, its best ones, and its text in every format."""
 
 import csv
+import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -179,6 +180,27 @@ def latex(grid: Grid) -> str:
     reasons = dict.fromkeys(f"{row[-2]}: {row[-1]}" for row in grid.comparison() if row[-2] == "not comparable")
     lines += ["", *(rf"\par\footnotesize {_latex(note)}" for note in (*reasons, *grid.notes)), r"\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def html_table(grid: Grid) -> str:
+    """Return a table as a section of an HTML page, the best cell of a column in bold, the second underlined."""
+    ranks, marks = grid.ranks(), {0: "<strong>{}</strong>", 1: "<u>{}</u>"}
+
+    def mark(cell: Cell | None) -> str:
+        text = html.escape(cell.text) if cell else ""
+        return marks.get(ranks.get((cell.row, cell.column, cell.metric)) if cell else None, "{}").format(text)
+
+    headings = "".join(f'<th scope="col" class="number">{html.escape(heading)}</th>' for heading in grid.headings)
+    rows = [
+        f'<tr><th scope="row">{html.escape(row)}</th>'
+        + "".join(f'<td class="number">{mark(grid.cell(row, column))}</td>' for column in grid.columns)
+        + "</tr>"
+        for row in grid.rows
+    ]
+    notes = [f'<p class="note">{html.escape(note)}</p>' for note in grid.notes]
+    head = f'<thead><tr><th scope="col">method</th>{headings}</tr></thead>'
+    table = f'<div class="scroll" tabindex="0"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    return "\n".join([f"<section><h2>{html.escape(grid.title)}</h2>", table, *notes, "</section>"])
 
 
 def csv_text(grids: Sequence[Grid]) -> str:

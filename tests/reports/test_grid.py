@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from src.reports.grid import Cell, Grid, csv_text, latex, markdown, show
+from src.reports.grid import Cell, Grid, csv_text, html_table, latex, markdown, show
 from src.reports.measures import Figure
 from src.reports.pivot import labels, pivot, tables_of
 from src.reports.published import Published, Verdict
@@ -31,6 +31,8 @@ def test_the_best_is_bold_and_the_second_underlined_whichever_way_is_better():
     assert GRID.headings == ["acc", "megabytes"]
     text = markdown(GRID)
     assert "| two | **71.0 ± 0.5** | **3.0** |" in text and r"| three\_3 | <u>70.9 ± 0.5 ≈</u> | <u>4.0</u> |" in text
+    section = html_table(GRID)
+    assert "<strong>71.0 ± 0.5</strong>" in section and "<u>70.9 ± 0.5 ≈</u>" in section and "<u>4.0</u>" in section
     assert "| Zero-shot | 99.0 |  |" in text and "| four | - |  |" in text  # no competitor
     assert r"| one | small | acc | 70.0 ± 0.5 | 74.2 | -4.2 | differs | 4.20 apart |" in text
     table = latex(GRID)
@@ -55,6 +57,8 @@ def test_names_of_strangers_are_text():
     grid = Grid(HOSTILE, [Cell(HOSTILE, HOSTILE, "%", Figure(1.0)), Cell("b\nc", HOSTILE, "%", Figure(1.0))])
     text = markdown(grid)
     assert "<script>" not in text.replace("\\<", "") and "| b c |" in text
+    section = html_table(grid)
+    assert "<script>" not in section and "&lt;script&gt;" in section
     table = latex(grid)
     assert r"\input" not in table and r"\textbackslash{}input\{x\}" in table
 

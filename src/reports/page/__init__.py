@@ -19,13 +19,14 @@ FIGURES = ("ours", "half_width", "published", "difference")  # of comparisons
 WORDS = ("table", "row", "column", "verdict", "reason", "source", "confidence")
 
 
-def page(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping]) -> str:
+def page(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping], tables: Sequence[str] = ()) -> str:
     """Return the HTML page of records and of their comparisons with published numbers.
 
     records: as results/*.json have them, of any kind and format; what a record lacks is not shown. `analysis`, the contents of
         the analysis.json beside a record, adds masks and spectra.
     comparisons: each a cell of a published table: table, row, column, ours, half_width, published, difference, verdict, reason,
         source and confidence, numbers in the table's unit.
+    tables: in HTML (`grid.html_table`), which come first.
     """
     style = (FOLDER / "page.css").read_text(encoding="utf-8")
     script = "\n".join((FOLDER / "script" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
@@ -35,7 +36,8 @@ def page(title: str, records: Sequence[Mapping], comparisons: Sequence[Mapping])
     for character in "<>&":  # in a script element no text may end it, nor begin a comment
         data = data.replace(character, f"\\u{ord(character):04x}")
     template = Template((FOLDER / "page.html").read_text(encoding="utf-8"))
-    filled = template.substitute(title=html.escape(title), policy=policy, style=style, script=script, data=data)
+    first = "\n".join(tables)
+    filled = template.substitute(title=html.escape(title), policy=policy, style=style, script=script, data=data, tables=first)
     return filled.encode(errors="replace").decode()  # halves of characters, which JSON may hold, can be written to no file
 
 
