@@ -360,8 +360,8 @@ def test_the_documentation_runs_and_names_every_argument(files, tmp_path, monkey
 def test_entries_come_back_on_the_devices_they_were_on(files):
     pretrained, finetuned = in_memory(files)
     expected = dict(merge("ties", pretrained, finetuned, coefficient=0.5, device="cpu"))
-    on_gpu = {key: leaf.cuda() for key, leaf in pretrained.items()}
-    tuned_on_gpu = {task: {key: leaf.cuda() for key, leaf in model.items()} for task, model in finetuned.items()}
+    on_gpu = {key: leaf.to("cuda") for key, leaf in pretrained.items()}
+    tuned_on_gpu = {task: {key: leaf.to("cuda") for key, leaf in model.items()} for task, model in finetuned.items()}
     for base in (pretrained, on_gpu):
         for models in (finetuned, tuned_on_gpu, {**finetuned, "task1": tuned_on_gpu["task1"]}):
             for device in ("cpu", "cuda"):
