@@ -10,6 +10,7 @@
     over: {target: {...}}         axes over which cells are means
     lower_is_better: [target_acc]  metrics of which the least is the best, beside bytes, seconds and errors
     figures: {abs_acc: merged}    metrics of the published table, and what is measured for each (src/reports/measures.py)
+    unranked: [Zero-shot]         rows that are no competitors, and never the best
     left_out: {Pruning: why}      published rows that nothing here runs
     rows:                         methods as the published table calls them
       TIES + LiNeS: {run: [method=ties, method.apply_lines=True]}
@@ -31,7 +32,8 @@ from omegaconf import DictConfig, OmegaConf
 from command_line.composition import ROOT, alternatives
 from command_line.config import compose_config, config_folders
 from command_line.overrides import parse_overrides, plain_or_quoted, quoted_text, typed_overrides
-from src.errors import UserError, nearest, raise_any
+from src.errors import UserError, raise_any, suggestion
+from src.reports.measures import MEASURES
 from src.runtime.untrusted import read_yaml
 from src.validation import is_whole
 
@@ -99,6 +101,7 @@ class Experiment:
     over: Mapping[str, Mapping[str, Options]] = field(default_factory=dict)
     lower_is_better: Options = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    unranked: Options = ()
 
     @classmethod
     def of(cls, name: str, node: Mapping) -> "Experiment":
@@ -118,6 +121,7 @@ class Experiment:
             over,
             tuple(node.get("lower_is_better") or ()),
             node.get("left_out") or {},
+            tuple(node.get("unranked") or ()),
         )
 
     def runs(self, seeds: Sequence[int] = ()) -> list[Run]:
@@ -182,14 +186,16 @@ def read_experiment(name: str, folders: Sequence[str] = ()) -> Experiment:
     path = next((file for place in places if (file := place / f"{name}.yaml").is_file()), None)
     if path is None:
         names = sorted(file.stem for place in places for file in place.glob("*.yaml"))
-        guess = nearest(name, names)
-        raise UserError(
-            f"there is no experiment {name}; " + (f"did you mean {guess}?" if guess else f"there are {', '.join(names)}")
-        )
+        raise UserError(f"there is no experiment {name}; {suggestion(name, names)}")
     try:
-        return Experiment.of(name, read_yaml(path))
+        experiment = Experiment.of(name, read_yaml(path))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no experiment ({error!r}); it needs a title, and rows with a run each") from error
+    figures = dict.fromkeys(figure for row in experiment.rows for figure in row.figures.values())
+    raise_any(
+        f"{path}: nothing measures {figure}; {suggestion(figure, MEASURES)}" for figure in figures if figure not in MEASURES
+    )
+    return experiment
 
 
 def with_runs(arguments: Sequence[str], is_sweep: bool, folders: Sequence[str] = ()) -> list[str]:
@@ -227,7 +233,7 @@ def config_of_job(config: DictConfig) -> DictConfig | None:
     experiment = read_experiment(_choice(), folders)
     run = experiment.runs(seeds)[config[KEY].run]
     print(f"{experiment.name}: {run.name}", flush=True)
-    options = [*search_path(folders), *_combined((run.options, typed)), "skip_done=true"]
+    options = [*search_path(folders), *_combined((["skip_done=true"], run.options, typed))]
     options += [f"{key}={plain_or_quoted(str(value))}" for key, value in seed_options(run, compose_config(options)).items()]
     if experiment.script == MAIN:
         return compose_config(options)

@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from command_line.experiments import read_experiment, read_seeds
-from src.errors import UserError, nearest, plural, raise_any
+from src.errors import UserError, plural, raise_any, suggestion
 from src.reports import grid as formats
 from src.reports.grid import Grid
 from src.reports.measures import MEASURES
-from src.reports.pivot import TASK, labels, pivot, tables_of
+from src.reports.pivot import TASK, has_field, labels, pivot, tables_of
 from src.reports.pivot import field as field_of
 from src.reports.records import Record, read_records
 from src.runtime.files import expand_path, written_beside
@@ -72,8 +72,7 @@ class Request:
             if Path(path).suffix not in (*WRITERS, PAGE)
         ]
         if (figure := values.get("figure")) and figure not in MEASURES:
-            guess = nearest(figure, MEASURES)
-            problems.append(f"figure={figure}: " + (f"did you mean {guess}?" if guess else f"there are {', '.join(MEASURES)}"))
+            problems.append(f"figure={figure}: {suggestion(figure, MEASURES)}")
         raise_any(problems)
         seeds = tuple(read_seeds([f"seeds={values.pop('seeds')}"])) if "seeds" in values else ()
         return cls(**values, output=outputs, seeds=seeds, others=tuple(others))
@@ -86,7 +85,9 @@ def grids_of(request: Request) -> tuple[list[Grid], list[Record], list[str]]:
     """
     folder = expand_path(request.results_dir)
     folders = [request.config_dir] if request.config_dir else []
-    experiment = read_experiment(request.experiment, folders) if request.experiment else None
+    raise_any(f"--config-dir={each} is no folder; check the path" for each in folders if not Path(each).is_dir())
+    raise_any([f"results_dir={folder} is a file, and a folder is needed"] if folder.is_file() else [])
+    experiment = None if request.experiment is None else read_experiment(request.experiment, folders)
     records, problems = read_records(folder)
     if request.lineages:
         records = _named(records, expand_path(request.lineages))
@@ -97,6 +98,9 @@ def grids_of(request: Request) -> tuple[list[Grid], list[Record], list[str]]:
 
         return [grid_of_experiment(experiment, records, request.others, request.seeds, folders)], records, problems
     records = _selected(records, request.others)
+    unknown = [name for name in (request.rows, request.columns)
+               if name != TASK and not any(has_field(record, name) for record in records)]  # fmt: skip
+    raise_any(f"no record has a field {name}; look into one, or leave it out" for name in unknown)
     grids = tables_of(records) if request.is_plain else pivot(records, request.rows, request.columns, request.figure)
     return grids, records, problems
 
@@ -111,8 +115,11 @@ def write_report(request: Request) -> None:
     for name in request.output:
         path = expand_path(name)
         text = _page(request, grids, records) if path.suffix == PAGE else WRITERS[path.suffix](grids)
-        with written_beside(path) as draft:
-            draft.write_text(text, encoding="utf-8")
+        try:
+            with written_beside(path) as draft:
+                draft.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"output={path} cannot be written ({error.strerror}); choose another place") from error
         print(path)
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -51,10 +51,10 @@ def grid_of_experiment(
                 cells.append(Cell(row.name, ", ".join(column.values()), metric, figure, theirs, verdict))
     shown = {(row.name, ", ".join(run.column.values()), metric): found[run] for run in runs for row in experiment.rows
              if row.name in run.rows for metric, name in row.figures.items() if name == "merged"}  # fmt: skip
-    cells = with_ties(cells, shown)
+    cells = with_ties(cells, shown, experiment.unranked)
     missing = sum(record is None for record in found.values())
     notes = list(_notes(experiment, cells, found, missing))
-    return Grid(experiment.title, cells, notes, experiment.lower_is_better)
+    return Grid(experiment.title, cells, notes, experiment.lower_is_better, experiment.unranked)
 
 
 def _notes(experiment: Experiment, cells: Sequence[Cell], found: Mapping[Run, Record | None], missing: int) -> Iterable[str]:

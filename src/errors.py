@@ -62,3 +62,10 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     by_lower = {each.lower(): each for each in names}
     matches = get_close_matches(name.lower(), by_lower, n=1)
     return name if name in by_lower.values() else by_lower[matches[0]] if matches else None
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Return the end of a sentence on a name that is none of `names`: the nearest of them, or all."""
+    names = list(names)
+    near = nearest(name, names)
+    return f"did you mean {near}?" if near else f"choose among {', '.join(names)}"

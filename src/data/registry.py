@@ -10,7 +10,7 @@ from src.data.text.demo import tasks as written
 from src.data.text.table import TextTasks
 from src.data.vision.table import EXAMPLES, ImageTasks
 from src.data.vision.table import KEYS as IMAGE_KEYS
-from src.errors import UserError, nearest, raise_any
+from src.errors import UserError, raise_any, suggestion
 from src.runtime.progress import SILENT, Progress
 
 TasksOptions = Mapping[str, Options]  # by task
@@ -45,7 +45,7 @@ def find_tasks(
     all_names = [name for table in tables for name in table.names]
     table_of = {name: _table_of(name, options.get(name, {}), tables) for name in names}
     problems = [
-        f"there is no task {name}; {_guess(name, all_names)} (tasks.{name}.source=FOLDER would make it one of your own)"
+        f"there is no task {name}; {suggestion(name, all_names)} (tasks.{name}.source=FOLDER would make it one of your own)"
         for name, table in table_of.items()
         if table is None
     ]
@@ -57,7 +57,7 @@ def find_tasks(
             problems += _unknown_keys(name, task_options, table) + table.problems(name, task_options)
         elif name not in names and name not in all_names and not task_options.get("templates"):  # one's own may wait for a run
             overrides = ", ".join(f"tasks.{name}.{key}" for key in task_options) or f"tasks.{name}"
-            problems.append(f"{overrides}: there is no task {name} in this run; {_guess(name, names)}")
+            problems.append(f"{overrides}: there is no task {name} in this run; {suggestion(name, names)}")
     raise_any(problems)
     return [table_of[name].task(name, options.get(name, {})) for name in names]
 
@@ -98,11 +98,7 @@ def _table_of(name: str, options: Options, tables: Sequence[TaskTable]) -> TaskT
 
 def _unknown_keys(name: str, options: Options, table: TaskTable) -> list[str]:
     return [
-        f"a task has no option {key} (tasks.{name}.{key}=); {_guess(key, table.keys)}" for key in options if key not in table.keys
+        f"a task has no option {key} (tasks.{name}.{key}=); {suggestion(key, table.keys)}"
+        for key in options
+        if key not in table.keys
     ]
-
-
-def _guess(name: str, names: Sequence[str]) -> str:
-    """Return which of the names was probably meant, or all of them."""
-    near = nearest(name, names)
-    return f"did you mean {near}?" if near else f"choose among {', '.join(names)}"

@@ -14,6 +14,7 @@ from src.experiments.record import Result, format_coefficient, format_means, hal
 from src.experiments.storage import Storage, storage_of
 from src.experiments.tables import show_table
 from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.statistics import WITHOUT_GRADIENTS
 from src.state_dict import byte_size
 
 MODELS = ("zeroshot", "finetuned", "merged")
@@ -84,6 +85,7 @@ class MergeResult(Result):
     unseen: scores on tasks that the model was not merged from.
     summary: further measurements of the method, by name.
     bytes_stored: of the merged model, or of what all tasks' models are rebuilt from.
+    uses_gradients: whether the method's statistics are of gradients.
     bytes_pretrained, bytes_changed: of the pre-trained model, and of its entries that fine-tuning changed.
     scale_by_depth: LiNeS' factor of each block.
     storage: where each task has a model of its own.
@@ -97,6 +99,7 @@ class MergeResult(Result):
     scores: dict[str, TaskScores]
     summary: dict[str, float]
     bytes_stored: int
+    uses_gradients: bool = False
     bytes_pretrained: int = 0
     bytes_changed: int = 0
     scale_by_depth: list[tuple[str, float]] = field(default_factory=list)
@@ -130,6 +133,7 @@ class MergeResult(Result):
             unseen=dict(unseen),
             summary=selection.method.summary(**accuracies),
             scale_by_depth=merges.depth_profile(coefficients, inputs),
+            uses_gradients=any(kind not in WITHOUT_GRADIENTS for kind in selection.method.needs),
             bytes_pretrained=byte_size(inputs.pretrained),
             bytes_changed=byte_size({key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)}),
             bytes_stored=storage.bytes if storage else byte_size(inputs.pretrained),
@@ -164,6 +168,7 @@ class MergeResult(Result):
             "means": self.means(),
             "evaluations": {"made": len(self.curve), "grid": self.grid_size},
             "summary": self.summary,
+            "uses_gradients": self.uses_gradients,
             "bytes_stored": self.bytes_stored,
             "bytes_pretrained": self.bytes_pretrained,
             "bytes_changed": self.bytes_changed,

@@ -4,7 +4,7 @@ import csv
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from rich.console import Console
@@ -55,7 +55,7 @@ class Grid:
     cells: Sequence[Cell]
     notes: Sequence[str] = ()
     lower_is_better: Sequence[str] = ()
-    unranked: Sequence[str] = field(default=("Zero-shot", "Pre-trained", "Fine-tuned", "Individual fine-tuned"))
+    unranked: Sequence[str] = ()
 
     @cached_property
     def rows(self) -> list[str]:

@@ -13,6 +13,7 @@ TASK = "task"
 MEANS = {"merged": "mean", "normalised": "normalised"}  # shown beside the tasks, with their headings
 OF_A_TABLE = ("model", "finetuning_mode", "tasks")  # of a question: what all records of a table share
 SEED = "seed"
+NONE = "none"  # a field that a record has not
 
 
 def tables_of(records: Sequence[Record]) -> list[Grid]:
@@ -118,14 +119,19 @@ def field(record: Record, name: str, names: Mapping) -> str:
         return names[record.path]
     if name == "tasks":
         tasks = record.question.get("tasks")
-        return str(len(tasks)) if isinstance(tasks, list) else "none"
+        return str(len(tasks)) if isinstance(tasks, list) else NONE
     for holder in (record.content, record.question, record.content.get("choices"), record.content.get("config")):
         node: object = holder
         for key in name.split("."):
             node = node.get(key) if isinstance(node, Mapping) else None
         if node is not None:
             return node if isinstance(node, str) else json.dumps(node)
-    return "none"
+    return NONE
+
+
+def has_field(record: Record, name: str) -> bool:
+    """Whether a record has a field that is anything."""
+    return name == "method" or field(record, name, {}) != NONE
 
 
 def _figures(record: Record) -> dict[str, Figure]:
@@ -148,8 +154,8 @@ def _setting(record: Record) -> tuple:
 def _method(record: Record) -> str:
     """Return what a record calls its method: the end of its title's name, or the choice."""
     choice = field(record, "choices.method", {})
-    if choice == "none":
-        return field(record, "question.method._target_", {}).rpartition(".")[2].replace("none", record.kind)
+    if choice == NONE:
+        return field(record, "question.method._target_", {}).rpartition(".")[2].replace(NONE, record.kind)
     options = record.question.get("method")
     return choice + (" + LiNeS" if isinstance(options, Mapping) and options.get("apply_lines") else "")
 

@@ -93,9 +93,9 @@ def _differences(record: Record, published: Published) -> list[str]:
         )
     if (precision := record.question.get("precision", "fp32")) != "fp32":
         reasons.append(f"ours was scored in {precision}")
-    if str(record.config("model", "family", "_target_")).endswith(".T5") and not record.config("prompts_location"):
-        reasons.append("ours has this program's wording of prompts (prompts_location=FOLDER takes promptsource's)")
     heads = lineage.get("heads_from")
-    if isinstance(heads, Mapping) and "prompts" in heads.values() and published.benchmark.startswith("tall"):
+    if heads == {} and not record.config("prompts_location"):  # no heads: the prompts ask for the answers
+        reasons.append("ours has this program's wording of prompts (prompts_location=FOLDER takes promptsource's)")
+    if isinstance(heads, Mapping) and "prompts" in heads.values():
         reasons.append("our heads were built from prompts, theirs are published")
     return reasons

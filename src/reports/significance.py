@@ -55,12 +55,17 @@ def _same_data(first: Record, second: Record, tasks: Iterable[str]) -> bool:
     return all(one and one == other for one, other in pairs)
 
 
-def with_ties(cells: Sequence[Cell], records: Mapping[tuple[str, str, str], Record | None]) -> list[Cell]:
+def with_ties(
+    cells: Sequence[Cell], records: Mapping[tuple[str, str, str], Record | None], unranked: Sequence[str] = ()
+) -> list[Cell]:
     """Return the cells with a mark on those that a paired test does not tell from the best of their column.
 
     records: that each cell of a merged accuracy was measured in, by row, column and metric.
+    unranked: as in `Grid`.
     """
-    best = {(column, metric): row for (row, column, metric), rank in Grid("", cells).ranks().items() if rank == 0}
+    best = {
+        (column, metric): row for (row, column, metric), rank in Grid("", cells, unranked=unranked).ranks().items() if rank == 0
+    }
     marked = []
     for cell in cells:
         leader = best.get((cell.column, cell.metric))

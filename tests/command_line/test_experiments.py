@@ -15,7 +15,6 @@ from command_line.experiments import FOLDER, MAIN, Experiment, decides, read_exp
 from command_line.preflight import selected_tasks
 from command_line.reporting import _configs, grid_of_experiment
 from src.errors import UserError
-from src.reports.measures import MEASURES
 from src.reports.published import FILE, published_table
 from src.reports.records import Record, read_records
 
@@ -44,7 +43,7 @@ def test_every_run_is_of_options_that_there_are(name):
         assert selected_tasks(config)
     rows = [row.name for row in experiment.rows]
     assert {row for run in runs for row in run.rows} == set(rows) and len(set(rows)) == len(rows)
-    assert {figure for row in experiment.rows for figure in row.figures.values()} <= set(MEASURES)
+    assert set(experiment.unranked) <= set(rows)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,7 +111,7 @@ def test_an_experiment_is_a_sweep_over_the_numbers_of_its_runs():
     for arguments, message in (
         (["+experiment=tsv_table4"], r"python main\.py -m \+experiment=tsv_table4"),
         (["+experiment=tsv_tabel4"], "did you mean tsv_table4"),
-        (["+experiment=nothing-like-it"], "there are demo_bundles"),
+        (["+experiment=nothing-like-it"], "choose among demo_bundles"),
         (["seeds=[1]"], "seeds are of an experiment"),
     ):
         with pytest.raises(UserError, match=message):
@@ -131,6 +130,13 @@ def test_a_file_that_is_no_experiment_is_named(tmp_path, text):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=r"mine.yaml is no experiment"):
+        read_experiment("mine", [str(tmp_path)])
+
+
+def test_a_figure_that_nothing_measures_is_named_before_anything_runs(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("title: x\nrows: {a: {run: [], figures: {m: mergd}}}")
+    with pytest.raises(UserError, match=r"mine.yaml: nothing measures mergd; did you mean merged\?"):
         read_experiment("mine", [str(tmp_path)])
 
 

@@ -79,6 +79,8 @@ def test_a_finished_experiment_is_left_as_it_is_until_its_weights_change(root):
     }
     done = run_script("main.py", *EXPERIMENT, "method=sum,ties", cwd=root)
     assert done.returncode == 0 and done.stdout.count("done: ") == 2, done.stdout + done.stderr
+    done = run_script("report.py", "--config-dir=elsewhere", "experiment=small", cwd=root)
+    assert done.returncode == 1 and "--config-dir=elsewhere is no folder" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     (weights,) = root.glob("checkpoints/*/firstVal/*finetuned.safetensors")
     os.utime(weights)
@@ -143,6 +145,11 @@ def test_what_is_no_record_is_named_and_the_rest_is_shown(root):
         (["experiment=smal"], "did you mean small?"),
         (["output=a.xls"], "choose one of these endings"),
         (["figure=mergd"], "did you mean merged?"),
+        (["rows=nonsense"], "no record has a field nonsense"),
+        (["experiment="], "there is no experiment"),
+        (["results_dir=small.txt"], "is a file, and a folder is needed"),
+        (["lineages=none.yaml"], "none.yaml is no manifest"),
+        (["output=/proc/x.md"], "cannot be written"),
         (["results_dir=nowhere"], "there are no results in nowhere"),
         (["method=nothing"], "method=nothing: no record has it"),
         (["sum"], "key=value"),
@@ -150,5 +157,6 @@ def test_what_is_no_record_is_named_and_the_rest_is_shown(root):
     ],
 )
 def test_what_cannot_be_reported_is_said_in_a_sentence(root, arguments, message):
+    (root / "small.txt").touch()
     done = run_script("report.py", MINE[0], *arguments, cwd=root)
     assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1

@@ -23,7 +23,7 @@ CELLS = [
     Cell("four", "small", "acc", None, THEIRS, Verdict("not run")),
     *(Cell(row, "small", "megabytes", Figure(size)) for row, size in (("one", 5.0), ("two", 3.0), ("three_3", 4.0))),
 ]
-GRID = Grid("A & B_1", CELLS, ["a note | of 5 %"])
+GRID = Grid("A & B_1", CELLS, ["a note | of 5 %"], unranked=["Zero-shot"])
 HOSTILE = r"\input{x} | <script>alert(1)</script> $x^2$ `a` *b* \\ %"
 
 

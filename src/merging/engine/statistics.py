@@ -13,6 +13,7 @@ from src.merging.engine.inputs import MergeInputs
 from src.state_dict import StateDict, outline, working_dtype
 
 FISHER_DIAG, FISHER_BLOCK, GRAM_IN, GRAM_OUT = "fisher_diag", "fisher_block", "gram_in", "gram_out"
+WITHOUT_GRADIENTS = (GRAM_IN,)  # kinds that a forward pass gives
 Shape = Callable[[torch.Size], tuple[int, ...] | None]
 # The shape of a statistic by that of its parameter; None where a parameter has none.
 SHAPES: dict[str, Shape] = {

@@ -21,7 +21,7 @@ def budget(record: Mapping) -> dict[str, str]:
     if statistics:
         where = f"{text(statistics.get('examples'))} examples a task of {text(statistics.get('split'))}"
         uses["statistics"] = f"statistics of {where}"
-        if _has_gradients(mapping(at(record, "question", "method"))):
+        if record.get("uses_gradients") is not False:  # of a record that does not say it, the worse is shown
             uses["gradients"] = f"gradients on {where}"
             if statistics.get("labels") not in ("true", "expected"):
                 uses.setdefault("labels", f"labels of {where}")
@@ -30,8 +30,3 @@ def budget(record: Mapping) -> dict[str, str]:
     if record.get("storage"):
         uses["identity"] = "task identity at inference: a model for each task"
     return uses
-
-
-def _has_gradients(method: Mapping) -> bool:
-    """Whether a method's statistics are of gradients, as all are but the Gram matrices of layers' inputs."""
-    return not (text(method.get("_target_")).endswith(".RegMean") or method.get("objective") == "regmean")

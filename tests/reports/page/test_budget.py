@@ -19,9 +19,10 @@ CG = {"_target_": "src.merging.cg.ConjugateGradient"}
         ({"lineage": {"masks": "digest"}}, {"labels", "data"}),
         ({"lineage": {"masks": "digest"}, "question": {"method": {"mask_lambda": 0.4}}}, set()),
         ({"storage": {"bytes": 8}}, {"identity"}),
-        ({"question": {"method": REGMEAN, "statistics": STATISTICS}}, {"data", "statistics"}),
-        ({"question": {"method": {**CG, "objective": "regmean"}, "statistics": STATISTICS}}, {"data", "statistics"}),
-        ({"question": {"method": {**CG, "objective": "kfac"}, "statistics": STATISTICS}}, {"labels", "data", "statistics", "gradients"}),
+        ({"question": {"method": REGMEAN, "statistics": STATISTICS}, "uses_gradients": False}, {"data", "statistics"}),
+        ({"question": {"method": REGMEAN, "statistics": STATISTICS}}, {"labels", "data", "statistics", "gradients"}),  # it may
+        ({"question": {"method": CG, "statistics": STATISTICS}, "uses_gradients": False}, {"data", "statistics"}),
+        ({"question": {"method": CG, "statistics": STATISTICS}, "uses_gradients": True}, {"labels", "data", "statistics", "gradients"}),
         ({"question": {"method": FISHER, "statistics": STATISTICS}}, {"labels", "data", "statistics", "gradients"}),
         ({"question": {"method": FISHER, "statistics": {**STATISTICS, "labels": "expected"}}}, {"data", "statistics", "gradients"}),
     ],
