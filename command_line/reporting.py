@@ -86,14 +86,9 @@ def _records_of(
 
 def _asked(script: str, config: DictConfig) -> tuple:
     """Return what tells the records of a run from others: their kind, their question, and the weights and heads they are of."""
-    if script == MAIN:
-        from command_line.merging import KIND, question_of  # with torch
-    else:
-        module = import_module(script.removesuffix(".py"))
-        KIND, question_of = module.KIND, module.question_of
-    tasks, question = question_of(config)
-    kept = portable(config)
-    return KIND, json.loads(json.dumps({**setting(config, tasks), **question})), _weights(kept)
+    module = import_module("command_line.merging" if script == MAIN else script.removesuffix(".py"))  # with torch
+    tasks, question = module.question_of(config)
+    return module.KIND, json.loads(json.dumps({**setting(config, tasks), **question})), _weights(portable(config))
 
 
 def _answers(record: Record) -> tuple:

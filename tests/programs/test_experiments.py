@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.helpers.processes import run_script, start_script
-from tests.helpers.text_folder import MINE, make_folder
+from tests.helpers.text_folder import MINE, TASKS, make_folder
 
 SMALL = """
 title: A small table
@@ -23,6 +23,18 @@ rows:
   TIES + LiNeS: {run: [method=ties, method.apply_lines=True]}
   TALL Mask + TA: {run: [method=tall_mask]}
 """
+FORGET = """
+title: One task forgotten
+script: eval_task_negation.py
+with: [tasks=kept]
+columns:
+  model: {tiny: [model=mine]}
+figures: {target_acc: target_negated, control_acc: control_negated}
+lower_is_better: [target_acc]
+rows:
+  Pre-trained: {run: [], figures: {target_acc: target_pretrained, control_acc: control_pretrained}}
+  Negated: {run: []}
+"""
 EXPERIMENT = ("-m", MINE[0], "+experiment=small")
 
 
@@ -32,7 +44,8 @@ def folder_of(root):
     model = root / "mine" / "model" / "mine.yaml"
     model.write_text(model.read_text() + "finetune_missing: true\n")
     (root / "mine" / "experiment").mkdir()
-    (root / "mine" / "experiment" / "small.yaml").write_text(SMALL)
+    for name, text in {"experiment/small": SMALL, "experiment/forget": FORGET, "tasks/kept": f"{TASKS}control: last\n"}.items():
+        (root / "mine" / f"{name}.yaml").write_text(text)
     return root
 
 
@@ -120,6 +133,20 @@ def test_two_processes_at_once_do_each_run_once_and_seeds_are_tables_with_a_spre
         assert printed.count(file) - printed.count(f"done: {file}") == 1  # written once
     table = report(root, "experiment=small", "seeds=[42,1]", "method=sum").stdout
     assert "the standard deviation over seeds" in table
+
+
+def test_an_experiment_of_another_script_is_run_by_it_left_out_when_done_and_shown(root):
+    forget = ("-m", MINE[0], "+experiment=forget")
+    first, again = (run_script("main.py", *forget, cwd=root) for _ in range(2))
+    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+    assert "done: " not in first.stdout and again.stdout.count("done: ") == 1
+    (means,) = (record["means"] for record in records(root).values() if record["kind"] == "negation")
+    table = report(root, "experiment=forget").stdout
+    for row, model in {"Pre-trained": "pretrained", "Negated": "negated"}.items():
+        (line,) = (line for line in table.splitlines() if f" {row} " in line)
+        assert all(f"{100 * means[f'{kind}_{model}']['mean']:.1f} ±" in line for kind in ("target", "control"))
+    failed = run_script("main.py", *forget, "precision=fp8", cwd=root)
+    assert failed.returncode == 1 and "precision is fp32, bf16 or fp16" in failed.stderr
 
 
 def test_a_report_is_written_in_every_format(root):
