@@ -17,7 +17,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from src.statistics.collection import COLLECTORS
 from src.statistics.likelihood import Likelihood
 
 TEXT = "T5-base"
-COLLECTED = ("ViT-demo", "ViT-B-32", TEXT)
+COLLECTED = {"ViT-demo": 4, "ViT-B-32": 1, TEXT: 1}  # with the sizes of their batches, times --batch-size
 BASE = {"d_model": 768, "d_kv": 64, "num_heads": 12, "d_ff": 2048, "num_layers": 12, "num_decoder_layers": 12,
         "feed_forward_proj": "gated-gelu", "vocab_size": 32128, "decoder_start_token_id": 0}  # fmt: skip
 TOKENS = {"input": 128, "target": 8}
@@ -187,10 +187,10 @@ def _merging(seconds: dict[str, float], above: int, *factors: Tensor) -> Figures
     }
 
 
-def statistics_rows(device: torch.device, models: Sequence[str], batch_size: int, turns: int) -> Iterator[Row]:
+def statistics_rows(device: torch.device, models: Iterable[str], batch_size: int, turns: int) -> Iterator[Row]:
     """Yield the rows of collecting, of some of COLLECTED, and of merging."""
     for name in models:
-        size = 4 * batch_size if name == "ViT-demo" else batch_size
+        size = COLLECTED[name] * batch_size
         yield Row("statistics, collected", f"{name}, batches of {size}", partial(collecting, name, device, size, turns))
     for name, measure in (("RegMean", regmean), ("K-FAC product", kfac_product)):
         for shape in SHAPES:
