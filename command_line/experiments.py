@@ -33,7 +33,6 @@ from command_line.composition import ROOT, alternatives
 from command_line.config import compose_config, config_folders
 from command_line.overrides import parse_overrides, plain_or_quoted, quoted_text, typed_overrides
 from src.errors import UserError, raise_any, suggestion
-from src.reports.measures import MEASURES
 from src.runtime.untrusted import read_yaml
 from src.validation import is_whole
 
@@ -182,6 +181,8 @@ def read_experiment(name: str, folders: Sequence[str] = ()) -> Experiment:
 
     Raise UserError if there is none, or its file cannot be read.
     """
+    from src.reports.measures import MEASURES  # which other commands have no need to wait for
+
     places = [FOLDER, *(Path(folder) / KEY for folder in folders)]
     path = next((file for place in places if (file := place / f"{name}.yaml").is_file()), None)
     if path is None:
