@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from src.compact import Compact
-from src.merging.engine.inputs import MergeInputs, smallest_kept
+from src.merging.engine.edits import smallest_kept
+from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.masks import MaskStack, Select, masked_compact
 from src.merging.engine.trimming import check_percentage, magnitude_thresholds
 from src.merging.method import MergeFamily, Method, Unscaled, multi_task_vector, require_shared

@@ -1,9 +1,8 @@
-from dataclasses import replace
-
 import pytest
 import torch
 
 from src.errors import UserError
+from src.merging.engine.edits import Trim
 from src.merging.engine.trimming import check_percentage, magnitude_thresholds, trimmed
 from tests.conftest import merge_inputs, tiny_models
 
@@ -43,11 +42,11 @@ def test_many_equal_magnitudes_and_zeros():
 def test_a_threshold_among_zeros_keeps_all(inputs):
     trimmed_inputs = trimmed(inputs, 99.9)
     assert trimmed(inputs, 100) is inputs
-    assert trimmed_inputs.thresholds.tolist() == [0.0, 0.0, 0.0]  # more entries are zero than are dropped
+    assert trimmed_inputs.edits[-1].thresholds.tolist() == [0.0, 0.0, 0.0]  # more entries are zero than are dropped
 
 
 def test_thresholds_are_computed_once(inputs):
-    assert trimmed(inputs, 20).thresholds is trimmed(inputs, 20).thresholds
+    assert trimmed(inputs, 20).edits == trimmed(inputs, 20).edits
 
 
 @pytest.mark.parametrize("k", [0, -1, 100.5, "20", None, True])
@@ -62,7 +61,7 @@ def test_thresholds_between_dtypes_keep_what_is_as_large():
     for value, kept in ((1.00000001, [0.0, 2.0]), (0.99999999, [1.0, 2.0]), (1.0, [1.0, 2.0])):
         tuned = {"t": {"a": torch.tensor([value], dtype=torch.float64), "b": torch.tensor([1.0, 2.0, 0.5, 0.1])}}
         inputs = merge_inputs((pretrained | {"blocks.0.w": torch.zeros(1)}, {"t": tuned["t"] | {"blocks.0.w": torch.zeros(1)}}))
-        inputs = replace(inputs, thresholds=torch.tensor([value], dtype=torch.float64))
+        inputs = inputs.edited(Trim(torch.tensor([value], dtype=torch.float64)))
         (vector,) = inputs.slicewise(lambda stack: stack[0])["b"][None]
         assert vector[:2].tolist() == kept and vector[2:].tolist() == [0.0, 0.0]
 

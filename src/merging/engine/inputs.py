@@ -20,6 +20,7 @@ from src.checkpoints.solved import SolvedEntries
 from src.elementwise import zeros_view
 from src.errors import UserError, raise_any
 from src.merging.engine.conjugate_gradient import Convergence
+from src.merging.engine.edits import Edit, Span, aligned_size
 from src.merging.engine.groups import Group, extended, groups_of
 from src.merging.engine.threads import Prefetched, parallel_map
 from src.state_dict import (
@@ -51,8 +52,8 @@ class MergeInputs:
     statistics: of the tasks, by kind and task, by parameter (see `engine.statistics`); read when a method needs them.
     read_model: returns the model at a path that is an option of a method, under the names of `pretrained`.
     solved: where parameters whose equations were solved are kept, for a run that is killed; None to keep none.
-    thresholds: (tasks,) magnitudes below which an entry of a task vector counts as zero; None to trim nothing.
-    memo: what trimmed copies of these inputs need not compute again.
+    edits: of the task vectors, in order, before they are merged (see `engine.edits`).
+    memo: what edited copies of these inputs need not compute again.
 
     Raise UserError, with all problems at once, if the models' names or shapes differ.
     """
@@ -66,7 +67,7 @@ class MergeInputs:
     statistics: Mapping[str, Mapping[str, StateDict]] = field(default_factory=dict, repr=False)
     read_model: Callable[[str], StateDict] = field(default=open_checkpoint, repr=False)
     solved: SolvedEntries | None = None
-    thresholds: Tensor | None = None
+    edits: tuple[Edit, ...] = ()
     memo: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
@@ -88,12 +89,16 @@ class MergeInputs:
 
     @cached_property
     def vectors(self) -> dict[str, TaskVector]:
-        """Each task's vector, untrimmed; only that task's model is read for it."""
+        """Each task's vector, unedited; only that task's model is read for it."""
         return {task: self.only(task).slicewise(lambda stack: stack[0]) for task in self.tasks}
 
     def only(self, task: str) -> "MergeInputs":
-        """Return the inputs of one task, untrimmed."""
+        """Return the inputs of one task, unedited."""
         return self._of(task, self.finetuned[task])
+
+    def edited(self, edit: Edit) -> "MergeInputs":
+        """Return these inputs with one more edit of their task vectors, after the others."""
+        return replace(self, edits=(*self.edits, edit))
 
     def model_at(self, path: str) -> StateDict:
         """Return the model at a path that is an option of a method. Raise UserError if it is of another architecture."""
@@ -107,8 +112,8 @@ class MergeInputs:
         return ModelVector.of_models(self._of(path, model).slicewise(lambda stack: stack[0]), self.pretrained, model)
 
     def _of(self, name: str, model: StateDict) -> "MergeInputs":
-        """Return the inputs with one model in the place of all, untrimmed."""
-        return replace(self, finetuned={name: model}, thresholds=None, memo={})
+        """Return the inputs with one model in the place of all, unedited."""
+        return replace(self, finetuned={name: model}, edits=(), memo={})
 
     @cached_property
     def outline(self) -> dict[str, Tensor]:
@@ -146,21 +151,22 @@ class MergeInputs:
     def each(self, key: str, visit: Callable[[slice, Tensor], T]) -> Iterator[T]:
         """Yield `visit(part, stack)` of every slice of the flattened parameter `key`, in order; slices start at multiples of 8.
 
-        The stack holds the task vectors' entries there, (tasks, n), on the device, trimmed. It is valid during the
-        visit, which may edit it; visits of one parameter run side by side on a CPU's cores.
+        The stack holds the task vectors' entries there, (tasks, n), on the device, edited. It is valid during the
+        visit, which may change it; visits of one parameter run side by side on a CPU's cores.
 
         Raise UserError naming the task and parameter if an entry is NaN or infinite.
         """
         pretrained, models = self.weights(key)
-        dtype = self.outline[key].dtype
-        size = self._slice_size(dtype)
+        shape, dtype = self.outline[key].shape, self.outline[key].dtype
+        usual = self._slice_size(dtype)
+        size = aligned_size(usual, [edit.row_length(shape) for edit in self.edits])
 
         def at(start: int) -> T:
             part = slice(start, min(start + size, len(pretrained)))
-            with self._buffer(dtype, len(models) * size) as buffer:
-                stack = buffer.view(len(models), size)[:, : part.stop - part.start]
+            with self._buffer(dtype, len(models) * max(size, usual)) as buffer:
+                stack = buffer[: len(models) * size].view(len(models), size)[:, : part.stop - part.start]
                 self._subtract(pretrained[part], [model[part] for model in models], stack)
-                self._finish(stack, [key])
+                self._finish(stack, [Span(key, shape, start, slice(0, part.stop - start))])
                 return visit(part, stack)
 
         starts = range(0, len(pretrained), size)
@@ -258,7 +264,7 @@ class MergeInputs:
 
     @contextmanager
     def stacked(self, key: str) -> Iterator[Tensor]:
-        """Yield the task vectors' entries of a changed parameter, (tasks, *shape), on the device, trimmed; free to edit inside.
+        """Yield the task vectors' entries of a changed parameter, (tasks, *shape), on the device, edited; free to change inside.
 
         Raise UserError naming the task and parameter if an entry is NaN or infinite.
         """
@@ -299,7 +305,7 @@ class MergeInputs:
 
     @contextmanager
     def _read(self, group: Group, width: int) -> Iterator[Tensor]:
-        """Yield the task vectors' entries of a group, (tasks, width), on the device, trimmed; zeros after its last."""
+        """Yield the task vectors' entries of a group, (tasks, width), on the device, edited; zeros after its last."""
         tasks, size = len(self.finetuned), self._slice_size(group.dtype)
         with self._buffer(group.dtype, tasks * size) as buffer:
             stack = buffer.view(tasks, size)[:, :width]
@@ -307,7 +313,9 @@ class MergeInputs:
                 pretrained, *models = (extended(flat, run.size) for flat in self._flat(run.key))
                 self._subtract(pretrained, models, stack[:, run.start : run.start + run.size])
             stack[:, group.size :] = 0
-            self._finish(stack, group.keys)
+            shapes = {key: self.outline[key].shape for key in group.starts}
+            self._finish(stack, [Span(key, shapes[key], 0, slice(start, start + shapes[key].numel()))
+                                 for key, start in group.starts.items()])  # fmt: skip
             yield stack
 
     @property
@@ -362,21 +370,13 @@ class MergeInputs:
             else:
                 row.copy_(model).sub_(base)
 
-    def _finish(self, stack: Tensor, keys: Sequence[str]) -> None:
-        """Trim a stack in place. Raise UserError naming task and parameter if an entry is NaN or infinite."""
+    def _finish(self, stack: Tensor, spans: Sequence[Span]) -> None:
+        """Edit a stack in place. Raise UserError naming task and parameter if an entry is NaN or infinite."""
         if not math.isfinite(stack.sum().item()):
-            for key in keys:
-                self._refuse_non_finite(key, is_last=key == keys[-1])
-        if self.thresholds is not None:
-            for row, limit in zip(stack, self._limits[stack.dtype]):
-                if limit is not None:
-                    torch.hardshrink(row, limit, out=row)
-
-    @cached_property
-    def _limits(self) -> dict[torch.dtype, list[float | None]]:
-        """The largest magnitude that is trimmed, by dtype and task; None where nothing is."""
-        return {dtype: [_largest_trimmed(threshold, dtype) for threshold in self.thresholds]
-                for dtype in {leaf.dtype for leaf in self.outline.values()}}  # fmt: skip
+            for span in spans:
+                self._refuse_non_finite(span.key, is_last=span is spans[-1])
+        for edit in self.edits:
+            edit(stack, spans, self.tasks)
 
     def _refuse_non_finite(self, key: str, is_last: bool) -> None:
         models = {"the pre-trained model": self.pretrained, **self.finetuned}
@@ -387,20 +387,3 @@ class MergeInputs:
             raise UserError(
                 f"the sum of the task vectors overflows {self.outline[key].dtype} in {key}; save the pre-trained model in float64"
             )
-
-
-def _largest_trimmed(threshold: Tensor, dtype: torch.dtype) -> float | None:
-    """Return the largest magnitude of `dtype` that is below `threshold`, and zeroed; None if there is none.
-
-    hardshrink keeps what is above it, in one pass and without a temporary.
-    """
-    kept = smallest_kept(threshold, dtype)
-    return torch.nextafter(kept, torch.zeros_like(kept)).item() if kept > 0 else None
-
-
-def smallest_kept(threshold: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the smallest magnitude of `dtype` that is not below `threshold`, on the CPU."""
-    kept = threshold.cpu().to(dtype)
-    if kept.double() < threshold.double():
-        kept = torch.nextafter(kept, torch.full_like(kept, torch.inf))
-    return kept

@@ -5,12 +5,11 @@ time: one pass over the stream counts the leading 12 bits, the next the followin
 right beginning. It is exact to the bit and holds 4,096 counters a task, whatever the model's size.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from src.errors import UserError
+from src.merging.engine.edits import Trim
 from src.merging.engine.inputs import MergeInputs
 
 DIGIT = 12
@@ -28,10 +27,10 @@ def trimmed(inputs: MergeInputs, k: float) -> MergeInputs:
     """Return the inputs with all but the `k` percent largest entries of each task vector counting as zero (ties are kept)."""
     if k == 100:
         return inputs
-    thresholds = inputs.memo.setdefault("thresholds", {})
-    if k not in thresholds:
-        thresholds[k] = magnitude_thresholds(inputs, k)
-    return replace(inputs, thresholds=thresholds[k])
+    trims = inputs.memo.setdefault("trims", {})  # the same edits keep the same entries
+    if (inputs.edits, k) not in trims:
+        trims[inputs.edits, k] = Trim(magnitude_thresholds(inputs, k))
+    return inputs.edited(trims[inputs.edits, k])
 
 
 def magnitude_thresholds(inputs: MergeInputs, k: float) -> Tensor:
