@@ -20,8 +20,10 @@ from src.checkpoints.published import FILE_PREFIXES
 from src.checkpoints.reading import Checkpoint, open_tangent_pair
 from src.checkpoints.shards import PICKLED
 from src.errors import UserError, plural, raise_any, shorten
+from src.merging.engine.matrices import PACKED
 from src.merging.lines import with_lines
 from src.merging.method import Method
+from src.merging.svc import SVC
 from src.models.family import ModelFamily
 from src.models.modes import LowRank, Mode
 from src.runtime.distributed import ProcessGroup
@@ -37,7 +39,17 @@ if TYPE_CHECKING:
     from src.models.clip.pixel_cache import PixelStore
 
 # Options of method= that are no fields of its class: read by the code here, or by other modules.
-OPTIONS = ("apply_lines", "depth_pattern", "use_ties", "own_base", "ties_base", "load_mask")
+OPTIONS = (
+    "apply_lines",
+    "apply_svc",
+    "svc_alpha",
+    "step_order",
+    "depth_pattern",
+    "use_ties",
+    "own_base",
+    "ties_base",
+    "load_mask",
+)
 MOST_PER_PASS = 8  # models scored in one pass: more gain nothing, and a killed run loses a span of all of them
 METHOD = Kind("method", "merging method", "src.merging", Method)
 MODE = Kind("finetuning_mode", "fine-tuning mode", "src.models.modes", Mode, parts=(LowRank,))
@@ -75,13 +87,30 @@ def build_method(config: DictConfig) -> Method:
     if config.specify_lambda is not None and "grid" in fields:
         fields["grid"] = [config.specify_lambda]
     method = instantiate(fields, METHOD, load_plugins(config))
-    for flag in ("apply_lines", "use_ties"):
+    for flag in ("apply_lines", "apply_svc", "use_ties"):
         if config.method.get(flag, False) not in (True, False):
             raise UserError(f"method.{flag} is true or false; got {config.method[flag]}")
-    if config.method.apply_lines:
-        method = with_lines(method)
+    for step in _step_order(config):
+        if config.method[f"apply_{step}"]:
+            method = STEPS[step](method, config)
     is_respaced = config.n_eval_points is not None and config.specify_lambda is None
     return method.respaced(config.n_eval_points) if is_respaced else method
+
+
+def _svc(method: Method, config: DictConfig) -> Method:
+    """Return a method under SVC, with the method's own way of cutting packed attention."""
+    return SVC(method, config.method.svc_alpha, config.method.get("attention", PACKED))
+
+
+STEPS = {"svc": _svc, "lines": lambda method, config: with_lines(method)}  # after a merge, each by its option apply_NAME
+
+
+def _step_order(config: DictConfig) -> list[str]:
+    """Return the names of STEPS in the order in which they are applied. Raise UserError unless each is there once."""
+    order = OmegaConf.to_container(config.method)["step_order"]
+    if not isinstance(order, list) or sorted(map(str, order)) != sorted(STEPS):
+        raise UserError(f"method.step_order is a list of {' and '.join(STEPS)}, such as [{','.join(STEPS)}]; got {order}")
+    return order
 
 
 def _fields(options: dict) -> dict:

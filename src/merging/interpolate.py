@@ -57,6 +57,11 @@ class Interpolate(Searched):
         if self.weights is not None and coefficient != 1:
             raise UserError("method.weights and specify_lambda both say how much of each model there is; give one of the two")
 
+    def least_share(self, tasks: int) -> float:
+        raise UserError(
+            "method=interpolate weighs whole models, and SVC calibrates what fine-tuning changed; use method=sum with apply_svc"
+        )
+
     def lines_form(self) -> Method | None:
         raise UserError(
             "method=interpolate weighs whole models, and LiNeS scales what fine-tuning changed; use method=sum with apply_lines"

@@ -4,25 +4,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.merging.engine.inputs import MergeInputs
-from src.merging.engine.linear_algebra import polar_factor, weights_floor
-from src.merging.method import MergeFamily, Searched
+from src.merging.engine.linear_algebra import Triplets, leading_triplets, polar_factor, weights_floor
+from src.merging.matrixwise import Spectral
 
 
 @dataclass(frozen=True, kw_only=True)
-class IsoC(Searched):
+class IsoC(Spectral):
     """The sum of each layer's matrices with every singular value replaced by their mean; other entries are averaged."""
 
-    decomposes = True
+    def triplets(self, stack: Tensor) -> Triplets:
+        left, values, right = leading_triplets(stack.sum(0), min(stack.shape[1:]))
+        return Triplets(left, values.mean() * (values > 0), right)
 
-    def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        vector = inputs.matrixwise(_isotropic_sum, lambda stack: stack.mean(0))
-        return MergeFamily.shared(inputs.tasks, vector)
-
-
-def _isotropic_sum(stack: Tensor) -> Tensor:
-    """Return the sum of the matrices, (tasks, m, n) -> (m, n), with all singular values equal to their mean."""
-    total = stack.sum(0)
-    factor = polar_factor(total, weights_floor(total))
-    mean = (factor * total).sum() / min(total.shape)  # <U V^T, U S V^T> is the sum of the singular values
-    return factor.mul_(mean)
+    def merge(self, stack: Tensor) -> Tensor:
+        total = stack.sum(0)
+        factor = polar_factor(total, weights_floor(total))  # without the vectors of both sides apart
+        mean = (factor * total).sum() / min(total.shape)  # <U V^T, U S V^T> is the sum of the singular values
+        return factor.mul_(mean)

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from src.errors import UserError
-from src.merging.engine.inputs import MergeInputs
-from src.merging.engine.linear_algebra import concatenated, leading_triplets, leading_triplets_of_each, orthogonalised
-from src.merging.method import MergeFamily, Searched
+from src.merging.engine.linear_algebra import (
+    Triplets,
+    concatenated,
+    leading_triplets,
+    leading_triplets_of_each,
+    orthogonalised,
+)
+from src.merging.matrixwise import Spectral
 from src.validation import is_number
 
 
 @dataclass(frozen=True, kw_only=True)
-class IsoCTS(Searched):
+class IsoCTS(Spectral):
     """Leading directions of the sum of each layer's matrices, and of each task outside these; other entries are averaged.
 
     common_space_fraction: share of a matrix's rank that is common; what is left is shared out among the tasks.
@@ -21,24 +26,18 @@ class IsoCTS(Searched):
 
     common_space_fraction: float
 
-    decomposes = True
-
     def __post_init__(self):
         super().__post_init__()
         if not is_number(self.common_space_fraction) or not 0 < self.common_space_fraction <= 1:
             raise UserError(f"method.common_space_fraction is in (0, 1]; got {self.common_space_fraction}")
 
-    def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        def merge(stack: Tensor) -> Tensor:
-            total = stack.sum(0)
-            rank = min(total.shape)
-            own = round((rank - int(self.common_space_fraction * rank)) / len(stack))
-            common = leading_triplets(total, max(rank - own * len(stack), 0))
-            outside = stack - common.left @ (common.left.T @ stack)
-            parts = concatenated([*leading_triplets_of_each(outside, own), common])
-            mean = parts.values.sum() / rank
-            left, _, right = orthogonalised(parts)
-            return mean * (left @ right.T)
-
-        vector = inputs.matrixwise(merge, lambda stack: stack.mean(0))
-        return MergeFamily.shared(inputs.tasks, vector)
+    def triplets(self, stack: Tensor) -> Triplets:
+        total = stack.sum(0)
+        rank = min(total.shape)
+        own = round((rank - int(self.common_space_fraction * rank)) / len(stack))
+        common = leading_triplets(total, max(rank - own * len(stack), 0))
+        outside = stack - common.left @ (common.left.T @ stack)
+        parts = concatenated([*leading_triplets_of_each(outside, own), common])
+        mean = parts.values.sum() / rank
+        left, _, right = orthogonalised(parts)
+        return Triplets(left, mean.expand(len(parts.values)), right)

@@ -3,20 +3,37 @@
 An entry in block l of L blocks is scaled by `alpha + beta * l / (L - 1)`, an entry outside the blocks by `alpha`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
-from src.merging.method import MergeFamily, Method, Wrapper
+from src.merging.method import MergeFamily, Method, Multiples, Searched, Wrapper, check_grid
 from src.task_vectors import TaskVector
 
 
 def with_lines(method: Method) -> Method:
     """Return `method` scaled by depth with LiNeS. Raise UserError, with the reason, where the papers have no such method."""
     return method.lines_form() or LiNeS(method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnScale(Searched):
+    """A method whose vectors have the right size by themselves: its coefficient is 1 unless the user gives others to search.
+
+    betas: under LiNeS, the grid of beta.
+    """
+
+    betas: Sequence[float]
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_grid("method.betas", self.betas)
+
+    def lines_form(self) -> Method | None:
+        return LiNeS(replace(self, grid=self.betas))
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,8 @@ class LiNeS(Wrapper):
         def vectors(beta: float) -> dict[str, TaskVector]:
             return dict.fromkeys(inputs.tasks, scaled_by_depth(merged, inputs.depth, lambda depth: scale(beta, depth)))
 
-        return MergeFamily(vectors, scale, masks=family.masks)
+        multiples = Multiples(merged, lambda beta, key: scale(beta, inputs.depth(key)))
+        return MergeFamily(vectors, scale, multiples, masks=family.masks)
 
 
 def scaled_by_depth(

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import fmean
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from src.compact import Compact
 from src.errors import UserError
@@ -23,18 +23,28 @@ Accuracies = Mapping[str, float]
 GRIDS = ("grid", "betas", "off_diagonals")  # fields with coefficients to try
 
 
+class Multiples(NamedTuple):
+    """Vectors whose entries are multiples of those of one: entry `key` at a coefficient is `factor(coefficient, key)` times
+    that of `vector`."""
+
+    vector: TaskVector
+    factor: Callable[[float, str], float]
+
+
 @dataclass(frozen=True)
 class MergeFamily:
     """All merges that differ in one coefficient: `family(coefficient)` is `{task: vector to add}`.
 
     vectors: returns `{task: vector}` for a coefficient.
     scale: under LiNeS, returns what an entry of a given depth is multiplied by, for a coefficient.
+    multiples: where each entry of all the vectors is a multiple of one tensor, those tensors and the factors.
     compact: where each task has a vector of its own, returns what all are rebuilt from, for a coefficient by task.
     masks: packed, by task and key, where the vectors were made with them.
     """
 
     vectors: Callable[[float], dict[str, TaskVector]]
     scale: Callable[[float, float | None], float] | None = None
+    multiples: Multiples | None = None
     compact: Callable[[Mapping[str, float]], Compact] | None = None
     masks: Mapping[str, StateDict] | None = None
 
@@ -44,7 +54,11 @@ class MergeFamily:
     @classmethod
     def shared(cls, tasks: Sequence[str], vector: TaskVector, masks: Mapping[str, StateDict] | None = None) -> "MergeFamily":
         """Return the family that gives every task `vector`, times the coefficient."""
-        return cls(lambda coefficient: dict.fromkeys(tasks, vector if coefficient == 1 else coefficient * vector), masks=masks)
+        return cls(
+            lambda coefficient: dict.fromkeys(tasks, vector if coefficient == 1 else coefficient * vector),
+            multiples=Multiples(vector, lambda coefficient, key: coefficient),
+            masks=masks,
+        )
 
     @classmethod
     def of_compact(cls, tasks: Sequence[str], compact: Callable[[Mapping[str, float]], Compact]) -> "MergeFamily":
@@ -148,6 +162,13 @@ class Method(ABC):
         """
         return None
 
+    def least_share(self, tasks: int) -> float:
+        """Return the least share of a task that SVC counts by default, of its paper (see `svc`).
+
+        Raise UserError where there is nothing to calibrate, with the reason.
+        """
+        return 1 / tasks
+
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
         """Raise UserError if the user may not ask for this coefficient."""
         if not math.isfinite(coefficient):
@@ -224,6 +245,9 @@ class Wrapper(Method):
 
     def lines_form(self) -> Method | None:
         raise UserError(f"{type(self).__name__} scales by depth already; leave method.apply_lines out")
+
+    def least_share(self, tasks: int) -> float:
+        return self.base.least_share(tasks)
 
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
         self.base.check_coefficient(coefficient, tasks)

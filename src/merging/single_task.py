@@ -64,6 +64,9 @@ class SingleTask(Fixed):
             figures["mean control, zero-shot"] = fmean(zeroshot[task] for task in controls)
         return {**figures, "trade-off": self.trade_off(merged, finetuned, zeroshot)}
 
+    def least_share(self, tasks: int) -> float:
+        raise UserError("method=single_task takes one task vector as it is; leave method.apply_svc out")
+
     def lines_form(self) -> Method | None:
         return SingleTaskLiNeS(base=self, grid=self.floors)
 

@@ -5,23 +5,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.merging.engine.inputs import MergeInputs
-from src.merging.engine.linear_algebra import concatenated, leading_triplets_of_each, orthogonalised
-from src.merging.method import MergeFamily, Searched
+from src.merging.engine.linear_algebra import Triplets, concatenated, leading_triplets_of_each, orthogonalised
+from src.merging.matrixwise import Spectral
 
 
 @dataclass(frozen=True, kw_only=True)
-class TSVM(Searched):
+class TSVM(Spectral):
     """The tasks' leading singular triplets of each layer's matrices, 1/T of them a task; other entries are averaged."""
 
-    decomposes = True
+    def triplets(self, stack: Tensor) -> Triplets:
+        rank = int(min(stack.shape[1:]) * (1 / len(stack)))
+        return orthogonalised(concatenated(leading_triplets_of_each(stack, rank)))
 
-    def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        share = 1 / len(inputs.tasks)
-
-        def merge(stack: Tensor) -> Tensor:
-            rank = int(min(stack.shape[1:]) * share)
-            return orthogonalised(concatenated(leading_triplets_of_each(stack, rank))).product
-
-        vector = inputs.matrixwise(merge, lambda stack: stack.mean(0))
-        return MergeFamily.shared(inputs.tasks, vector)
+    def least_share(self, tasks: int) -> float:
+        return 1.0

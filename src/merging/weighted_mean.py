@@ -10,8 +10,8 @@ from torch import Tensor
 
 from src.errors import UserError, plural, raise_any
 from src.merging.engine.inputs import MergeInputs
-from src.merging.lines import LiNeS
-from src.merging.method import MergeFamily, Method, Searched, check_grid, respace
+from src.merging.lines import LiNeS, OwnScale
+from src.merging.method import MergeFamily, Method, check_grid, respace
 from src.task_vectors import TaskVector
 from src.validation import is_number
 
@@ -19,22 +19,19 @@ TRACE = "trace"
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedMean(Searched):
-    """A weighted mean of the task vectors, times one coefficient of `grid`, which is 1 unless the user searches others.
+class WeightedMean(OwnScale):
+    """A weighted mean of the task vectors, times one coefficient.
 
-    betas: under LiNeS, the grid of beta.
     normalise: `trace` divides each task's statistic by its trace, so that tasks count alike; None leaves it, as the papers
         do: then a task that its model fits badly counts most.
     weights: further weights of the tasks, also where there is no statistic; None for equal ones.
     """
 
-    betas: Sequence[float]
     normalise: str | None
     weights: Sequence[float] | None
 
     def __post_init__(self):
         super().__post_init__()
-        check_grid("method.betas", self.betas)
         problems = []
         if self.normalise not in (None, TRACE):
             problems.append(f"method.normalise is {TRACE} or null; got {self.normalise}")
@@ -47,9 +44,6 @@ class WeightedMean(Searched):
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         check_weights(self.weights, tasks)
-
-    def lines_form(self) -> Method:
-        return LiNeS(replace(self, grid=self.betas))
 
     def mean(self, stack: Tensor) -> Tensor:
         """Return the weighted mean of the tasks' values, (tasks, *shape) -> (*shape)."""

@@ -22,5 +22,8 @@ class ZeroShot(Fixed):
         if coefficient != 0:
             raise UserError(f"method=zeroshot adds nothing: specify_lambda is 0 or left out; got {coefficient}")
 
+    def least_share(self, tasks: int) -> float:
+        raise UserError("method=zeroshot merges nothing; leave method.apply_svc out")
+
     def lines_form(self) -> Method | None:
         raise UserError("method=zeroshot has no task vector for LiNeS to scale; leave method.apply_lines out")

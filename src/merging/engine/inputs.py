@@ -225,11 +225,12 @@ class MergeInputs:
 
         return self._vector(entry)
 
-    def matrixwise(self, merge: Callable[[Tensor], Tensor], rest: Callable[[Tensor], Tensor]) -> TaskVector:
-        """Return the vector whose matrices are `merge(stack)`, (tasks, m, n) -> (m, n), and whose other entries are
-        `rest(stack)`, (tasks, n) -> (n), a slice at a time; zero where no task changed a parameter."""
-        others = self.slicewise(rest)
-        matrices = self.each_parameter(filter(self.is_matrix, self.outline), lambda _, stack: merge(stack))
+    def matrixwise(
+        self, keys: Iterable[str], merge: Callable[[str, Tensor], Tensor], rest: Callable[[Tensor], Tensor]
+    ) -> TaskVector:
+        """Return the vector whose parameters `keys` are `merge(key, stack)`, (tasks, m, n) -> (m, n), one a core, and whose
+        other entries are `rest(stack)`, (tasks, n) -> (n), a slice at a time; zero where no task changed a parameter."""
+        others, matrices = self.slicewise(rest), self.each_parameter(keys, merge)
         return self._vector(lambda key: matrices[key].contiguous() if key in matrices else others[key])
 
     def parameterwise(

@@ -26,6 +26,7 @@ DOUBLE_BELOW_EIGENVALUE, DOUBLE_BELOW_SINGULAR_VALUE = 1 / 64, 1 / 32
 DOUBLE_AT_ONCE = ("cuda",)  # devices whose eigenvectors in double precision take no longer (768 rows on an H200: 7.9 and 8.2 ms)
 PARTIAL_SHARE = 1 / 3  # of the eigenvectors, up to which computing only those is faster
 SAFE_EXPONENT = 40  # binary, of entries whose squares, and sums of many, every float32 can hold
+ORTHONORMAL_WITHIN = 1e-3
 BLOCK = 192  # rows of a Gram matrix computed at a time
 
 
@@ -40,6 +41,11 @@ class Triplets(NamedTuple):
     def product(self) -> Tensor:
         """The matrix left diag(values) right^T, (m, n)."""
         return (self.left * self.values) @ self.right.T
+
+    @property
+    def are_orthonormal(self) -> bool:
+        """Whether they are singular ones: the vectors of nonzero values, of each side, are orthonormal."""
+        return all(_is_orthonormal(side[:, self.values > 0]) for side in (self.left, self.right))
 
 
 def leading_triplets(matrix: Tensor, rank: int) -> Triplets:
@@ -106,6 +112,13 @@ def singular_values(matrix: Tensor) -> Tensor:
 def weights_floor(matrix: Tensor) -> float:
     """Return the share of the largest singular value at which those of a matrix of weights count as zero."""
     return EPSILON * max(matrix.shape)
+
+
+def _is_orthonormal(vectors: Tensor) -> bool:
+    """Whether columns are orthonormal, up to what float32 rounds away in long sums."""
+    products = vectors.T @ vectors
+    products.diagonal().sub_(1)
+    return products.numel() == 0 or products.abs().amax().item() < ORTHONORMAL_WITHIN
 
 
 def _eigen(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:

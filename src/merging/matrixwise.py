@@ -1,0 +1,73 @@
+"""What methods share that merge layers' matrices whole, and all other entries by a simple rule."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from src.errors import collect, raise_any
+from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.linear_algebra import Triplets
+from src.merging.engine.matrices import check_attention, matrix_names, matrix_pattern, per_matrix
+from src.merging.method import MergeFamily, Searched
+from src.task_vectors import TaskVector
+
+REST = {
+    "average": lambda stack: stack.mean(0),
+    "sum": lambda stack: stack.sum(0),
+    "zero": lambda stack: stack[0].zero_(),  # of a stack that was read, so that NaNs are found
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrixwise(Searched):
+    """A method that merges whole matrices, of all tasks at once.
+
+    matrices: which parameters count, a key of `matrices.SELECTIONS` or a regular expression of names.
+    attention: `packed` leaves matrices as they are stored, queries, keys and values in one; `split` merges each on its own.
+    rest: what the other entries get, `average`, `sum` or `zero`.
+    """
+
+    matrices: str
+    attention: str
+    rest: str
+
+    decomposes = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        problems: list[str] = []
+        with collect(problems):
+            matrix_pattern(self.matrices)
+        with collect(problems):
+            check_attention(self.attention)
+        if self.rest not in list(REST):
+            problems.append(f"method.rest is one of {', '.join(REST)}; got {self.rest}")
+        raise_any(problems)
+
+    @abstractmethod
+    def merge(self, stack: Tensor) -> Tensor:
+        """Return the merged matrix, (m, n), of the tasks' own, (tasks, m, n)."""
+
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        return MergeFamily.shared(inputs.tasks, self.vector(inputs))
+
+    def vector(self, inputs: MergeInputs) -> TaskVector:
+        """Return the merged vector, coefficient 1; zero where no task changed a parameter."""
+        return inputs.matrixwise(
+            matrix_names(inputs, self.matrices),
+            lambda key, stack: per_matrix(self.attention, key, stack, self.merge),
+            REST[self.rest],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectral(Matrixwise):
+    """A method whose merged matrices come as singular triplets."""
+
+    @abstractmethod
+    def triplets(self, stack: Tensor) -> Triplets:
+        """Return the merged matrix's singular triplets, in any order, of the tasks' own matrices, (tasks, m, n)."""
+
+    def merge(self, stack: Tensor) -> Tensor:
+        return self.triplets(stack).product
