@@ -40,7 +40,9 @@ def merge(
     finetuned: Mapping[str, Model] | Sequence[Model],
     *,
     coefficient: float | None = None,
+    svc: bool = False,
     lines: bool = False,
+    normalise: str | None = None,
     depth_pattern: str | None = None,
     statistics: Statistics = (),
     device: str | torch.device | None = None,
@@ -53,7 +55,9 @@ def merge(
     method: a file of config/method, such as "ties".
     pretrained, finetuned: state dicts, or paths of all that model=files reads; fine-tuned ones by task, or a list.
     coefficient: specify_lambda of the command; of LiNeS beta. Needed unless the method has a fixed one.
+    svc: whether the merged vector's singular values are calibrated with SVC, before LiNeS.
     lines: whether the merged vector is scaled by depth with LiNeS.
+    normalise: "norms" scales all task vectors to the median one's length first.
     depth_pattern: a regular expression whose groups number stages and blocks, for LiNeS.
     statistics: for fisher, regmean and cg: files, of each kind one a model, or state dicts by kind and task.
     device: to compute on; by default a GPU if there is one.
@@ -73,7 +77,9 @@ def merge(
     in_memory = statistics if isinstance(statistics, Mapping) else {}
     settings = {
         "specify_lambda": coefficient,
+        "method.apply_svc": svc or None,
         "method.apply_lines": lines or None,
+        "normalise": normalise,
         "method.depth_pattern": depth_pattern,
         "statistics.files": None if in_memory else statistics or None,
         "device": device,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from command_line.config import method_name
+from command_line.config import NORMS, method_name
 from command_line.instantiate import Kind, class_of, instantiate
 from command_line.overrides import quoted
 from command_line.paths import Paths, statistics_paths
@@ -23,6 +23,7 @@ from src.errors import UserError, plural, raise_any, shorten
 from src.merging.engine.matrices import PACKED
 from src.merging.lines import with_lines
 from src.merging.method import Method
+from src.merging.normalised import Normalised
 from src.merging.svc import SVC
 from src.models.family import ModelFamily
 from src.models.modes import LowRank, Mode
@@ -82,7 +83,7 @@ def build_device(config: DictConfig) -> torch.device:
 
 
 def build_method(config: DictConfig) -> Method:
-    """Return the merging method, over TIES and under LiNeS if asked, over the grid asked for."""
+    """Return the merging method, over TIES and under SVC and LiNeS if asked, over the grid asked for."""
     fields = _fields(OmegaConf.to_container(config.method, resolve=True))
     if config.specify_lambda is not None and "grid" in fields:
         fields["grid"] = [config.specify_lambda]
@@ -93,6 +94,8 @@ def build_method(config: DictConfig) -> Method:
     for step in _step_order(config):
         if config.method[f"apply_{step}"]:
             method = STEPS[step](method, config)
+    if config.normalise == NORMS:
+        method = Normalised(method)
     is_respaced = config.n_eval_points is not None and config.specify_lambda is None
     return method.respaced(config.n_eval_points) if is_respaced else method
 

@@ -20,6 +20,7 @@ from command_line.composition import ROOT, composition_problems, config_loader, 
 from command_line.config_files import check_config_files
 from command_line.overrides import expanded, parse_overrides, quoted, repetitions, typed_overrides
 from src.errors import UserError, raise_any
+from src.experiments.titles import format_method
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path, process_mark
 from src.validation import is_number, is_whole
@@ -46,7 +47,9 @@ ADDABLE = ("tasks.", "method.", "hydra.", "hydra/")  # what `+` and `++` add the
 FOLDERS = ("data_location", "model_location", "cache_dir", "results_dir")
 TASK_LISTS = ("names", "control")  # beside the tasks' own options
 COUNTS = ("batch_size", "candidates_per_pass", "workers", "world_size")
+NORMS = "norms"
 CHOICES = {
+    "normalise": (NORMS, None),
     "output_kind": ("model", "task_vector", "bundle"),
     "train_precision": ("fp32", "bf16", None),
     "wandb.mode": ("disabled", "online", "offline"),
@@ -226,7 +229,7 @@ def manifest_paths(config: DictConfig) -> list[Path]:
 
 def method_name(config: DictConfig) -> str:
     """Return the method as the user chose it, for titles: `ties`, `ties + LiNeS`."""
-    return HydraConfig.get().runtime.choices.method + (" + LiNeS" if config.method.apply_lines else "")
+    return format_method(HydraConfig.get().runtime.choices.method, config.method, config.normalise)
 
 
 def model_name(config: DictConfig) -> str:
@@ -254,7 +257,7 @@ def merge_question(config: DictConfig, statistics: Collection[str] = ()) -> dict
     """
     kept = ("method", "statistics") if statistics else ("method",)
     options = {key: OmegaConf.to_container(config[key], resolve=True) for key in kept}
-    return {**options, **{key: config[key] for key in ("specify_lambda", "n_eval_points", "search")}}
+    return {**options, **{key: config[key] for key in ("specify_lambda", "n_eval_points", "search", "normalise")}}
 
 
 def portable(config: DictConfig) -> dict:

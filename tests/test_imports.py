@@ -48,6 +48,7 @@ MERGING = {
         "ctypes",
         "dataclasses",
         "functools",
+        "heapq",
         "math",
         "os",
         "re",

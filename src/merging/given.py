@@ -14,6 +14,7 @@ class Given(Unscaled):
     weights: str
 
     needs_models = False
+    combines = False
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -21,9 +22,6 @@ class Given(Unscaled):
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         return MergeFamily.shared(inputs.tasks, inputs.vector_to(self.weights))
-
-    def least_share(self, tasks: int) -> float:
-        raise UserError("method=given takes a model as it is; leave method.apply_svc out")
 
     def lines_form(self) -> Method | None:
         raise UserError("method=given takes a model as it is; leave method.apply_lines out")

@@ -25,6 +25,8 @@ class Interpolate(Searched):
 
     weights: Sequence[float] | None
 
+    combines = False
+
     def __post_init__(self):
         super().__post_init__()
         if self.weights is not None and not (isinstance(self.weights, list | tuple) and all(map(is_number, self.weights))):
@@ -56,11 +58,6 @@ class Interpolate(Searched):
         super().check_coefficient(coefficient, tasks)
         if self.weights is not None and coefficient != 1:
             raise UserError("method.weights and specify_lambda both say how much of each model there is; give one of the two")
-
-    def least_share(self, tasks: int) -> float:
-        raise UserError(
-            "method=interpolate weighs whole models, and SVC calibrates what fine-tuning changed; use method=sum with apply_svc"
-        )
 
     def lines_form(self) -> Method | None:
         raise UserError(

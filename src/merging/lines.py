@@ -47,6 +47,9 @@ class LiNeS(Wrapper):
         if self.base.per_task:
             raise UserError("LiNeS scales one merged vector; this method gives each task its own, so leave apply_lines out")
 
+    def lines_form(self) -> Method | None:
+        raise UserError("LiNeS scales by depth already; leave method.apply_lines out")
+
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         family = self.base(inputs)
         merged = next(iter(family(1.0).values()))

@@ -96,6 +96,7 @@ class Method(ABC):
     makes_masks: whether it makes masks, which a run saves beside the checkpoints.
     decomposes: whether it decomposes matrices: so slow that LiNeS, which reads the merged vector twice, holds it in memory.
     needs_models: whether it merges fine-tuned models, which every task then has.
+    combines: whether it combines task vectors: not the one that takes one of them, a model as it is, or none.
     needs: kinds of statistics of the tasks that it reads (see `engine.statistics`).
     files: paths of further models that it reads, by `MergeInputs.read_model`.
     """
@@ -104,6 +105,7 @@ class Method(ABC):
     makes_masks: ClassVar[bool] = False
     decomposes: ClassVar[bool] = False
     needs_models: ClassVar[bool] = True
+    combines: ClassVar[bool] = True
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -163,10 +165,7 @@ class Method(ABC):
         return None
 
     def least_share(self, tasks: int) -> float:
-        """Return the least share of a task that SVC counts by default, of its paper (see `svc`).
-
-        Raise UserError where there is nothing to calibrate, with the reason.
-        """
+        """Return the least share of a task that SVC counts by default, of its paper (see `svc`)."""
         return 1 / tasks
 
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
@@ -212,6 +211,10 @@ class Wrapper(Method):
         return self.base.needs_models
 
     @property
+    def combines(self) -> bool:
+        return self.base.combines
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return self.base.needs
 
@@ -244,7 +247,8 @@ class Wrapper(Method):
         return self.base.summed_inputs(inputs)
 
     def lines_form(self) -> Method | None:
-        raise UserError(f"{type(self).__name__} scales by depth already; leave method.apply_lines out")
+        form = self.base.lines_form()
+        return form and replace(form, base=replace(self, base=form.base))
 
     def least_share(self, tasks: int) -> float:
         return self.base.least_share(tasks)

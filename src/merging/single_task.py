@@ -24,6 +24,8 @@ class SingleTask(Fixed):
     tradeoff_target_weight: float
     floors: Sequence[float]
 
+    combines = False
+
     def __post_init__(self):
         if not is_whole(self.task_index):
             raise UserError(f"method.task_index is a whole number that counts tasks from 0; got {self.task_index}")
@@ -64,9 +66,6 @@ class SingleTask(Fixed):
             figures["mean control, zero-shot"] = fmean(zeroshot[task] for task in controls)
         return {**figures, "trade-off": self.trade_off(merged, finetuned, zeroshot)}
 
-    def least_share(self, tasks: int) -> float:
-        raise UserError("method=single_task takes one task vector as it is; leave method.apply_svc out")
-
     def lines_form(self) -> Method | None:
         return SingleTaskLiNeS(base=self, grid=self.floors)
 
@@ -80,6 +79,9 @@ class SingleTaskLiNeS(Wrapper):
 
     base: SingleTask
     grid: Sequence[float]
+
+    def lines_form(self) -> Method | None:
+        raise UserError("LiNeS scales by depth already; leave method.apply_lines out")
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         vector = self.base(inputs)(1.0)[self.base.target(inputs.tasks)]

@@ -6,7 +6,7 @@ divided by the mean, over tasks, of the merged matrix's share of the task's own 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import Triplets, leading_triplets
 from src.merging.engine.matrices import check_attention, matrix_names, packed, unpacked
 from src.merging.matrixwise import Spectral
-from src.merging.method import MergeFamily, Method, Wrapper
+from src.merging.method import MergeFamily, Wrapper
 from src.state_dict import Lazy, Memoized
 from src.task_vectors import TaskVector
 from src.validation import is_number
@@ -62,12 +62,13 @@ class SVC(Wrapper):
     attention: str
 
     def __post_init__(self):
-        if self.base.per_task:
-            raise UserError("SVC calibrates one merged vector; this method gives each task its own, so leave apply_svc out")
+        if self.base.per_task or not self.base.combines:
+            raise UserError(
+                "SVC calibrates one vector that is merged of task vectors, and this method makes none; leave apply_svc out"
+            )
         if self.alpha is not None and not (is_number(self.alpha) and self.alpha > 0):
             raise UserError(f"method.svc_alpha is a number above 0, or null for the paper's own; got {self.alpha}")
         check_attention(self.attention)
-        self.base.least_share(1)
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         family, alpha = self.base(inputs), self.alpha or self.base.least_share(len(inputs.tasks))
@@ -102,10 +103,6 @@ class SVC(Wrapper):
     @property
     def description(self) -> dict:
         return {**super().description, "alpha": self.alpha, "attention": self.attention}
-
-    def lines_form(self) -> Method | None:
-        form = self.base.lines_form()
-        return form and replace(form, base=replace(self, base=form.base))
 
     def _calibrations(self, inputs: MergeInputs, merged: TaskVector) -> Mapping[str, tuple[list[Calibration], int]]:
         """Return by key the calibrations of the matrices in each changed parameter, and the dimension along which they lie."""

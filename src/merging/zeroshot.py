@@ -11,6 +11,8 @@ from src.merging.method import Fixed, MergeFamily, Method
 class ZeroShot(Fixed):
     """The zero vector."""
 
+    combines = False
+
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         zero = inputs.slicewise(lambda stack: stack[0].zero_())  # reads the models all the same, so that NaNs are found
         return MergeFamily(lambda coefficient: dict.fromkeys(inputs.tasks, zero))
@@ -21,9 +23,6 @@ class ZeroShot(Fixed):
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
         if coefficient != 0:
             raise UserError(f"method=zeroshot adds nothing: specify_lambda is 0 or left out; got {coefficient}")
-
-    def least_share(self, tasks: int) -> float:
-        raise UserError("method=zeroshot merges nothing; leave method.apply_svc out")
 
     def lines_form(self) -> Method | None:
         raise UserError("method=zeroshot has no task vector for LiNeS to scale; leave method.apply_lines out")

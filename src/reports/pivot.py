@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 
+from src.experiments.titles import format_method
 from src.reports.grid import Cell, Grid
 from src.reports.measures import Figure, measure, over_seeds
 from src.reports.records import Record
@@ -156,8 +157,8 @@ def _method(record: Record) -> str:
     choice = field(record, "choices.method", {})
     if choice == NONE:
         return field(record, "question.method._target_", {}).rpartition(".")[2].replace(NONE, record.kind)
-    options = record.question.get("method")
-    return choice + (" + LiNeS" if isinstance(options, Mapping) and options.get("apply_lines") else "")
+    options, normalise = record.question.get("method"), record.question.get("normalise")
+    return format_method(choice, options if isinstance(options, Mapping) else {}, normalise)
 
 
 def _grouped(records: Iterable[Record], key: Callable) -> dict:

@@ -100,6 +100,11 @@ class MergeInputs:
         """Return these inputs with one more edit of their task vectors, after the others."""
         return replace(self, edits=(*self.edits, edit))
 
+    @property
+    def unedited(self) -> "MergeInputs":
+        """These inputs without edits of their task vectors."""
+        return replace(self, edits=())
+
     def model_at(self, path: str) -> StateDict:
         """Return the model at a path that is an option of a method. Raise UserError if it is of another architecture."""
         model = self.read_model(path)

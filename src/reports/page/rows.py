@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from src.evaluation.scorer import Score
 from src.experiments.record import half_width
+from src.experiments.titles import format_method
 from src.reports.page.analyses import analysis_of
 from src.reports.page.budget import budget
 from src.reports.page.lenient import at, items, mapping, number, spread, text
@@ -24,7 +25,15 @@ SCORES = {
     "disentanglement": ("shares", {}),
 }
 CURVE_POINTS, NOTES = 60, 20  # at most, of a record
-HIDDEN = {"_target_", "grid", "betas", "off_diagonals", "apply_lines"}  # options of a method that its rows do not list
+HIDDEN = {
+    "_target_",
+    "grid",
+    "betas",
+    "off_diagonals",
+    "apply_lines",
+    "apply_svc",
+    "step_order",
+}  # options of a method that its rows do not list
 USUAL = {  # what goes without saying among the options that decide a result
     "finetuning_mode.name": "standard",
     "statistics.labels": "empirical",
@@ -90,7 +99,7 @@ def method_of(record: Mapping) -> str:
         or text(record.get("name")).rpartition("-")[0]
         or "unknown method"
     )
-    return name + (" + LiNeS" if method.get("apply_lines") is True else "")
+    return format_method(name, method, text(at(record, "question", "normalise")))
 
 
 def _options(record: Mapping) -> Iterator[tuple[str, object]]:

@@ -1,0 +1,20 @@
+"""Merges of task vectors that are scaled to one length first (`normalise=norms`)."""
+
+from dataclasses import dataclass
+
+from src.errors import UserError
+from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.norms import equalised
+from src.merging.method import MergeFamily, Wrapper
+
+
+@dataclass(frozen=True)
+class Normalised(Wrapper):
+    """Any method that makes one vector, of task vectors that all have the median one's length."""
+
+    def __post_init__(self):
+        if self.base.per_task or self.base.mask_base or not self.base.combines:
+            raise UserError("normalise=norms is for methods that combine task vectors, without masks; leave it out")
+
+    def __call__(self, inputs: MergeInputs) -> MergeFamily:
+        return self.base(equalised(inputs))
