@@ -29,6 +29,8 @@ METHODS = {
     "tsvc_task0": ("method=TSVC", 1e-5),
     "iso_c": ("method=iso_c specify_lambda=1.0", 1e-5),
     "iso_cts": ("method=iso_cts specify_lambda=1.0", 1e-5),
+    "svc_sum_a1T": ("method=sum method.apply_svc=True specify_lambda=1.0", 1e-6),
+    "svc_tsvm_a1": ("method=TSVM method.apply_svc=True specify_lambda=1.0", 1e-4),
 }
 FILES = [(case, name) for case in CASES for name in METHODS if (case / f"every8th_{name}.safetensors").exists()]
 MASKS = [(case, name) for case in CASES for name in load_file(case / "masks.safetensors")]

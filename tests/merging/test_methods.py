@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cache
 from importlib import import_module
@@ -22,9 +23,9 @@ from src.elementwise import add_vector
 from src.errors import UserError
 from src.merging.engine import inputs as module
 from src.merging.engine.inputs import MergeInputs
-from src.merging.lines import LiNeS
+from src.merging.lines import LiNeS, OwnScale
 from src.merging.method import Fixed, Method, Wrapper, normalised, respace
-from src.merging.weighted_mean import OffDiagonal, WeightedMean
+from src.merging.weighted_mean import OffDiagonal
 from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import ROOT
 
@@ -35,20 +36,19 @@ NEEDED = {"consensus": ["method.mask_lambda=0.4"]}  # where there is no validati
 
 
 @cache
-def build(name: str, lines: bool = False, *more: str) -> Method:
-    options = [f"method={name}", f"method.apply_lines={lines}", *NEEDED.get(name, []), *more]
+def build(name: str, steps: str = "", *more: str) -> Method:
+    """Return a method with what comes after it, `lines`, `svc` or both."""
+    options = [f"method={name}", *(f"method.apply_{step}=True" for step in steps.split()), *NEEDED.get(name, []), *more]
     return build_method(compose_config(options))
 
 
-def variants() -> list[tuple[str, bool]]:
+def variants() -> list[tuple[str, str]]:
     found = []
     for name in METHODS:
-        found.append((name, False))
-        try:
-            build(name, lines=True)
-            found.append((name, True))
-        except UserError:
-            pass
+        for steps in ("", "lines", "svc", *["svc lines"] * (name == "sum")):
+            with suppress(UserError):
+                build(name, steps)
+                found.append((name, steps))
     return found
 
 
@@ -56,20 +56,22 @@ VARIANTS = variants()
 
 
 def test_lines_is_refused_only_where_the_papers_have_none_and_with_a_reason():
-    assert {name for name in METHODS if (name, True) not in VARIANTS} >= {"zeroshot", "zero-shot", "average"}
+    assert {name for name in METHODS if (name, "lines") not in VARIANTS} >= {"zeroshot", "zero-shot", "average"}
     scaled = {"sum", "ties", "single_task", "consensus", "TSVM", "TSVM_2", "iso_c", "iso_cts"}
-    assert scaled <= {name for name, lines in VARIANTS if lines}
-    assert not {name for name, lines in VARIANTS if lines and build(name).per_task}
+    assert scaled <= {name for name, steps in VARIANTS if steps}
+    assert not {name for name, steps in VARIANTS if steps and build(name).per_task}
+    calibrated = {name for name, steps in VARIANTS if steps == "svc"}
+    assert calibrated >= scaled - {"single_task"} and not calibrated & {"zeroshot", "given", "single_task", "interpolate"}
     for name in ("zeroshot", "average"):
         with pytest.raises(UserError, match=name):
-            build(name, lines=True)
+            build(name, "lines")
 
 
-@pytest.mark.parametrize("name,lines", VARIANTS)
-def test_a_method_edits_nothing_it_is_given(name, lines):
+@pytest.mark.parametrize("name,steps", VARIANTS)
+def test_a_method_edits_nothing_it_is_given(name, steps):
     pretrained, finetuned = tiny_models()
     before = [{key: leaf.clone() for key, leaf in model.items()} for model in (pretrained, *finetuned.values())]
-    vectors = build(name, lines)(merge_inputs((pretrained, finetuned), keep=True))(0.3)
+    vectors = build(name, steps)(merge_inputs((pretrained, finetuned), keep=True))(0.3)
     inputs = {leaf.untyped_storage().data_ptr() for model in (pretrained, *finetuned.values()) for leaf in model.values()}
     for vector in vectors.values():
         for key in vector:
@@ -78,9 +80,9 @@ def test_a_method_edits_nothing_it_is_given(name, lines):
         assert all(torch.equal(model[key], leaf) for key, leaf in kept.items())
 
 
-@pytest.mark.parametrize("name,lines", VARIANTS)
-def test_a_method_gives_every_task_a_finite_vector_of_the_models_shapes(name, lines, inputs):
-    vectors = build(name, lines)(inputs)(0.3)
+@pytest.mark.parametrize("name,steps", VARIANTS)
+def test_a_method_gives_every_task_a_finite_vector_of_the_models_shapes(name, steps, inputs):
+    vectors = build(name, steps)(inputs)(0.3)
     assert set(vectors) == set(inputs.tasks)
     for vector in vectors.values():
         assert list(vector) == list(inputs.outline) and "positions" not in vector
@@ -90,30 +92,30 @@ def test_a_method_gives_every_task_a_finite_vector_of_the_models_shapes(name, li
 
 
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("name,lines", VARIANTS)
-def test_a_candidate_shares_with_the_pretrained_model_what_no_task_changed(name, lines, keep):
+@pytest.mark.parametrize("name,steps", VARIANTS)
+def test_a_candidate_shares_with_the_pretrained_model_what_no_task_changed(name, steps, keep):
     models = tiny_models()
     inputs = replace(merge_inputs(models, keep=keep))
-    for vector in build(name, lines)(inputs)(0.3).values():
+    for vector in build(name, steps)(inputs)(0.3).values():
         assert vector["frozen.weight"].untyped_storage().nbytes() == 4  # one zero, whatever the coefficient
         candidate = add_vector(models[0], vector)
         assert candidate["frozen.weight"].data_ptr() == models[0]["frozen.weight"].data_ptr()
         assert name in ("zeroshot", "zero-shot") or candidate["blocks.1.w"].data_ptr() != models[0]["blocks.1.w"].data_ptr()
 
 
-@pytest.mark.parametrize("name,lines", VARIANTS)
-def test_the_same_question_has_the_same_answer_kept_or_not_in_slices_or_whole(name, lines, monkeypatch):
+@pytest.mark.parametrize("name,steps", VARIANTS)
+def test_the_same_question_has_the_same_answer_kept_or_not_in_slices_or_whole(name, steps, monkeypatch):
     models = tiny_models()
-    whole = build(name, lines)(merge_inputs(models, keep=True))(0.7)
+    whole = build(name, steps)(merge_inputs(models, keep=True))(0.7)
     monkeypatch.setitem(module.SLICE_BYTES, "cpu", 4 * 8)  # eight entries a slice
-    cut = build(name, lines)(merge_inputs(models, keep=False))(0.7)
+    cut = build(name, steps)(merge_inputs(models, keep=False))(0.7)
     for task, vector in whole.items():
         for key in vector:
             torch.testing.assert_close(vector[key], cut[task][key], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name,lines", VARIANTS)
-def test_a_merge_holds_a_slice_or_a_matrix_for_each_core_and_the_caller(name, lines, monkeypatch):
+@pytest.mark.parametrize("name,steps", VARIANTS)
+def test_a_merge_holds_a_slice_or_a_matrix_for_each_core_and_the_caller(name, steps, monkeypatch):
     """Of all tasks' entries never more than that is in memory, however many parameters there are."""
     tasks, slice_size = 6, 8
     monkeypatch.setitem(module.SLICE_BYTES, "cpu", 4 * slice_size)
@@ -136,7 +138,7 @@ def test_a_merge_holds_a_slice_or_a_matrix_for_each_core_and_the_caller(name, li
 
     monkeypatch.setattr(MergeInputs, "each", counting)
     inputs = merge_inputs(tiny_models(tasks=tasks, blocks=6))
-    vectors = build(name, lines)(inputs)(0.3)
+    vectors = build(name, steps)(inputs)(0.3)
     for vector in {id(v): v for v in vectors.values()}.values():
         for key in vector:
             vector[key]
@@ -147,13 +149,13 @@ def test_a_merge_holds_a_slice_or_a_matrix_for_each_core_and_the_caller(name, li
         assert sum(buffer.numel() == size for buffer in buffers) <= most_buffers
 
 
-@pytest.mark.parametrize("name,lines", VARIANTS)
-def test_models_of_16_bits_are_merged_in_32_and_of_64_in_64(name, lines):
+@pytest.mark.parametrize("name,steps", VARIANTS)
+def test_models_of_16_bits_are_merged_in_32_and_of_64_in_64(name, steps):
     for dtype, working in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
         pretrained, finetuned = tiny_models()
         pretrained, *tuned = ({key: leaf.to(dtype) if leaf.is_floating_point() else leaf for key, leaf in model.items()}
                               for model in (pretrained, *finetuned.values()))  # fmt: skip
-        vectors = build(name, lines)(merge_inputs((pretrained, dict(zip(finetuned, tuned)))))(0.3)
+        vectors = build(name, steps)(merge_inputs((pretrained, dict(zip(finetuned, tuned)))))(0.3)
         assert {leaf.dtype for vector in vectors.values() for leaf in vector.values()} == {working}
 
 
@@ -179,7 +181,7 @@ def test_grids_are_those_of_the_papers(name):
 
 
 def test_single_task_with_lines_tries_alpha_from_one_down():
-    assert build("single_task", lines=True).coefficients(4) == (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+    assert build("single_task", "lines").coefficients(4) == (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 
 
 def test_respace_counts_from_zero_and_leaves_it_out():
@@ -227,12 +229,12 @@ def test_single_task_names_the_tasks_when_the_index_is_too_high(inputs):
 def test_the_objective_is_the_mean_normalised_accuracy():
     merged, finetuned = {"a": 0.4, "b": 0.9}, {"a": 0.8, "b": 0.9}
     assert build("sum").criterion(merged, finetuned, {}) == pytest.approx(0.75)
-    assert build("sum", lines=True).criterion(merged, finetuned, {}) == pytest.approx(0.75)
+    assert build("sum", "lines").criterion(merged, finetuned, {}) == pytest.approx(0.75)
     assert normalised(0.5, 0.0) == 0.0
 
 
 def test_the_single_task_trade_off_weighs_target_against_controls():
-    method = build("single_task", lines=True)
+    method = build("single_task", "lines")
     merged, finetuned, zeroshot = {"a": 0.6, "b": 0.3, "c": 0.5}, {"a": 0.8}, {"b": 0.4, "c": 0.5}
     assert method.criterion(merged, finetuned, zeroshot) == pytest.approx(2 * 0.75 + (0.75 + 1) / 2)
     summary = method.summary(merged, finetuned, zeroshot)
@@ -250,13 +252,13 @@ def test_models_that_do_not_match_are_refused_all_at_once():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name,lines", VARIANTS)
-def test_non_finite_entries_are_refused_by_task_and_name(name, lines, value):
+@pytest.mark.parametrize("name,steps", VARIANTS)
+def test_non_finite_entries_are_refused_by_task_and_name(name, steps, value):
     pretrained, finetuned = tiny_models()
     finetuned["task1"]["blocks.1.w"][0, 0] = value
     vectors = None
     try:
-        vectors = build(name, lines)(merge_inputs((pretrained, finetuned)))(0.3)
+        vectors = build(name, steps)(merge_inputs((pretrained, finetuned)))(0.3)
         for key in vectors["task0"]:
             vectors["task0"][key]
     except UserError as reason:
@@ -292,10 +294,10 @@ def test_a_wrapper_forwards_every_member_of_a_method():
     assert members <= set(vars(Wrapper)), members - set(vars(Wrapper))
 
 
-@pytest.mark.parametrize("name", [name for name, lines in VARIANTS if lines and not name.startswith("single_task")])
+@pytest.mark.parametrize("name", [name for name, steps in VARIANTS if steps == "lines" and not name.startswith("single_task")])
 def test_under_lines_a_method_answers_as_it_does_itself(name):
-    method, scaled = build(name), build(name, lines=True)
-    searches_another = isinstance(method, WeightedMean)  # whose own coefficient is no scale, or 1 alone
+    method, scaled = build(name), build(name, "lines")
+    searches_another = isinstance(method, OwnScale)  # whose own coefficient is no scale, or 1 alone
     assert isinstance(scaled, LiNeS)
     assert scaled.coefficients(3) == (tuple(method.betas) if searches_another else method.coefficients(3))
     for member in ("per_task", "makes_masks", "decomposes", "mask_base", "needs"):
@@ -341,31 +343,31 @@ def test_masks_select_from_any_method_on_tall_matrices_too(masks, base):
             assert torch.isfinite(vector[key]).all()
 
 
-@pytest.mark.parametrize("name,lines", VARIANTS)
-def test_entries_lie_in_memory_as_files_have_them(name, lines):
+@pytest.mark.parametrize("name,steps", VARIANTS)
+def test_entries_lie_in_memory_as_files_have_them(name, steps):
     pretrained, finetuned = tiny_models()
     for shape in ((9, 4), (4, 9)):
         key = f"blocks.0.{shape[0]}.weight"
         pretrained[key] = torch.randn(shape)
         for model in finetuned.values():
             model[key] = pretrained[key] + 0.1 * torch.randn(shape)
-    for vector in build(name, lines)(merge_inputs((pretrained, finetuned)))(0.7).values():
+    for vector in build(name, steps)(merge_inputs((pretrained, finetuned)))(0.7).values():
         assert all(vector[key].is_contiguous() for key in vector if key != "frozen.weight" and vector[key].stride() != (0, 0))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name,lines", VARIANTS)
-def test_a_gpu_gives_what_the_cpu_gives(name, lines):
+@pytest.mark.parametrize("name,steps", VARIANTS)
+def test_a_gpu_gives_what_the_cpu_gives(name, steps):
     pretrained, finetuned = tiny_models()
     inputs = merge_inputs((pretrained, finetuned))
     there = replace(inputs, device=torch.device("cuda"), memo={})
     # what many iterations give in float32 is known to fewer digits than are compared here
-    method = build(name, lines, *["method.precision=fp64"] * (name == "cg"))
+    method = build(name, steps, *["method.precision=fp64"] * (name == "cg"))
     for task, vector in method(inputs)(0.7).items():
         moved = method(there)(0.7)[task]
         for key in vector:
             error = (moved[key].cpu() - vector[key]).norm()
-            assert error <= (1e-4 if build(name).decomposes else 1e-6) * vector[key].norm(), key
+            assert error <= (1e-4 if method.decomposes else 1e-6) * vector[key].norm(), key
 
 
 def test_matrices_asked_for_in_order_are_made_once_each():
