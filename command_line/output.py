@@ -81,10 +81,13 @@ def write_output(
 
 def publish_analysis(inputs: MergeInputs, masks: Mapping[str, StateDict] | None, title: str, folder: Path) -> None:
     """Write the analysis of what the tasks share, as `analysis.json` and as figures."""
-    from src.experiments.analysis import analyse
+    from rich.console import Console
+
+    from src.experiments.analysis import analyse, show_analysis
     from src.reports.analysis_figures import draw_analysis  # matplotlib is slow to import, and few runs draw
 
     analysis = analyse(inputs, masks)
+    show_analysis(analysis, Console())
     write_json(folder / "analysis.json", asdict(analysis))
     for path in (folder / "analysis.json", *draw_analysis(analysis, title, folder)):
         print(path)

@@ -77,7 +77,7 @@ def prepare_merge(
         )
     device = build_device(config)
     base, models = _open(pretrained, finetuned, device)
-    depth = depth_by_name(base, config.method.depth_pattern) if config.method.apply_lines else lambda key: None
+    depth = _depth(config, base)
     raise_any(problem for task, model in models.items() for problem in kind_differences(base, task, model))
     files = _files_of(base, *models.values())
     statistic_files = statistics_paths(config)
@@ -134,6 +134,18 @@ def _open(pretrained: Source, finetuned: Mapping[str, Source], device: torch.dev
             models[task] = open_finetuned(source, base) if is_path else model_in_memory(task, source, place, base)
     raise_any(problems)
     return base, models
+
+
+def _depth(config: DictConfig, pretrained: StateDict) -> Callable[[str], float | None]:
+    """Return the function from a parameter's name to its depth; to None where nothing asks for it, or where an analysis does
+    and no name has a block's number."""
+    try:
+        if config.method.apply_lines or config.analysis:
+            return depth_by_name(pretrained, config.method.depth_pattern)
+    except UserError:
+        if config.method.apply_lines:
+            raise
+    return lambda key: None
 
 
 def _files_of(*models: StateDict) -> list[Path]:

@@ -17,7 +17,7 @@ CATASTROPHIC, SELFISH, SHARED = GREY, ORANGE, BLUE  # weights of no task, of one
 
 def draw_analysis(analysis: Analysis, title: str, folder: Path) -> list[Path]:
     """Write the figures of an analysis below `folder`; return their paths."""
-    paths = [_cosine(analysis, title, folder / "cosine.png")]
+    paths = [_cosine(analysis, title, folder / "cosine.png"), _norms(analysis, title, folder / "norms.png")]
     if analysis.masks:
         paths += [
             _mask_use(analysis, title, folder / "mask_use.png"),
@@ -32,6 +32,28 @@ def _cosine(analysis: Analysis, title: str, path: Path) -> Path:
     figure, axes = _square(len(analysis.tasks))
     _heat(axes, analysis.cosine, analysis.tasks, "cosine")
     return _write(figure, axes, f"{title}: cosine similarity of the task vectors", path)
+
+
+def _norms(analysis: Analysis, title: str, path: Path) -> Path:
+    """Write the norm of each task's vector in each block, and outside the blocks."""
+    figure = Figure(figsize=(7.2, 4))
+    axes = figure.subplots()
+    names = ["outside" if depth is None else str(number) for number, (depth, _) in enumerate(_outside_last(analysis.blocks))]
+    colours = matplotlib.colormaps["viridis"].resampled(len(analysis.tasks) + 1)
+    for row, task in enumerate(analysis.tasks):
+        lengths = [norms[row] for _, norms in _outside_last(analysis.blocks)]
+        axes.plot(names, lengths, marker="o", markersize=3.5, linewidth=1.2, color=colours(row), label=task, zorder=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("block", color=INK)
+    axes.set_ylabel("norm of the task vector", color=INK)
+    axes.grid(axis="y", color=GRID, zorder=0)
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=6)
+    return _write(figure, axes, f"{title}: norms of the task vectors by block", path)
+
+
+def _outside_last(blocks: list[tuple[float | None, list[float]]]) -> list[tuple[float | None, list[float]]]:
+    """Return the blocks from shallow to deep, and then what lies outside them."""
+    return sorted(blocks, key=lambda block: (block[0] is None, block[0] or 0.0))
 
 
 def _mask_overlap(analysis: Analysis, title: str, path: Path) -> Path:

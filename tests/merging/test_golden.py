@@ -99,4 +99,4 @@ def distance(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 
 def test_both_cases_are_there():
-    assert [case.name for case in CASES] == ["public_t3", "public_t4"] and len(FILES) == 20 and len(MASKS) == 33
+    assert [case.name for case in CASES] == ["public_t3", "public_t4"] and len(FILES) == 22 and len(MASKS) == 33
