@@ -20,6 +20,7 @@ from command_line.composition import ROOT, composition_problems, config_loader, 
 from command_line.config_files import check_config_files
 from command_line.overrides import expanded, parse_overrides, quoted, repetitions, typed_overrides
 from src.errors import UserError, raise_any
+from src.experiments.questions import without_usual
 from src.experiments.titles import format_method
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path, process_mark
@@ -257,7 +258,7 @@ def merge_question(config: DictConfig, statistics: Collection[str] = ()) -> dict
     """
     kept = ("method", "statistics") if statistics else ("method",)
     options = {key: OmegaConf.to_container(config[key], resolve=True) for key in kept}
-    return {**options, **{key: config[key] for key in ("specify_lambda", "n_eval_points", "search", "normalise")}}
+    return without_usual({**options, **{key: config[key] for key in ("specify_lambda", "n_eval_points", "search", "normalise")}})
 
 
 def portable(config: DictConfig) -> dict:

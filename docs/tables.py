@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -68,25 +69,25 @@ def methods(_: list[str]) -> str:
     from command_line.build import build_method
     from command_line.config import compose_config
     from src.errors import UserError
+    from src.experiments.titles import STEPS
 
     rows = []
     for path in sorted((ROOT / "config" / "method").glob("*.yaml"), key=lambda path: path.stem.lower()):
         node = OmegaConf.to_container(OmegaConf.load(path))
         if "_target_" not in node:
             continue  # another name of a method
-        try:
-            method = build_method(compose_config([f"method={path.stem}"]))
-            build_method(compose_config([f"method={path.stem}", "method.apply_lines=True"]))
-            lines = "yes"
-        except UserError:
-            lines = ""
+        method, steps = build_method(compose_config([f"method={path.stem}"])), []
+        for step, title in STEPS.items():
+            with suppress(UserError):
+                build_method(compose_config([f"method={path.stem}", f"method.apply_{step}=True"]))
+                steps.append(title)
         module, _, name = node["_target_"].rpartition(".")
         about = inspect.getdoc(getattr(import_module(module), name)).split("\n\n")[0].replace("\n", " ")
         options = [f"`{key}={_written(value)}`" for key, value in node.items()
                    if key not in ("_target_", "defaults", "grid") and not isinstance(value, dict)]  # fmt: skip
         kind = "a model a task" if method.per_task else "one model"
-        rows.append([f"`{path.stem}`", about, kind, lines, ", ".join(method.needs), ", ".join(options)])
-    return _table(["`method=`", "what it is", "makes", "LiNeS", "statistics", "options (`method.NAME=`)"], rows)
+        rows.append([f"`{path.stem}`", about, kind, ", ".join(steps), ", ".join(method.needs), ", ".join(options)])
+    return _table(["`method=`", "what it is", "makes", "with", "statistics", "options (`method.NAME=`)"], rows)
 
 
 def experiments(_: list[str]) -> str:

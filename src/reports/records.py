@@ -3,9 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from src.errors import UserError
+from src.experiments.questions import without_usual
 from src.experiments.record import FORMAT
 from src.runtime.untrusted import read_json
 
@@ -29,10 +31,10 @@ class Record:
         """The experiment that it is of; of the records of the first versions, which do not say, "merge"."""
         return self.content.get("kind", "merge")
 
-    @property
+    @cached_property
     def question(self) -> Mapping:
-        """The options that decide the measurements."""
-        return self.content["question"]
+        """The options that decide the measurements, `without_usual` ones."""
+        return without_usual(self.content["question"])
 
     def config(self, *keys: str) -> object:
         """Return an option of its configuration, whose groups are named one by one; None if it has none."""
