@@ -15,6 +15,7 @@
     rows:                         methods as the published table calls them
       TIES + LiNeS: {run: [method=ties, method.apply_lines=True]}
       Fine-tuned: {run: [method=zeroshot], figures: {abs_acc: finetuned}}
+      Average: {run: [method=average], only: {model: [ViT-B/32]}}   in these columns of an axis alone
 
 `python main.py -m +experiment=NAME` runs what is missing, `python report.py experiment=NAME` shows the table.
 """
@@ -51,11 +52,13 @@ class Row:
 
     options: of its runs.
     figures: what is measured for each published metric.
+    only: the labels of the columns that it has, by axis; of other axes all.
     """
 
     name: str
     options: Options
     figures: Mapping[str, str]
+    only: Mapping[str, Options] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class Experiment:
     def of(cls, name: str, node: Mapping) -> "Experiment":
         """Return the experiment that a yaml describes."""
         figures = node.get("figures") or {"abs_acc": "merged"}
-        rows = tuple(Row(row, tuple(about["run"]), about.get("figures") or figures) for row, about in node["rows"].items())
+        rows = tuple(Row(row, tuple(about["run"]), about.get("figures") or figures, about.get("only") or {})
+                     for row, about in node["rows"].items())  # fmt: skip
         columns, over = ({axis: {label: tuple(options) for label, options in labels.items()}
                           for axis, labels in (node.get(key) or {}).items()} for key in ("columns", "over"))  # fmt: skip
         return cls(
@@ -128,7 +132,8 @@ class Experiment:
         found: dict[tuple, Run] = {}
         for labels in itertools.product(*self.columns.values()):
             column = dict(zip(self.columns, labels))
-            for seed, row in itertools.product(seeds or (None,), self.rows):
+            shown_rows = [row for row in self.rows if all(column[axis] in labels for axis, labels in row.only.items())]
+            for seed, row in itertools.product(seeds or (None,), shown_rows):
                 for others in itertools.product(*self.over.values()):
                     parts = [axis[label] for axis, label in zip(self.columns.values(), labels)]
                     parts += [axis[label] for axis, label in zip(self.over.values(), others)]
@@ -192,6 +197,13 @@ def read_experiment(name: str, folders: Sequence[str] = ()) -> Experiment:
         experiment = Experiment.of(name, read_yaml(path))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no experiment ({error!r}); it needs a title, and rows with a run each") from error
+    raise_any(
+        f"{path}: row {row.name} is only in {axis}={label}, which is no column"
+        for row in experiment.rows
+        for axis, labels in row.only.items()
+        for label in labels
+        if label not in experiment.columns.get(axis, ())
+    )
     figures = dict.fromkeys(figure for row in experiment.rows for figure in row.figures.values())
     raise_any(
         f"{path}: nothing measures {figure}; {suggestion(figure, MEASURES)}" for figure in figures if figure not in MEASURES

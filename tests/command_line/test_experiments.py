@@ -71,6 +71,18 @@ def test_every_published_figure_is_of_an_experiment_and_has_its_source():
         assert float(row["value"]) >= 0 and row["source"] and row["paper"] and row["confidence"], row
 
 
+def test_a_row_may_have_some_columns_alone(tmp_path):
+    node = {**TWO, "rows": {**TWO["rows"], "average": {"run": ["method=average"], "only": {"model": ["base"]}}}}
+    runs = Experiment.of("two", node).runs()
+    assert {run.column["model"] for run in runs if "average" in run.rows} == {"base"} and len(runs) == 5
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    node["rows"]["average"]["only"] = {"model": ["large"]}
+    (folder / "two.yaml").write_text(json.dumps(node))
+    with pytest.raises(UserError, match="row average is only in model=large"):
+        read_experiment("two", [tmp_path])
+
+
 def test_rows_with_the_same_options_share_a_run_and_seeds_have_folders_of_their_own():
     experiment = Experiment.of("two", TWO)
     runs = experiment.runs()
