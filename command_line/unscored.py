@@ -95,6 +95,8 @@ def prepare_merge(
     for sentence in (*repetitions(pretrained, finetuned), *(each for model in (base, *models.values()) for each in model.notes)):
         note(sentence)
     _check_integers(inputs, base, note)
+    for sentence in method.notes(inputs):
+        note(sentence)
     provenance = _provenance(config, method, base, models)
     masks = load_masks(load or False, None, provenance, inputs.outline, method.coefficients(len(models))) if provenance else None
     if masks:

@@ -177,6 +177,10 @@ class Method(ABC):
     def check_tasks(self, tasks: Sequence[str]) -> None:  # noqa: B027  most methods take any
         """Raise UserError if this method cannot be used on these tasks."""
 
+    def notes(self, inputs: MergeInputs) -> list[str]:
+        """Return sentences on what a user should know of this method's merge of these inputs."""
+        return []
+
     def criterion(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
         """Return what the search maximises, of validation accuracies by task: their mean over the fine-tuned models'."""
         return fmean(normalised(merged[task], finetuned[task]) for task in merged)
@@ -254,6 +258,9 @@ class Wrapper(Method):
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         self.base.check_tasks(tasks)
+
+    def notes(self, inputs: MergeInputs) -> list[str]:
+        return self.base.notes(inputs)
 
     def criterion(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
         return self.base.criterion(merged, finetuned, zeroshot)

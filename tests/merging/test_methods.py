@@ -22,9 +22,9 @@ from src.elementwise import add_vector
 from src.errors import UserError
 from src.merging.engine import inputs as module
 from src.merging.engine.inputs import MergeInputs
-from src.merging.lines import LiNeS
+from src.merging.lines import LiNeS, OwnScale
 from src.merging.method import Fixed, Method, Wrapper, normalised, respace
-from src.merging.weighted_mean import OffDiagonal, WeightedMean
+from src.merging.weighted_mean import OffDiagonal
 from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import ROOT
 
@@ -295,7 +295,7 @@ def test_a_wrapper_forwards_every_member_of_a_method():
 @pytest.mark.parametrize("name", [name for name, lines in VARIANTS if lines and not name.startswith("single_task")])
 def test_under_lines_a_method_answers_as_it_does_itself(name):
     method, scaled = build(name), build(name, lines=True)
-    searches_another = isinstance(method, WeightedMean)  # whose own coefficient is no scale, or 1 alone
+    searches_another = isinstance(method, OwnScale)  # whose own coefficient is no scale, or 1 alone
     assert isinstance(scaled, LiNeS)
     assert scaled.coefficients(3) == (tuple(method.betas) if searches_another else method.coefficients(3))
     for member in ("per_task", "makes_masks", "decomposes", "mask_base", "needs"):
