@@ -18,7 +18,7 @@ from torch import Tensor
 from src.errors import UserError
 from src.merging.engine.covariance import eigenpairs, pulls
 from src.merging.engine.linear_algebra import EPSILON, safe_scale
-from src.merging.engine.trimming import check_percentage
+from src.merging.engine.trimming import check_percentage, kept_share, largest_entries
 from src.merging.lines import OwnScale
 from src.merging.matrixwise import Matrixwise
 from src.validation import is_number
@@ -123,11 +123,7 @@ class Tact(ActMat):
         check_percentage(self.k, "tact")
 
     def estimates(self, stack: Tensor) -> Tensor:
-        magnitudes = stack.abs().flatten(1)
-        size = magnitudes.shape[1]
-        count = max(round((self.k if self.k < 1 else self.k / 100) * size), 1)
-        thresholds = torch.stack([row.kthvalue(size - count + 1).values for row in magnitudes])
-        return torch.where(stack.abs() >= thresholds[:, None, None], stack, 0.0)
+        return largest_entries(stack, max(round(kept_share(self.k) * stack[0].numel()), 1))
 
 
 @dataclass(frozen=True, kw_only=True)

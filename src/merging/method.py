@@ -30,6 +30,10 @@ class Multiples(NamedTuple):
     vector: TaskVector
     factor: Callable[[float, str], float]
 
+    def at(self, coefficient: float) -> TaskVector:
+        """Return the multiple at a coefficient."""
+        return self.vector.map(lambda key, entry: entry * self.factor(coefficient, key))
+
 
 @dataclass(frozen=True)
 class MergeFamily:

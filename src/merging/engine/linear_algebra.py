@@ -165,7 +165,7 @@ def _images(matrix: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
 
 
 def safe_scale(matrix: Tensor) -> float:
-    """Return what to divide a matrix, or a stack, by so that squares stay in the dtype's range: a power of two, 1 for all but extreme entries."""
+    """Return what to divide entries by so that squares stay in the dtype's range: a power of two, 1 for all but extreme ones."""
     exponent = math.frexp(torch.linalg.vector_norm(matrix, torch.inf).item())[1]
     return 1.0 if abs(exponent) < SAFE_EXPONENT else 2.0**exponent
 
