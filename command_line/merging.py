@@ -22,7 +22,6 @@ from src.evaluation.search import STRATEGIES
 from src.evaluation.selection import Selection, select
 from src.experiments.merge import MergeResult, TaskScores
 from src.merging.engine.conjugate_gradient import convergence_notes
-from src.merging.engine.norms import norm_warnings
 from src.merging.method import Method
 from src.models.modes import POSTHOC
 from src.runtime.files import expand_path
@@ -64,8 +63,7 @@ def merge_and_score(config: DictConfig) -> None:
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
         selection = select(method, specified, load, run.paths.mask_files, evaluator, strategy)
         scores = _compare(evaluator, selection.vectors)
-        notes = [*selection.notes, *convergence_notes(evaluator.inputs.convergence)]
-        notes += norm_warnings(evaluator.inputs) if method.combines and config.normalise is None else []
+        notes = [*selection.notes, *method.notes(evaluator.inputs), *convergence_notes(evaluator.inputs.convergence)]
         notes += [*_warnings(config, run, scores), *_precision_note(evaluator, selection)]
         shared = next(iter(selection.vectors.values()))
         others = _compare(evaluator.on(unseen), dict.fromkeys((task.name for task in unseen), shared))

@@ -19,7 +19,6 @@ from src.checkpoints.solved import SolvedEntries
 from src.elementwise import as_real
 from src.errors import UserError, collect, raise_any, shorten
 from src.merging.engine.inputs import MergeInputs
-from src.merging.engine.norms import norm_warnings
 from src.merging.method import MergeFamily, Method
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.runtime.files import expand_path, file_state
@@ -96,7 +95,7 @@ def prepare_merge(
     for sentence in (*repetitions(pretrained, finetuned), *(each for model in (base, *models.values()) for each in model.notes)):
         note(sentence)
     _check_integers(inputs, base, note)
-    for sentence in norm_warnings(inputs) if method.combines and config.normalise is None else ():
+    for sentence in method.notes(inputs):
         note(sentence)
     provenance = _provenance(config, method, base, models)
     masks = load_masks(load or False, None, provenance, inputs.outline, method.coefficients(len(models))) if provenance else None

@@ -3,12 +3,13 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from src.errors import collect, raise_any
+from src.errors import collect, raise_any, shorten
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import Triplets
-from src.merging.engine.matrices import check_attention, matrix_names, matrix_pattern, per_matrix
+from src.merging.engine.matrices import check_attention, matrix_names, matrix_pattern, per_matrix, unpacked
 from src.merging.method import MergeFamily, Searched
 from src.task_vectors import TaskVector
 
@@ -52,10 +53,31 @@ class Matrixwise(Searched):
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         return MergeFamily.shared(inputs.tasks, self.vector(inputs))
 
+    def names(self, inputs: MergeInputs) -> list[str]:
+        """Return the names of the parameters that it merges as matrices."""
+        return [key for key in matrix_names(inputs, self.matrices) if self.is_merged(inputs.outline[key].shape)]
+
+    def is_merged(self, shape: torch.Size) -> bool:
+        """Whether matrices of a shape, (m, n), are merged as such rather than like the other entries."""
+        return True
+
+    def doubt(self, shape: torch.Size) -> str | None:
+        """Return what a user should know of merging a stack of a shape, (tasks, m, n), as the end of a sentence, or None."""
+        return None
+
+    def notes(self, inputs: MergeInputs) -> list[str]:
+        names: dict[str, list[str]] = {}
+        for key in matrix_names(inputs, self.matrices):
+            parts, _ = unpacked(self.attention, key, inputs.outline[key])
+            doubt = self.doubt(torch.Size((len(inputs.tasks), *parts[0].shape)))
+            if doubt and inputs.changed(key):
+                names.setdefault(doubt, []).append(key)
+        return [*super().notes(inputs), *(f"{shorten(keys)}: {doubt}" for doubt, keys in names.items())]
+
     def vector(self, inputs: MergeInputs) -> TaskVector:
         """Return the merged vector, coefficient 1; zero where no task changed a parameter."""
         return inputs.matrixwise(
-            matrix_names(inputs, self.matrices),
+            self.names(inputs),
             lambda key, stack: per_matrix(self.attention, key, stack, self.merge),
             REST[self.rest],
         )
@@ -71,3 +93,11 @@ class Spectral(Matrixwise):
 
     def merge(self, stack: Tensor) -> Tensor:
         return self.triplets(stack).product
+
+
+def lost_change(shape: torch.Size) -> str | None:
+    """Return that a stack, (tasks, m, n), has fewer directions than tasks, where none is left for each; None if it has not."""
+    tasks, rows, columns = shape
+    if tasks <= min(rows, columns):
+        return None
+    return f"fewer rows or columns than the {tasks} tasks, so that none of their singular directions is kept: all change is lost"

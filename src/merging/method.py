@@ -15,6 +15,7 @@ from typing import ClassVar, NamedTuple
 from src.compact import Compact
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.norms import norm_warnings
 from src.state_dict import Memoized, StateDict
 from src.task_vectors import TaskVector
 from src.validation import is_number
@@ -29,6 +30,10 @@ class Multiples(NamedTuple):
 
     vector: TaskVector
     factor: Callable[[float, str], float]
+
+    def at(self, coefficient: float) -> TaskVector:
+        """Return the multiple at a coefficient."""
+        return self.vector.map(lambda key, entry: entry * self.factor(coefficient, key))
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,10 @@ class Method(ABC):
         return None
 
     def least_share(self, tasks: int) -> float:
-        """Return the least share of a task that SVC counts by default, of its paper (see `svc`)."""
+        """Return the least share of a task that SVC counts by default, of its paper (see `svc`).
+
+        Raise UserError where the merged matrices have no directions of their own to calibrate, with the reason.
+        """
         return 1 / tasks
 
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
@@ -175,6 +183,10 @@ class Method(ABC):
 
     def check_tasks(self, tasks: Sequence[str]) -> None:  # noqa: B027  most methods take any
         """Raise UserError if this method cannot be used on these tasks."""
+
+    def notes(self, inputs: MergeInputs) -> list[str]:
+        """Return sentences on what a user should know of this method's merge of these inputs, which it does not ask for."""
+        return norm_warnings(inputs) if self.combines else []
 
     def criterion(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
         """Return what the search maximises, of validation accuracies by task: their mean over the fine-tuned models'."""
@@ -258,6 +270,9 @@ class Wrapper(Method):
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         self.base.check_tasks(tasks)
+
+    def notes(self, inputs: MergeInputs) -> list[str]:
+        return self.base.notes(inputs)
 
     def criterion(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
         return self.base.criterion(merged, finetuned, zeroshot)

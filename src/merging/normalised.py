@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
-from src.merging.engine.norms import equalised
+from src.merging.engine.norms import equalised, norm_warnings
 from src.merging.method import MergeFamily, Wrapper
 
 
@@ -18,3 +18,7 @@ class Normalised(Wrapper):
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         return self.base(equalised(inputs))
+
+    def notes(self, inputs: MergeInputs) -> list[str]:
+        mended = norm_warnings(inputs)
+        return [sentence for sentence in self.base.notes(inputs) if sentence not in mended]

@@ -69,6 +69,7 @@ class SVC(Wrapper):
         if self.alpha is not None and not (is_number(self.alpha) and self.alpha > 0):
             raise UserError(f"method.svc_alpha is a number above 0, or null for the paper's own; got {self.alpha}")
         check_attention(self.attention)
+        self.base.least_share(1)
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         family, alpha = self.base(inputs), self.alpha or self.base.least_share(len(inputs.tasks))

@@ -3,10 +3,11 @@ made orthogonal to one another."""
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from src.merging.engine.linear_algebra import Triplets, concatenated, leading_triplets_of_each, orthogonalised
-from src.merging.matrixwise import Spectral
+from src.merging.matrixwise import Spectral, lost_change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,9 @@ class TSVM(Spectral):
     def triplets(self, stack: Tensor) -> Triplets:
         rank = int(min(stack.shape[1:]) * (1 / len(stack)))
         return orthogonalised(concatenated(leading_triplets_of_each(stack, rank)))
+
+    def doubt(self, shape: torch.Size) -> str | None:
+        return lost_change(shape)
 
     def least_share(self, tasks: int) -> float:
         return 1.0

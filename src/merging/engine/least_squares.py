@@ -34,15 +34,19 @@ def solve_positive(matrix: Tensor, target: Tensor) -> Tensor:
 
 def _is_nearly_singular(matrix: Tensor, factor: Tensor) -> bool:
     """Whether the smallest eigenvalue is below SMALLEST times the largest, as a few power iterations estimate them."""
+    inverse_smallest = _largest(lambda vectors: torch.cholesky_solve(vectors, factor), matrix)
+    return bool(SMALLEST * largest_eigenvalue(matrix) * inverse_smallest > 1)
+
+
+def largest_eigenvalue(matrix: Tensor) -> Tensor:
+    """Return an estimate, from below, of the largest eigenvalue of a positive semi-definite matrix."""
+    return _largest(lambda vectors: matrix @ vectors, matrix)
+
+
+def _largest(product: Callable[[Tensor], Tensor], matrix: Tensor) -> Tensor:
+    """Return an estimate, from below, of the largest eigenvalue of a positive semi-definite operator on a matrix's columns."""
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(len(matrix), 4, generator=generator, dtype=matrix.dtype).to(matrix.device)
-    largest = _largest(lambda vectors: matrix @ vectors, start)
-    inverse_smallest = _largest(lambda vectors: torch.cholesky_solve(vectors, factor), start)
-    return bool(SMALLEST * largest * inverse_smallest > 1)
-
-
-def _largest(product: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
-    """Return an estimate, from below, of the largest eigenvalue of a positive semi-definite operator."""
+    vectors = torch.randn(len(matrix), 4, generator=generator, dtype=matrix.dtype).to(matrix.device)
     for _ in range(STEPS):
         vectors = product(vectors / torch.linalg.vector_norm(vectors, dim=0))
     return torch.linalg.vector_norm(vectors, dim=0).amax()

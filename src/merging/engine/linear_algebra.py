@@ -56,7 +56,7 @@ def leading_triplets(matrix: Tensor, rank: int) -> Triplets:
     if rank == 0 or not matrix.any():
         zeros = [matrix.new_zeros(*shape) for shape in ((matrix.shape[0], rank), (rank,), (matrix.shape[1], rank))]
         return Triplets(*zeros)
-    scale = _scale(matrix)
+    scale = safe_scale(matrix)
     rows = rows / scale if scale != 1 else rows
     is_double = matrix.dtype == torch.float64 or matrix.device.type in DOUBLE_AT_ONCE
     values, vectors = _eigen(rows.double() if is_double else rows, rank)
@@ -164,8 +164,8 @@ def _images(matrix: Tensor, vectors: Tensor, values: Tensor) -> Tensor:
     return images.div_(torch.where(values > 0, values, torch.inf).to(matrix.dtype))
 
 
-def _scale(matrix: Tensor) -> float:
-    """Return what to divide by so that squares stay in the dtype's range: a power of two, 1 for all but extreme entries."""
+def safe_scale(matrix: Tensor) -> float:
+    """Return what to divide entries by so that squares stay in the dtype's range: a power of two, 1 for all but extreme ones."""
     exponent = math.frexp(torch.linalg.vector_norm(matrix, torch.inf).item())[1]
     return 1.0 if abs(exponent) < SAFE_EXPONENT else 2.0**exponent
 

@@ -1,4 +1,4 @@
-"""Keep the largest entries of each task vector: an exact threshold over the whole vector, found by counting.
+"""Keep the largest entries of each task vector: an exact threshold over the whole vector, found by counting, or of one matrix.
 
 Magnitudes of floating-point numbers are ordered as their bit patterns are, so the threshold is found 12 bits at a
 time: one pass over the stream counts the leading 12 bits, the next the following 12 bits of those that share the
@@ -35,8 +35,7 @@ def trimmed(inputs: MergeInputs, k: float) -> MergeInputs:
 
 def magnitude_thresholds(inputs: MergeInputs, k: float) -> Tensor:
     """Return (tasks,) the `d - int(d * k%)`-th smallest magnitude of each task's d entries; 0 where that is none."""
-    share = k if k < 1 else k / 100
-    rank = inputs.size - int(inputs.size * share)
+    rank = inputs.size - int(inputs.size * kept_share(k))
     dtypes = {leaf.dtype for leaf in inputs.outline.values()}
     width = torch.finfo(max(dtypes, key=lambda dtype: dtype.itemsize)).bits
     integers, floats = {32: (torch.int32, torch.float32), 64: (torch.int64, torch.float64)}[width]
@@ -58,6 +57,21 @@ def magnitude_thresholds(inputs: MergeInputs, k: float) -> Tensor:
             leading[row] = leading[row] << (high - low) | digit
         high = low
     return leading[:, 0].cpu().view(floats)
+
+
+def largest_entries(stack: Tensor, count: int) -> Tensor:
+    """Return the `count` largest entries of each matrix of a stack, (tasks, m, n), ties included; the others are zero."""
+    magnitudes = stack.abs().flatten(1)
+    size = magnitudes.shape[1]
+    if count >= size:
+        return stack
+    thresholds = torch.stack([row.kthvalue(size - count + 1).values for row in magnitudes])
+    return torch.where(stack.abs() >= thresholds[:, None, None], stack, 0.0)
+
+
+def kept_share(k: float) -> float:
+    """Return the share that a percentage k is, which below 1 is one already."""
+    return k if k < 1 else k / 100
 
 
 def _count(inputs: MergeInputs, floats: torch.dtype, integers: torch.dtype, leading: Tensor, high: int, low: int) -> Tensor:
