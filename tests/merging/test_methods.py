@@ -31,7 +31,8 @@ from tests.helpers.processes import ROOT
 METHODS = {path.stem: path for path in sorted((ROOT / "config" / "method").glob("*.yaml"))}
 
 
-NEEDED = {"consensus": ["method.mask_lambda=0.4"]}  # where there is no validation data
+# Where there is no validation data, or no time.
+NEEDED = {"consensus": ["method.mask_lambda=0.4"], "adamerging": ["method.iterations=3"]}
 
 
 @cache

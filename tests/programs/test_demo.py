@@ -83,6 +83,18 @@ def test_lines_and_ties_run_as_typed_and_draw_the_scale_by_depth(demo):
     assert record["question"]["tasks"] == ["Shapes", "Colours"]
 
 
+def test_coefficients_are_learned_from_unlabelled_images_and_the_record_says_so(demo):
+    options = ("method=adamerging", "method.iterations=2", "num_tasks=2")
+    for split in ("test", "val"):
+        done = run_script("main.py", *options, f"method.split={split}", cwd=demo)
+        assert done.returncode == 0, done.stderr
+        (record,) = (r for r in records(demo).values() if r["question"]["method"].get("split") == split)
+        assert record["validation"] == [] and record["coefficient"] == 1
+        (note,) = (note for note in record["notes"] if f"unlabelled {split} examples" in note)
+        assert ("transductive" in note) == (split == "test") and "Shapes 0.3" in note or "Shapes 0.29" in note
+        assert not list((demo / "cache" / "solved").glob("*"))
+
+
 def test_a_single_task_reports_target_control_and_trade_off(demo):
     options = ("method=single_task", "method.task_index=1", "method.apply_lines=True", "DATASETS=[Digits,Arrows]")
     done = run_script("main.py", *options, cwd=demo)

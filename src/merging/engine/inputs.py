@@ -22,6 +22,7 @@ from src.errors import UserError, raise_any
 from src.merging.engine.conjugate_gradient import Convergence
 from src.merging.engine.groups import Group, extended, groups_of
 from src.merging.engine.threads import Prefetched, parallel_map
+from src.merging.engine.unlabelled import PredictionEntropy, Unlabelled
 from src.state_dict import (
     Lazy,
     Memoized,
@@ -50,6 +51,7 @@ class MergeInputs:
     keep: whether vectors made here keep the entries they computed (a search reads them again) or not (a file is written).
     statistics: of the tasks, by kind and task, by parameter (see `engine.statistics`); read when a method needs them.
     read_model: returns the model at a path that is an option of a method, under the names of `pretrained`.
+    unlabelled: returns the entropy of predictions on unlabelled examples of the tasks; None where they have no data here.
     solved: where parameters whose equations were solved are kept, for a run that is killed; None to keep none.
     thresholds: (tasks,) magnitudes below which an entry of a task vector counts as zero; None to trim nothing.
     memo: what trimmed copies of these inputs need not compute again.
@@ -65,6 +67,7 @@ class MergeInputs:
     keep: bool
     statistics: Mapping[str, Mapping[str, StateDict]] = field(default_factory=dict, repr=False)
     read_model: Callable[[str], StateDict] = field(default=open_checkpoint, repr=False)
+    unlabelled: Unlabelled | None = field(default=None, repr=False)
     solved: SolvedEntries | None = None
     thresholds: Tensor | None = None
     memo: dict = field(default_factory=dict, repr=False)
@@ -105,6 +108,15 @@ class MergeInputs:
         """Return the vector to the model at a path that is an option of a method."""
         model = self.model_at(path)
         return ModelVector.of_models(self._of(path, model).slicewise(lambda stack: stack[0]), self.pretrained, model)
+
+    def entropy_on(self, split: str, size: int, seed: int) -> PredictionEntropy:
+        """Return the entropy of predictions on unlabelled examples (see `engine.unlabelled`). Raise UserError without any."""
+        if self.unlabelled is None:
+            raise UserError(
+                "this method learns from unlabelled examples of the tasks, and files of weights come with none; choose their "
+                "model, such as model=ViT-B-32, or another method"
+            )
+        return self.unlabelled(split, size, seed)
 
     def _of(self, name: str, model: StateDict) -> "MergeInputs":
         """Return the inputs with one model in the place of all, untrimmed."""
@@ -327,6 +339,11 @@ class MergeInputs:
     def convergence(self) -> dict[str, Convergence]:
         """What became of each parameter's equations, where a method solves them by iteration, so far."""
         return self.memo.setdefault("convergence", {})
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the record on what a method found, so far."""
+        return self.memo.setdefault("notes", [])
 
     def _vector(self, entry: Callable[[str], Tensor]) -> TaskVector:
         return TaskVector.of((Memoized if self.keep else Lazy)(self.outline, entry))
