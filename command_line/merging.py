@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from command_line.build import build_method, check_statistics, specified_coefficient
+from command_line.build import build_method, build_statistics_settings, check_statistics, specified_coefficient
 from command_line.config import merge_question, method_name, model_name
 from command_line.launch import hydra_arguments
 from command_line.output import check_output, publish_analysis, write_output
@@ -74,7 +74,8 @@ def merge_and_score(config: DictConfig) -> None:
         title = f"{model_name(config)}, {plural(len(tasks), 'task')}"
         masks = selection.masks.digest if selection.masks else None
         about = run.about(f"{title}, {method_name(config)}", notes, masks=masks)
-        result = MergeResult.of(selection, scores, others, evaluator.inputs, written, **about)
+        settings = build_statistics_settings(config)
+        result = MergeResult.of(selection, scores, others, evaluator.inputs, written, settings, **about)
         folder = run.publish(result, selection.curve)
         if config.analysis:
             publish_analysis(evaluator.inputs, merges.masks_at(coefficients), title, folder)

@@ -62,6 +62,10 @@ class AdaMerging(Unscaled):
             problems.append(f"method.seed is a whole number, at least 0; got {self.seed}")
         raise_any(problems)
 
+    @property
+    def unlabelled_split(self) -> str:
+        return self.split
+
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         entropy = inputs.entropy_on(self.split, self.batch_size, self.seed)
 

@@ -82,7 +82,8 @@ class Method(ABC):
     makes_masks: whether it makes masks, which a run saves beside the checkpoints.
     decomposes: whether it decomposes matrices: so slow that LiNeS, which reads the merged vector twice, holds it in memory.
     needs_models: whether it merges fine-tuned models, which every task then has.
-    needs: kinds of statistics of the tasks that it reads (see `engine.statistics`).
+    needs: kinds of statistics of the tasks that it, or a method among its options, reads (see `engine.statistics`).
+    unlabelled_split: the split of unlabelled examples that it learns from (see `engine.unlabelled`); None if from none.
     files: paths of further models that it reads, by `MergeInputs.read_model`.
     """
 
@@ -93,7 +94,12 @@ class Method(ABC):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ()
+        options = [getattr(self, field.name) for field in fields(self)]
+        return tuple(dict.fromkeys(kind for option in options if isinstance(option, Method) for kind in option.needs))
+
+    @property
+    def unlabelled_split(self) -> str | None:
+        return None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -193,6 +199,10 @@ class Wrapper(Method):
     @property
     def needs(self) -> tuple[str, ...]:
         return self.base.needs
+
+    @property
+    def unlabelled_split(self) -> str | None:
+        return self.base.unlabelled_split
 
     @property
     def files(self) -> tuple[str, ...]:

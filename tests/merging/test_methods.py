@@ -299,7 +299,7 @@ def test_under_lines_a_method_answers_as_it_does_itself(name):
     searches_another = isinstance(method, WeightedMean)  # whose own coefficient is no scale, or 1 alone
     assert isinstance(scaled, LiNeS)
     assert scaled.coefficients(3) == (tuple(method.betas) if searches_another else method.coefficients(3))
-    for member in ("per_task", "makes_masks", "decomposes", "mask_base", "needs"):
+    for member in ("per_task", "makes_masks", "decomposes", "mask_base", "needs", "unlabelled_split"):
         assert getattr(scaled, member) == getattr(method, member), member
     expected = method.description | ({"off_diagonal": 1.0} if isinstance(method, OffDiagonal) else {})
     assert scaled.mask_method == method.mask_method and scaled.description["base"] == expected
