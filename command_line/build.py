@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from src.models.clip.pixel_cache import PixelStore
 
 # Options of method= that are no fields of its class: read by the code here, or by other modules.
-OPTIONS = ("apply_lines", "depth_pattern", "use_ties", "own_base", "ties_base", "load_mask")
+OPTIONS = ("apply_lines", "depth_pattern", "examples", "use_ties", "own_base", "ties_base", "load_mask")
 MOST_PER_PASS = 8  # models scored in one pass: more gain nothing, and a killed run loses a span of all of them
 METHOD = Kind("method", "merging method", "src.merging", Method)
 MODE = Kind("finetuning_mode", "fine-tuning mode", "src.models.modes", Mode, parts=(LowRank,))

@@ -17,11 +17,12 @@ class TSVM(Searched):
     decomposes = True
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        share = 1 / len(inputs.tasks)
-
-        def merge(stack: Tensor) -> Tensor:
-            rank = int(min(stack.shape[1:]) * share)
-            return orthogonalised(concatenated(leading_triplets_of_each(stack, rank))).product
-
-        vector = inputs.matrixwise(merge, lambda stack: stack.mean(0))
+        vector = inputs.matrixwise(merged_singular_vectors, lambda stack: stack.mean(0))
         return MergeFamily.shared(inputs.tasks, vector)
+
+
+def merged_singular_vectors(stack: Tensor) -> Tensor:
+    """Return the matrix of the tasks' leading singular triplets, made orthogonal: (tasks, m, n) -> (m, n)."""
+    share = 1 / len(stack)
+    rank = int(min(stack.shape[1:]) * share)
+    return orthogonalised(concatenated(leading_triplets_of_each(stack, rank))).product

@@ -80,7 +80,13 @@ def test_tasks_without_a_model_of_their_own_have_no_normalised_accuracy(tmp_path
     assert "unseen" not in some.record()
 
 
-DATA = {"fisher": "labelled val", "cg": "labelled val", "regmean": "unlabelled val", "adamerging": "unlabelled test"}
+DATA = {
+    "fisher": "labelled val",
+    "cg": "labelled val",
+    "regmean": "unlabelled val",
+    "esm": "unlabelled val",
+    "adamerging": "unlabelled test",
+}
 ON_VALIDATION = StatisticsSettings(split="val", examples=8, labels="empirical", seed=0)
 
 

@@ -281,7 +281,7 @@ def test_statistics_are_collected_once_and_named_by_results_that_depend_on_them(
     done = run_script("main.py", "method=regmean", "specify_lambda=0.9", *few, cwd=demo)
     assert done.returncode == 0, done.stderr
     files = {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/ViT-demo/*/statistics/*.safetensors")}
-    assert {path.name for path in files} == {f"nonlinear_finetuned_{task}_gram_in_empirical_val.safetensors" for task in ("Digits", "Arrows")}  # fmt: skip
+    assert {path.name for path in files} == {f"nonlinear_finetuned_{task}_gram_in_empirical_val_64.safetensors" for task in ("Digits", "Arrows")}  # fmt: skip
     (record,) = (r for name, r in records(demo).items() if name.startswith("ViT-demo-2-tasks-regmean"))
     assert record["question"]["statistics"] == {"files": None, "split": "val", "examples": 64, "labels": "empirical", "seed": 0}
     assert record["means"]["merged"]["mean"] > record["means"]["zeroshot"]["mean"]
