@@ -83,7 +83,7 @@ class Method(ABC):
     decomposes: whether it decomposes matrices: so slow that LiNeS, which reads the merged vector twice, holds it in memory.
     needs_models: whether it merges fine-tuned models, which every task then has.
     needs: kinds of statistics of the tasks that it, or a method among its options, reads (see `engine.statistics`).
-    unlabelled_split: the split of unlabelled examples that it learns from (see `engine.unlabelled`); None if from none.
+    unlabelled_split: the split of unlabelled examples that it, or such a method, learns from (see `engine.unlabelled`); None if from none.
     files: paths of further models that it reads, by `MergeInputs.read_model`.
     """
 
@@ -94,12 +94,16 @@ class Method(ABC):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        options = [getattr(self, field.name) for field in fields(self)]
-        return tuple(dict.fromkeys(kind for option in options if isinstance(option, Method) for kind in option.needs))
+        return tuple(dict.fromkeys(kind for part in self._parts for kind in part.needs))
 
     @property
     def unlabelled_split(self) -> str | None:
-        return None
+        return next((split for part in self._parts if (split := part.unlabelled_split)), None)
+
+    @property
+    def _parts(self) -> list["Method"]:
+        """The methods among its options, such as the one whose vector is masked."""
+        return [option for field in fields(self) if isinstance(option := getattr(self, field.name), Method)]
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -106,6 +106,7 @@ def test_every_method_says_what_data_it_is_made_of(name):
         (["method=adamerging", "method.split=val"], {}, "unlabelled val"),
         (["method=tall_mask", "method@method.base=fisher"], {"labels": "true"}, "unlabelled val"),
         (["method=tall_mask", "method@method.base=fisher"], {}, "labelled val"),
+        (["method=tall_mask", "method@method.base=adamerging"], {}, "unlabelled test"),
     ],
 )
 def test_what_data_a_method_is_made_of_follows_from_its_options(options, settings, data):
