@@ -13,7 +13,6 @@ from src.merging.engine.linear_algebra import EPSILON, UNITS_FLOOR, leading_eige
 from src.merging.engine.statistics import GRAM_IN, Statistic
 from src.merging.method import MergeFamily, Searched
 from src.merging.tsvm import merged_singular_vectors
-from src.task_vectors import TaskVector
 
 SPREAD = 0.15  # the power of a direction's share of the variance by which it counts
 
@@ -53,8 +52,7 @@ class ESM(Searched):
             merged = merged.load()  # read twice: for the norms of layers, and to be scaled by them
         layers = [key for key in inputs.outline if inputs.is_matrix(key) and inputs.changed(key)]
         scales = scales_by_norm({key: torch.linalg.vector_norm(merged[key]).item() for key in layers})
-        vector: TaskVector = merged.map(lambda key, entry: entry * scales.get(key, 1.0))
-        return MergeFamily.shared(inputs.tasks, vector)
+        return MergeFamily.shared(inputs.tasks, merged.map(lambda key, entry: entry * scales.get(key, 1.0)))
 
 
 def essential_merge(stack: Tensor, grams: Iterable[Tensor]) -> Tensor:

@@ -83,7 +83,7 @@ class Method(ABC):
     decomposes: whether it decomposes matrices: so slow that LiNeS, which reads the merged vector twice, holds it in memory.
     needs_models: whether it merges fine-tuned models, which every task then has.
     needs: kinds of statistics of the tasks that it, or a method among its options, reads (see `engine.statistics`).
-    unlabelled_split: the split of unlabelled examples that it, or such a method, learns from (see `engine.unlabelled`); None if from none.
+    unlabelled_split: of the unlabelled examples that it, or such a method, learns from (see `engine.unlabelled`); None of none.
     files: paths of further models that it reads, by `MergeInputs.read_model`.
     """
 

@@ -51,10 +51,6 @@ def test_a_generated_answer_is_as_unsure_as_its_tokens():
     torch.testing.assert_close(family.entropy(entries, batch).detach(), sums / counts, rtol=1e-4, atol=1e-5)
 
 
-def drawn(entropy, name, seed):
-    return entropy._draw(TASKS[name], seed).inputs["input"].tolist()
-
-
 def test_a_step_draws_different_examples_and_the_same_each_time():
     entropy = SampledEntropy(text_family(), TASKS, "test", 4, 0)
     batches = [entropy._draw(TASKS["alpha"], seed) for seed in (1, 1, 2)]

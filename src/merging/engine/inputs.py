@@ -51,10 +51,10 @@ class MergeInputs:
     keep: whether vectors made here keep the entries they computed (a search reads them again) or not (a file is written).
     statistics: of the tasks, by kind and task, by parameter (see `engine.statistics`); read when a method needs them.
     read_model: returns the model at a path that is an option of a method, under the names of `pretrained`.
-    unlabelled: returns the entropy of predictions on unlabelled examples of the tasks; None where they have no data here.
     solved: where parameters whose equations were solved are kept, for a run that is killed; None to keep none.
     thresholds: (tasks,) magnitudes below which an entry of a task vector counts as zero; None to trim nothing.
     memo: what trimmed copies of these inputs need not compute again.
+    unlabelled: returns the entropy of predictions on unlabelled examples of the tasks; None where they have no data here.
 
     Raise UserError, with all problems at once, if the models' names or shapes differ.
     """
@@ -67,10 +67,10 @@ class MergeInputs:
     keep: bool
     statistics: Mapping[str, Mapping[str, StateDict]] = field(default_factory=dict, repr=False)
     read_model: Callable[[str], StateDict] = field(default=open_checkpoint, repr=False)
-    unlabelled: Unlabelled | None = field(default=None, repr=False)
     solved: SolvedEntries | None = None
     thresholds: Tensor | None = None
     memo: dict = field(default_factory=dict, repr=False)
+    unlabelled: Unlabelled | None = field(default=None, repr=False)
 
     def __post_init__(self):
         if "checked" not in self.memo:
