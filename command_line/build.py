@@ -46,6 +46,7 @@ OPTIONS = (
     "svc_alpha",
     "step_order",
     "depth_pattern",
+    "examples",
     "use_ties",
     "own_base",
     "ties_base",

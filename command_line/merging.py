@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from command_line.build import build_method, check_statistics, specified_coefficient
+from command_line.build import build_method, build_statistics_settings, check_statistics, specified_coefficient
 from command_line.config import merge_question, method_name, model_name
 from command_line.launch import hydra_arguments
 from command_line.output import check_output, publish_analysis, write_output
@@ -63,7 +63,8 @@ def merge_and_score(config: DictConfig) -> None:
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
         selection = select(method, specified, load, run.paths.mask_files, evaluator, strategy)
         scores = _compare(evaluator, selection.vectors)
-        notes = [*selection.notes, *method.notes(evaluator.inputs), *convergence_notes(evaluator.inputs.convergence)]
+        inputs = evaluator.inputs
+        notes = [*selection.notes, *method.notes(inputs), *inputs.notes, *convergence_notes(inputs.convergence)]
         notes += [*_warnings(config, run, scores), *_precision_note(evaluator, selection)]
         shared = next(iter(selection.vectors.values()))
         others = _compare(evaluator.on(unseen), dict.fromkeys((task.name for task in unseen), shared))
@@ -74,7 +75,8 @@ def merge_and_score(config: DictConfig) -> None:
         title = f"{model_name(config)}, {plural(len(tasks), 'task')}"
         masks = selection.masks.digest if selection.masks else None
         about = run.about(f"{title}, {method_name(config)}", notes, masks=masks)
-        result = MergeResult.of(selection, scores, others, evaluator.inputs, written, **about)
+        settings = build_statistics_settings(config)
+        result = MergeResult.of(selection, scores, others, evaluator.inputs, written, settings, **about)
         folder = run.publish(result, selection.curve)
         if config.analysis:
             publish_analysis(evaluator.inputs, merges.masks_at(coefficients), title, folder)

@@ -152,8 +152,10 @@ def _selected(records: Sequence[Record], conditions: Sequence[str]) -> list[Reco
     return kept
 
 
-def _choice(record: Record, key: str) -> str:
-    return field_of(record, f"choices.{key}", {})
+def _choice(record: Record, key: str) -> str | None:
+    """Return what was chosen of a group of options; None if nothing, which is not a choice called none."""
+    name = f"choices.{key}"
+    return field_of(record, name, {}) if has_field(record, name) else None
 
 
 def _page(request: Request, grids: Sequence[Grid], records: Sequence[Record]) -> str:

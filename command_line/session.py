@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import xxhash
@@ -49,6 +49,7 @@ from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path, file_state, locked_if_free
 from src.runtime.memory import keep_freed_memory
 from src.state_dict import StateDict, byte_size
+from src.statistics.entropy import SampledEntropy
 from src.statistics.files import open_statistics
 from src.statistics.store import CollectedStatistics
 
@@ -110,16 +111,21 @@ class Session:
             inputs=inputs,
             candidates_per_pass=candidates_per_pass(config, family.device, byte_size(family.pretrained), self.group),
         )
-        return replace(evaluator, inputs=inputs and self._with_statistics(inputs, evaluator))
+        return replace(evaluator, inputs=inputs and self._with_data(inputs, evaluator))
 
-    def _with_statistics(self, inputs: MergeInputs, evaluator: Evaluator) -> MergeInputs:
-        """Return the inputs with the models' statistics, and a place for what is solved with them."""
+    def _with_data(self, inputs: MergeInputs, evaluator: Evaluator) -> MergeInputs:
+        """Return the inputs with what methods learn from the tasks' data, and a place for what is solved with it."""
         files = list(map(file_state, statistics_paths(self.config)))
         settings = OmegaConf.to_container(self.config.statistics, resolve=True)
         method = OmegaConf.to_container(self.config.method, resolve=True)
         question = [self.family.pretrained_digest, evaluator.finetuned_digests, method, settings, files]
         folder = self.paths.cache / "solved" / xxhash.xxh3_64_hexdigest(json.dumps(question).encode())
-        return replace(inputs, statistics=self._statistics(evaluator), solved=SolvedEntries(folder, question))
+        return replace(
+            inputs,
+            statistics=self._statistics(evaluator),
+            unlabelled=partial(SampledEntropy, self.family, evaluator.tasks, group=self.group, progress=self.progress),
+            solved=SolvedEntries(folder, question),
+        )
 
     def read_model(self, path: str) -> Checkpoint:
         """Return the model at a path that is an option of a method, whose digest and notes are then part of the record."""

@@ -12,6 +12,7 @@ from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.statistics import FISHER_DIAG, SHAPES
 from src.models.layers import depth_by_name, is_layer_by_name
 from src.state_dict import Lazy
+from tests.helpers.linear_entropy import LinearEntropy
 from tests.helpers.processes import run_fresh
 
 # Tests run side by side, one a core, and so must the processes they start. Set after torch was imported here, this
@@ -58,6 +59,7 @@ def merge_inputs(models: Models, keep: bool = False) -> MergeInputs:
         keep,
         statistics,
         read_model=lambda path: next(reversed(finetuned.values())),
+        unlabelled=lambda split, size, seed: LinearEntropy(len(finetuned)),
     )
 
 

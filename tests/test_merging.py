@@ -28,7 +28,8 @@ OPTIONS = {"consensus": {"mask_lambda": 0.4}}  # that a method needs where there
 MERGING = [
     (name, lines)
     for name, lines in VARIANTS
-    if build(name, lines, *(["method.weights=x"] if name == "given" else [])).needs_models
+    if (method := build(name, lines, *(["method.weights=x"] if name == "given" else []))).needs_models
+    and not method.unlabelled_split
 ]
 
 
@@ -299,6 +300,7 @@ ERRORS = {
     "statistics of another task": ({"method": "regmean", "statistics": {"gram_in": {"b": MODEL}}}, ["the gram_in is a mapping of tasks (a) to state dicts; got one of b"]),
     "statistics that are no mapping": ({"method": "regmean", "statistics": {"gram_in": [MODEL]}}, ["got one of type list"]),
     "statistics of other shapes": ({"method": "regmean", "statistics": {"gram_in": {"a": {"w": torch.ones(3, 3)}}}}, ["the gram_in of a has shape (3, 3) in w"]),
+    "no examples": ({"method": "adamerging", "coefficient": None}, ["learns from unlabelled examples of the tasks, and files"]),
     "no statistics": ({"method": "regmean"}, ["needs statistics of kind gram_in"]),
 }  # fmt: skip
 

@@ -15,7 +15,9 @@ from src.experiments.storage import Storage, storage_of
 from src.experiments.tables import show_table
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.statistics import WITHOUT_GRADIENTS
+from src.merging.method import Method
 from src.state_dict import byte_size
+from src.statistics.collection import StatisticsSettings
 
 MODELS = ("zeroshot", "finetuned", "merged")
 FIGURES = {"zeroshot": "zero-shot", "finetuned": "fine-tuned", "merged": "merged", "normalised": "normalised"}  # with headings
@@ -74,6 +76,21 @@ def mean_accuracies(scores: Collection[TaskScores]) -> dict[str, dict[str, float
     return means
 
 
+def uses_gradients(method: Method) -> bool:
+    """Whether a method reads gradients of the models on data."""
+    return method.unlabelled_split is not None or any(kind not in WITHOUT_GRADIENTS for kind in method.needs)
+
+
+def data_used(method: Method, statistics: StatisticsSettings) -> str:
+    """Return what a method's vector is made of beside models: `none`, or examples, as in `unlabelled test`, `labelled val`.
+
+    The validation data that coefficients are searched on stand apart, in `evaluations`.
+    """
+    if not method.needs:
+        return f"unlabelled {method.unlabelled_split}" if method.unlabelled_split else "none"
+    return f"{'labelled' if statistics.reads_labels and uses_gradients(method) else 'unlabelled'} {statistics.split}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class MergeResult(Result):
     """The result of a merge.
@@ -85,7 +102,8 @@ class MergeResult(Result):
     unseen: scores on tasks that the model was not merged from.
     summary: further measurements of the method, by name.
     bytes_stored: of the merged model, or of what all tasks' models are rebuilt from.
-    uses_gradients: whether the method's statistics are of gradients.
+    uses_gradients: whether the method reads gradients.
+    data: what it is made of beside models (see `data_used`).
     bytes_pretrained, bytes_changed: of the pre-trained model, and of its entries that fine-tuning changed.
     scale_by_depth: LiNeS' factor of each block.
     storage: where each task has a model of its own.
@@ -100,6 +118,7 @@ class MergeResult(Result):
     summary: dict[str, float]
     bytes_stored: int
     uses_gradients: bool = False
+    data: str = "none"
     bytes_pretrained: int = 0
     bytes_changed: int = 0
     scale_by_depth: list[tuple[str, float]] = field(default_factory=list)
@@ -114,11 +133,13 @@ class MergeResult(Result):
         unseen: Mapping[str, TaskScores],
         inputs: MergeInputs,
         disk_bytes: int | None,
+        statistics: StatisticsSettings,
         **about: Any,
     ) -> "MergeResult":
         """Return the result of what was selected.
 
         disk_bytes: size of the bundle on disk; None if none was written.
+        statistics: what statistics are collected on, where the method needs any.
         about: the fields of every `Result`.
         """
         merges, coefficients = selection.merges, selection.coefficients
@@ -133,7 +154,8 @@ class MergeResult(Result):
             unseen=dict(unseen),
             summary=selection.method.summary(**accuracies),
             scale_by_depth=merges.depth_profile(coefficients, inputs),
-            uses_gradients=any(kind not in WITHOUT_GRADIENTS for kind in selection.method.needs),
+            uses_gradients=uses_gradients(selection.method),
+            data=data_used(selection.method, statistics),
             bytes_pretrained=byte_size(inputs.pretrained),
             bytes_changed=byte_size({key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)}),
             bytes_stored=storage.bytes if storage else byte_size(inputs.pretrained),
@@ -169,6 +191,7 @@ class MergeResult(Result):
             "evaluations": {"made": len(self.curve), "grid": self.grid_size},
             "summary": self.summary,
             "uses_gradients": self.uses_gradients,
+            "data": self.data,
             "bytes_stored": self.bytes_stored,
             "bytes_pretrained": self.bytes_pretrained,
             "bytes_changed": self.bytes_changed,

@@ -32,7 +32,7 @@ class Cart(Matrixwise):
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         others = inputs.slicewise(REST[self.rest])
-        matrices = inputs.each_parameter(self.names(inputs), self._parts)
+        matrices = inputs.each_parameter(self.names(inputs), self._terms)
         if inputs.keep:
             matrices = Memoized(dict.fromkeys(matrices), matrices.__getitem__)
 
@@ -49,6 +49,6 @@ class Cart(Matrixwise):
         rank = max(1, int(self.rank_fraction * min(stack.shape[1:])))
         return concatenated(leading_triplets_of_each(stack - stack.mean(0), rank)).product
 
-    def _parts(self, key: str, stack: Tensor) -> tuple[Tensor, Tensor]:
+    def _terms(self, key: str, stack: Tensor) -> tuple[Tensor, Tensor]:
         """Return what does not depend on the coefficient, and what it multiplies."""
         return stack.mean(0), per_matrix(self.attention, key, stack, self.merge).contiguous()

@@ -102,7 +102,8 @@ class Method(ABC):
     decomposes: whether it decomposes matrices: so slow that LiNeS, which reads the merged vector twice, holds it in memory.
     needs_models: whether it merges fine-tuned models, which every task then has.
     combines: whether it combines task vectors: not the one that takes one of them, a model as it is, or none.
-    needs: kinds of statistics of the tasks that it reads (see `engine.statistics`).
+    needs: kinds of statistics of the tasks that it, or a method among its options, reads (see `engine.statistics`).
+    unlabelled_split: of the unlabelled examples that it, or such a method, learns from (see `engine.unlabelled`); None of none.
     files: paths of further models that it reads, by `MergeInputs.read_model`.
     """
 
@@ -114,7 +115,16 @@ class Method(ABC):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ()
+        return tuple(dict.fromkeys(kind for part in self._parts for kind in part.needs))
+
+    @property
+    def unlabelled_split(self) -> str | None:
+        return next((split for part in self._parts if (split := part.unlabelled_split)), None)
+
+    @property
+    def _parts(self) -> list["Method"]:
+        """The methods among its options, such as the one whose vector is masked."""
+        return [option for field in fields(self) if isinstance(option := getattr(self, field.name), Method)]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -229,6 +239,10 @@ class Wrapper(Method):
     @property
     def needs(self) -> tuple[str, ...]:
         return self.base.needs
+
+    @property
+    def unlabelled_split(self) -> str | None:
+        return self.base.unlabelled_split
 
     @property
     def files(self) -> tuple[str, ...]:

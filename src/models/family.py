@@ -201,7 +201,7 @@ class ModelFamily(Protocol):
         """Return the number of examples of a split."""
 
     def batches(self, task: TaskLike, split: str, size: int, span: range) -> Iterator[Batch]:
-        """Yield the examples of a span, in order."""
+        """Yield the examples of a span, or of a part of one, in order."""
 
     def training_batches(
         self, task: TaskLike, batches: Iterable[Sequence[ExampleId]], seed: int, workers: int

@@ -7,7 +7,7 @@ from statistics import fmean
 from src.experiments.titles import format_method
 from src.reports.grid import Cell, Grid
 from src.reports.measures import Figure, measure, over_seeds
-from src.reports.records import Record
+from src.reports.records import NO_DATA, Record
 from src.reports.significance import tie_note, with_ties
 
 TASK = "task"
@@ -50,6 +50,8 @@ def _table(title: str, records: Sequence[Record]) -> Grid:
         single[name, MEANS["merged"], "%"] = seeds[0]
     cells = with_ties(cells, single)
     notes = ["of several records of one question the newest is shown"] * (len(records) > sum(map(len, rows)))
+    uses = dict.fromkeys(f"{names[seeds[0].path]}: {seeds[0].data}" for seeds in rows if seeds[0].data != NO_DATA)
+    notes += [f"made of data, too: {'; '.join(uses)}"] * bool(uses)
     notes += ["\u00b1: the standard deviation over seeds"] * any(len(seeds) > 1 for seeds in rows)
     return Grid(title, cells, [*notes, *tie_note(cells)])
 
@@ -115,9 +117,11 @@ def labels(records: Sequence[Record]) -> dict:
 
 
 def field(record: Record, name: str, names: Mapping) -> str:
-    """Return a field of a record as text: `method`, `model`, `tasks` (their number), or any by its path, as config.seed."""
+    """Return a field of a record as text: `method`, `model`, `tasks` (their number), `data`, or any by path, as config.seed."""
     if name == "method":
         return names[record.path]
+    if name == "data":
+        return record.data
     if name == "tasks":
         tasks = record.question.get("tasks")
         return str(len(tasks)) if isinstance(tasks, list) else NONE

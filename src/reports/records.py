@@ -13,6 +13,7 @@ from src.runtime.untrusted import read_json
 
 # Of a record's configuration, what decides its result beside its question: which weights, heads and data there are.
 DECIDING = ("model", "finetuning_mode", "tasks", "heads", "pretrained", "finetuned", "model_location", "data_location")
+NO_DATA, UNLABELLED = "none", "unlabelled"
 KINDS: dict[str, type | tuple[type, ...]] = {  # of what tables read of a record, where it has it
     "kind": str, "name": str, "benchmark": str, "question": dict, "config": dict, "choices": dict, "lineage": dict, "test": dict,
     "means": dict, "summary": dict, "storage": (dict, type(None)), "bytes_stored": int, "seconds": (int, float),
@@ -36,12 +37,32 @@ class Record:
         """The options that decide the measurements, `without_usual` ones."""
         return without_usual(self.content["question"])
 
+    @property
+    def data(self) -> str:
+        """What data its method used beside models (see `data_of`)."""
+        return data_of(self.content)
+
     def config(self, *keys: str) -> object:
         """Return an option of its configuration, whose groups are named one by one; None if it has none."""
         node = self.content.get("config")
         for key in keys:
             node = node.get(key) if isinstance(node, Mapping) else None
         return node
+
+
+def data_of(content: Mapping) -> str:
+    """Return what a merge's vector is made of beside models: `none`, or examples, as in `unlabelled test`, `labelled val`.
+
+    Earlier records do not say it: of statistics that may be of labels, the worse is taken.
+    """
+    if isinstance(content.get("data"), str):
+        return content["data"]
+    question = content.get("question")
+    statistics = question.get("statistics") if isinstance(question, Mapping) else None
+    if not isinstance(statistics, Mapping):
+        return NO_DATA
+    is_unlabelled = content.get("uses_gradients") is False or statistics.get("labels") in ("true", "expected")
+    return f"{UNLABELLED if is_unlabelled else 'labelled'} {statistics.get('split')}"
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:

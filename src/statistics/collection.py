@@ -15,7 +15,7 @@ from src.models.loader import seed_of
 from src.statistics.collector import Collector, Sums
 from src.statistics.fisher import FisherBlocks, FisherDiagonal
 from src.statistics.gram import GramCollector
-from src.statistics.labels import LABELS
+from src.statistics.labels import EMPIRICAL, LABELS
 from src.statistics.likelihood import Entries, Likelihood
 from src.statistics.state import CollectionState
 from src.validation import is_whole
@@ -55,6 +55,11 @@ class StatisticsSettings:
         if not is_whole(self.seed):
             problems.append(f"statistics.seed is a whole number, at least 0; got {self.seed}")
         raise_any(problems)
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether gradients are of the data's own labels."""
+        return self.labels == EMPIRICAL
 
 
 def collect(

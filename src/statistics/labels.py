@@ -31,4 +31,5 @@ def expected(family: Likelihood, entries: Entries, batch: Batch, generators: Seq
         yield family.with_choice(batch, torch.full_like(batch.labels, choice)), weights
 
 
-LABELS: dict[str, Labels] = {"empirical": empirical, "true": drawn, "expected": expected}
+EMPIRICAL = "empirical"  # the labels of the data
+LABELS: dict[str, Labels] = {EMPIRICAL: empirical, "true": drawn, "expected": expected}

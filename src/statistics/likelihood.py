@@ -13,7 +13,7 @@ Entries = Mapping[str, Tensor]  # parameters on the device, by the names of the 
 
 
 class Likelihood(ModelFamily, Protocol):
-    """A model family that says how probable answers are, differentiably, and which tokens its layers see."""
+    """A model family that says how probable answers are, differentiably, how sure it is, and which tokens its layers see."""
 
     def on_device(self, weights: StateDict) -> dict[str, Tensor]:
         """Return the parameters where the model computes, in float32."""
@@ -32,6 +32,9 @@ class Likelihood(ModelFamily, Protocol):
 
     def log_probs(self, entries: Entries, batch: Batch, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the log-probability of each class or choice, (n, choices); -inf for padding."""
+
+    def entropy(self, entries: Entries, batch: Batch) -> Tensor:
+        """Return the entropy of each prediction, (n,), in nats: of its classes or choices, or of a generated answer's tokens."""
 
     def with_choice(self, batch: Batch, choices: Tensor) -> Batch:
         """Return the batch with these choices, (n,) indices, for right answers."""

@@ -61,7 +61,8 @@ class CollectedStatistics(Mapping[str, Mapping[str, StateDict]]):
 
     def _path(self, task: str, kind: str) -> Path:
         path = self.checkpoints[task].path
-        name = f"{path.stem}_{task}_{kind}_{self.settings.labels}_{self.settings.split}.safetensors"
+        settings = self.settings  # methods may take different numbers of examples, each of which stays
+        name = f"{path.stem}_{task}_{kind}_{settings.labels}_{settings.split}_{settings.examples}.safetensors"
         return path.parent / FOLDER / name
 
     def _provenance(self, task: str, kind: str) -> Provenance:

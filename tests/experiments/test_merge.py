@@ -3,14 +3,19 @@
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from command_line.build import build_method
+from command_line.config import compose_config
 from src.evaluation.scorer import Score
-from src.experiments.merge import MergeResult, TaskScores
+from src.experiments.merge import MergeResult, TaskScores, data_used, uses_gradients
 from src.experiments.record import half_width
 from src.reports.figures import draw, figure_writers
+from src.statistics.collection import StatisticsSettings
+from tests.merging.test_methods import METHODS, NEEDED
 
 
 def result(**changes) -> MergeResult:
@@ -73,3 +78,36 @@ def test_tasks_without_a_model_of_their_own_have_no_normalised_accuracy(tmp_path
     some = result(scores=own, coefficients=dict.fromkeys(own, 1.0))
     assert some.means()["finetuned"] == result().means()["finetuned"] and some.means()["merged"]["mean"] == pytest.approx(0.6)
     assert "unseen" not in some.record()
+
+
+DATA = {
+    "fisher": "labelled val",
+    "cg": "labelled val",
+    "regmean": "unlabelled val",
+    "esm": "unlabelled val",
+    "adamerging": "unlabelled test",
+}
+ON_VALIDATION = StatisticsSettings(split="val", examples=8, labels="empirical", seed=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_says_what_data_it_is_made_of(name):
+    method = build_method(compose_config([f"method={name}", *NEEDED.get(name, [])]))
+    assert data_used(method, ON_VALIDATION) == DATA.get(name, "none")
+    assert uses_gradients(method) == (name in ("fisher", "cg", "adamerging"))
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "data"),
+    [
+        (["method=fisher"], {"labels": "expected"}, "unlabelled val"),
+        (["method=fisher", "method.apply_lines=True"], {"split": "train"}, "labelled train"),
+        (["method=cg", "method.objective=regmean"], {}, "unlabelled val"),
+        (["method=adamerging", "method.split=val"], {}, "unlabelled val"),
+        (["method=tall_mask", "method@method.base=fisher"], {"labels": "true"}, "unlabelled val"),
+        (["method=tall_mask", "method@method.base=fisher"], {}, "labelled val"),
+        (["method=tall_mask", "method@method.base=adamerging"], {}, "unlabelled test"),
+    ],
+)
+def test_what_data_a_method_is_made_of_follows_from_its_options(options, settings, data):
+    assert data_used(build_method(compose_config(options)), replace(ON_VALIDATION, **settings)) == data

@@ -1,11 +1,12 @@
 """Model families whose statistics tests collect: the golden T5 and its (IA)^3, and the demo's CLIP on a few images of noise."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
+from torch import Tensor
 
 from src.models.family import Batch, ModelFamily
 from src.models.t5 import T5
@@ -30,6 +31,11 @@ class NoiseImages:
     def linearized(self) -> "NoiseImages":
         return NoiseImages(self._family.linearized())
 
+    def with_labels(self, change: Callable[[Tensor], Tensor]) -> "NoiseImages":
+        other = NoiseImages(self._family)
+        other._labels = change(self._labels)
+        return other
+
     def spans(self, task: object, split: str) -> list[range]:
         return [range(IMAGES)]
 
@@ -40,7 +46,8 @@ class NoiseImages:
         return f"noise {split}"
 
     def batches(self, task: object, split: str, size: int, span: range) -> Iterator[Batch]:
-        for pixels, labels in zip(self._pixels.split(size), self._labels.split(size)):
+        part = slice(span.start, span.stop)
+        for pixels, labels in zip(self._pixels[part].split(size), self._labels[part].split(size)):
             yield Batch(task.name, pixels.to(self._family.device), labels.to(self._family.device))
 
 
@@ -67,7 +74,8 @@ def image_family(device: torch.device = CPU) -> NoiseImages:
     folder = Path(mkdtemp())
     config = compose_config([f"model_location={folder}", f"cache_dir={folder}"])
     family = build_family(config, paths_of(config), device)
-    family.prepare(find_tasks(["Arrows"])[0])
+    for task in find_tasks(["Arrows", "Shapes"]):
+        family.prepare(task)
     return NoiseImages(family)
 
 
@@ -76,3 +84,10 @@ def image_task() -> object:
     from src.data.registry import find_tasks
 
     return find_tasks(["Arrows"])[0]
+
+
+@cache
+def other_image_task() -> object:
+    from src.data.registry import find_tasks
+
+    return find_tasks(["Shapes"])[0]

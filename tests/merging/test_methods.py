@@ -32,7 +32,8 @@ from tests.helpers.processes import ROOT
 METHODS = {path.stem: path for path in sorted((ROOT / "config" / "method").glob("*.yaml"))}
 
 
-NEEDED = {"consensus": ["method.mask_lambda=0.4"]}  # where there is no validation data
+# Where there is no validation data, or no time.
+NEEDED = {"consensus": ["method.mask_lambda=0.4"], "adamerging": ["method.iterations=3"]}
 
 
 @cache
@@ -301,7 +302,7 @@ def test_under_lines_a_method_answers_as_it_does_itself(name):
     searches_another = isinstance(method, OwnScale)  # whose own coefficient is no scale, or 1 alone
     assert isinstance(scaled, LiNeS)
     assert scaled.coefficients(3) == (tuple(method.betas) if searches_another else method.coefficients(3))
-    for member in ("per_task", "makes_masks", "decomposes", "mask_base", "needs"):
+    for member in ("per_task", "makes_masks", "decomposes", "mask_base", "needs", "unlabelled_split"):
         assert getattr(scaled, member) == getattr(method, member), member
     expected = method.description | ({"off_diagonal": 1.0} if isinstance(method, OffDiagonal) else {})
     assert scaled.mask_method == method.mask_method and scaled.description["base"] == expected

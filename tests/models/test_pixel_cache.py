@@ -52,6 +52,16 @@ def test_a_killed_run_loses_a_span_at_most(tmp_path, decode):
     assert again.span(again.spans[0]).labels.tolist() == [index % 7 for index in range(SPAN)]  # spoiled: decoded again
 
 
+def test_a_part_of_a_span_is_read_from_it_and_alone_where_it_is_not_kept(tmp_path, decode):
+    split = store(tmp_path).split("a", lambda: SPAN + 9, decode, "a")
+    part = split.span(range(SPAN + 3, SPAN + 5))
+    assert part.labels.tolist() == [(SPAN + 3) % 7, (SPAN + 4) % 7] and sorted(decode.calls) == [SPAN + 3, SPAN + 4]
+    whole = split.span(range(SPAN, SPAN + 9))
+    assert len(whole.labels) == 9 and len(decode.calls) == 11
+    again = split.span(range(SPAN + 3, SPAN + 5))
+    assert torch.equal(again.pixels, part.pixels) and again.labels.tolist() == part.labels.tolist() and len(decode.calls) == 11
+
+
 def room_for(splits: float) -> int:
     return int(splits * (SPAN * (SIZE + 8) + 1024))
 

@@ -83,6 +83,18 @@ def test_lines_and_ties_run_as_typed_and_draw_the_scale_by_depth(demo):
     assert record["question"]["tasks"] == ["Shapes", "Colours"]
 
 
+def test_coefficients_are_learned_from_unlabelled_images_and_the_record_says_so(demo):
+    options = ("method=adamerging", "method.iterations=2", "num_tasks=2")
+    for split in ("test", "val"):
+        done = run_script("main.py", *options, f"method.split={split}", cwd=demo)
+        assert done.returncode == 0, done.stderr
+        (record,) = (r for r in records(demo).values() if r["question"]["method"].get("split") == split)
+        assert record["validation"] == [] and record["coefficient"] == 1
+        (note,) = (note for note in record["notes"] if f"unlabelled {split} examples" in note)
+        assert ("transductive" in note) == (split == "test") and re.search(r"Shapes 0\.(29|30)", note)
+        assert not list((demo / "cache" / "solved").glob("*"))
+
+
 def test_a_single_task_reports_target_control_and_trade_off(demo):
     options = ("method=single_task", "method.task_index=1", "method.apply_lines=True", "DATASETS=[Digits,Arrows]")
     done = run_script("main.py", *options, cwd=demo)
@@ -269,7 +281,7 @@ def test_statistics_are_collected_once_and_named_by_results_that_depend_on_them(
     done = run_script("main.py", "method=regmean", "specify_lambda=0.9", *few, cwd=demo)
     assert done.returncode == 0, done.stderr
     files = {path: path.stat().st_mtime_ns for path in demo.glob("checkpoints/ViT-demo/*/statistics/*.safetensors")}
-    assert {path.name for path in files} == {f"nonlinear_finetuned_{task}_gram_in_empirical_val.safetensors" for task in ("Digits", "Arrows")}  # fmt: skip
+    assert {path.name for path in files} == {f"nonlinear_finetuned_{task}_gram_in_empirical_val_64.safetensors" for task in ("Digits", "Arrows")}  # fmt: skip
     (record,) = (r for name, r in records(demo).items() if name.startswith("ViT-demo-2-tasks-regmean"))
     assert record["question"]["statistics"] == {"files": None, "split": "val", "examples": 64, "labels": "empirical", "seed": 0}
     assert record["means"]["merged"]["mean"] > record["means"]["zeroshot"]["mean"]

@@ -45,6 +45,7 @@ METHODS = {
     "tall_mask": (),
     "regmean": ("specify_lambda=1.0",),
     "fisher": (),
+    "adamerging": ("method.iterations=2", "method.per=task"),
     "cg": ("method.iterations=3", "statistics.examples=8"),
 }
 

@@ -8,11 +8,12 @@ import subprocess
 import pytest
 from rich.console import Console
 
+from command_line.report_request import Request, grids_of
 from src.reports.grid import Cell, Grid, csv_text, html_table, latex, markdown, show
 from src.reports.measures import Figure
 from src.reports.pivot import labels, pivot, tables_of
 from src.reports.published import Published, Verdict
-from tests.helpers.records import FINETUNED, merge_record, save_records
+from tests.helpers.records import FINETUNED, ZEROSHOT, merge_record, save_records
 
 THEIRS = Published("74.2", "%", "tall-v2", "page-image", "page 3", "paper")
 CELLS = [
@@ -87,6 +88,17 @@ def test_methods_called_alike_are_told_apart_by_the_options_in_which_they_differ
     second["question"]["method"]["k"] = 10
     records = save_records(tmp_path, first, second, merge_record("sum"))
     assert sorted(labels(records).values()) == ["sum", "ties (k=10)", "ties (k=20)"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [("data=none", ["ties"]), ("data=unlabelled test", ["ada"]), ("data=none,unlabelled test", ["ties", "ada"])],
+)
+def test_what_is_made_of_data_is_said_and_can_be_left_out(tmp_path, condition, rows):
+    save_records(tmp_path, merge_record("ties", merged=ZEROSHOT), merge_record("ada", data="unlabelled test"))
+    (kept,), _, _ = grids_of(Request.of([f"results_dir={tmp_path}", condition]))
+    assert kept.rows == rows
+    assert [note for note in kept.notes if "data" in note] == ["made of data, too: ada: unlabelled test"] * ("ada" in rows)
 
 
 def test_records_of_seeds_are_a_mean_with_a_spread_and_repeated_ones_are_said(tmp_path):

@@ -2,7 +2,9 @@
 
 import os
 
-from src.reports.records import find_record, read_records
+import pytest
+
+from src.reports.records import data_of, find_record, read_records
 from tests.helpers.records import merge_record, save_records
 
 
@@ -21,6 +23,21 @@ def test_a_folder_is_read_as_it_is_and_each_file_that_is_no_record_is_named(tmp_
         (problem,) = (text for text in problems if f"{name}.json" in text)
         assert problem.startswith("left out: ") and "\n" not in problem
     assert any("later version" in problem for problem in problems) and read_records(tmp_path / "none") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("record", "data"),
+    [
+        ({"data": "unlabelled test"}, "unlabelled test"),
+        ({"data": "none"}, "none"),
+        ({}, "none"),
+        ({"question": {"statistics": {"split": "val", "labels": "empirical"}}}, "labelled val"),  # an early record: it may be
+        ({"question": {"statistics": {"split": "val", "labels": "empirical"}}, "uses_gradients": False}, "unlabelled val"),
+        ({"question": {"statistics": {"split": "train", "labels": "true"}}, "uses_gradients": True}, "unlabelled train"),
+    ],
+)
+def test_the_data_of_a_merge_are_told_of_early_records_too(record, data):
+    assert data_of(record) == data
 
 
 def test_a_run_is_done_if_its_record_is_newer_than_what_it_read(tmp_path):

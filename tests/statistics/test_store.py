@@ -53,8 +53,8 @@ def collected(statistics, kind="fisher_block"):
 def test_statistics_are_collected_once_and_kept_with_their_provenance(tmp_path):
     assert sum(done for _, done in collected(store(tmp_path))) == 24
     files = contents(tmp_path)
-    assert list(files) == [f"{task}_{task}_fisher_block_true_val.safetensors" for task in TASKS]
-    found = provenance_of(tmp_path / "statistics" / "alpha_alpha_fisher_block_true_val.safetensors")
+    assert list(files) == [f"{task}_{task}_fisher_block_true_val_12.safetensors" for task in TASKS]
+    found = provenance_of(tmp_path / "statistics" / "alpha_alpha_fisher_block_true_val_12.safetensors")
     assert found.checkpoint == digest(open_checkpoint(tmp_path / "alpha.safetensors").items())
     assert {"task", "split", "examples", "labels", "seed", "data", "head", "model"} == set(found.facts)
     assert collected(store(tmp_path)) == [] and contents(tmp_path) == files
@@ -94,8 +94,8 @@ def test_matrices_of_inputs_come_with_those_of_gradients(tmp_path):
     whole = store(tmp_path, text_family(), tasks=("alpha",))
     assert whole["gram_out"] and collected(whole, "gram_in") == []
     before = contents(tmp_path)
-    (tmp_path / "statistics" / "alpha_alpha_gram_out_true_val.safetensors").unlink()
-    inode = (kept := tmp_path / "statistics" / "alpha_alpha_gram_in_true_val.safetensors").stat().st_ino
+    (tmp_path / "statistics" / "alpha_alpha_gram_out_true_val_12.safetensors").unlink()
+    inode = (kept := tmp_path / "statistics" / "alpha_alpha_gram_in_true_val_12.safetensors").stat().st_ino
     assert whole["gram_out"] and contents(tmp_path) == before and kept.stat().st_ino == inode
     inputs = whole["gram_in"]["alpha"]
     assert set(inputs) == set(text_family().linear_layers())
@@ -134,7 +134,7 @@ def test_a_killed_collection_goes_on_to_the_same_bits(tmp_path, kind):
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
     (left,) = contents(killed)
-    assert left == f"alpha_alpha_{kind}_true_val_unfinished.safetensors"
+    assert left == f"alpha_alpha_{kind}_true_val_12_unfinished.safetensors"
     family = CountedPasses(text_family())
     store(killed, family, tasks=("alpha",))[kind]
     assert family.passes == 1  # of three batches
@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match=rf"the folder {tmp_path}/statistics cannot be made .*; choose another place"):
         store(tmp_path)["fisher_diag"]
     (tmp_path / "statistics").unlink()
-    lock = tmp_path / "statistics" / ".alpha_alpha_fisher_diag_true_val.safetensors.lock"
+    lock = tmp_path / "statistics" / ".alpha_alpha_fisher_diag_true_val_12.safetensors.lock"
     lock.mkdir(parents=True)  # stands for a folder that is not ours, as the tests may run as root
     with pytest.raises(UserError, match=rf"the folder {tmp_path}/statistics cannot be written .*; choose another place"):
         store(tmp_path)["fisher_diag"]

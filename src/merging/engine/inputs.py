@@ -23,6 +23,7 @@ from src.merging.engine.conjugate_gradient import Convergence
 from src.merging.engine.edits import Edit, Span, aligned_size
 from src.merging.engine.groups import Group, extended, groups_of
 from src.merging.engine.threads import Prefetched, parallel_map
+from src.merging.engine.unlabelled import PredictionEntropy, Unlabelled
 from src.state_dict import (
     Lazy,
     Memoized,
@@ -54,6 +55,7 @@ class MergeInputs:
     solved: where parameters whose equations were solved are kept, for a run that is killed; None to keep none.
     edits: of the task vectors, in order, before they are merged (see `engine.edits`).
     memo: what edited copies of these inputs need not compute again.
+    unlabelled: returns the entropy of predictions on unlabelled examples of the tasks; None where they have no data here.
 
     Raise UserError, with all problems at once, if the models' names or shapes differ.
     """
@@ -69,6 +71,7 @@ class MergeInputs:
     solved: SolvedEntries | None = None
     edits: tuple[Edit, ...] = ()
     memo: dict = field(default_factory=dict, repr=False)
+    unlabelled: Unlabelled | None = field(default=None, repr=False)
 
     def __post_init__(self):
         if "checked" not in self.memo:
@@ -115,6 +118,15 @@ class MergeInputs:
         """Return the vector to the model at a path that is an option of a method."""
         model = self.model_at(path)
         return ModelVector.of_models(self._of(path, model).slicewise(lambda stack: stack[0]), self.pretrained, model)
+
+    def entropy_on(self, split: str, size: int, seed: int) -> PredictionEntropy:
+        """Return the entropy of predictions on unlabelled examples (see `engine.unlabelled`). Raise UserError without any."""
+        if self.unlabelled is None:
+            raise UserError(
+                "this method learns from unlabelled examples of the tasks, and files of weights come with none; choose their "
+                "model, such as model=ViT-B-32, or another method"
+            )
+        return self.unlabelled(split, size, seed)
 
     def _of(self, name: str, model: StateDict) -> "MergeInputs":
         """Return the inputs with one model in the place of all, unedited."""
@@ -341,6 +353,11 @@ class MergeInputs:
     def convergence(self) -> dict[str, Convergence]:
         """What became of each parameter's equations, where a method solves them by iteration, so far."""
         return self.memo.setdefault("convergence", {})
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the record on what a method found, so far."""
+        return self.memo.setdefault("notes", [])
 
     def _vector(self, entry: Callable[[str], Tensor]) -> TaskVector:
         return TaskVector.of((Memoized if self.keep else Lazy)(self.outline, entry))

@@ -123,7 +123,14 @@ def _is_orthonormal(vectors: Tensor) -> bool:
 
 def _eigen(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return the `rank` largest eigenvalues of `rows rows^T`, largest first, and their eigenvectors in columns."""
-    gram = _gram(rows)
+    return leading_eigenpairs(_gram(rows), rank)
+
+
+def leading_eigenpairs(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the `rank` largest eigenvalues of a symmetric matrix, (n, n), largest first, and their eigenvectors, (n, rank).
+
+    gram: of which the lower triangle is read.
+    """
     few = gram.device.type == "cpu" and rank <= PARTIAL_SHARE * len(gram)
     try:
         values, vectors = largest_eigenpairs(gram, rank) if few else torch.linalg.eigh(gram)

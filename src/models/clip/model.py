@@ -38,6 +38,7 @@ from src.models.clip.loading import (
 )
 from src.models.clip.mixed import MixedImages
 from src.models.clip.pixel_cache import PixelStore, Split
+from src.models.entropy import entropies
 from src.models.family import PRECISIONS, Batch, ClassPredictor, Predictor, TaskLike, Trainable
 from src.models.hf_clip import PROJECTIONS, from_hf, hf_prefix, is_hf
 from src.models.layers import depth_by_name, is_layer_by_name
@@ -315,6 +316,13 @@ class Clip:
     def objective(self, entries: Mapping[str, Tensor], batch: Batch, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the log-probability of each label, (n,); arguments as of `log_probs`."""
         return self.log_probs(entries, batch, dtype).gather(1, batch.labels[:, None])[:, 0]
+
+    def entropy(self, entries: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return the entropy of each image's prediction, (n,).
+
+        entries: as of `log_probs`.
+        """
+        return entropies(self.log_probs(entries, batch))
 
     def with_choice(self, batch: Batch, choices: Tensor) -> Batch:
         """Return the batch with these classes, (n,) indices, for labels."""

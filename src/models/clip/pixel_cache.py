@@ -102,15 +102,18 @@ class Split:
         return [range(start, min(start + SPAN, self.count)) for start in range(0, self.count, SPAN)]
 
     def span(self, indices: range) -> Span:
-        """Return the examples of one of `spans`."""
-        path = self.folder / f"{indices.start:09}.safetensors"
+        """Return the examples of one of `spans`, or of a part of one."""
+        first = indices.start // SPAN * SPAN
+        path, rows = self.folder / f"{first:09}.safetensors", slice(indices.start - first, indices.stop - first)
         try:
             saved = open_files(path)
             os.utime(self.folder)
-            return Span(saved["pixels"], saved["labels"])
+            return Span(saved["pixels"][rows], saved["labels"][rows])
         except (UserError, KeyError, FileNotFoundError):  # not there, or spoiled
             pass
         decoded = self._decode_span(indices)
+        if indices not in self.spans:
+            return decoded
         size = byte_size(decoded._asdict()) + HEADER
         if size // len(indices) * self.count <= self._store.limit and self._store.make_room(size):
             with contextlib.suppress(UserError, FileNotFoundError):  # a full disk, or another process that makes room

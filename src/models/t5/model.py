@@ -17,6 +17,7 @@ from src.checkpoints.naming import Spelling
 from src.checkpoints.writing import save_file
 from src.errors import UserError
 from src.models.adapters import add_lora
+from src.models.entropy import entropies
 from src.models.family import PRECISIONS, Batch, TaskLike, Trainable
 from src.models.loader import ExampleId, load_batches
 from src.models.mixture import tasks_of
@@ -27,7 +28,7 @@ from src.models.t5.loading import HEAD, load_t5
 from src.models.t5.network import Weights, is_of_inputs
 from src.models.t5.parameters import dense_parameters, ia3_parameters
 from src.models.t5.predictor import TextPredictor
-from src.models.t5.scoring import MOST_NEW, answer_log_probs, generate, per_token, sampler, token_loss
+from src.models.t5.scoring import MOST_NEW, answer_log_probs, generate, most_probable, per_token, sampler, token_loss
 from src.models.t5.tasks import TextTaskLike
 from src.models.t5.tokens import PAD, TrainingExamples
 from src.runtime.progress import SILENT, Progress
@@ -125,9 +126,8 @@ class T5:
     def predictor(self, weights: StateDict, precision: str | None = None) -> TextPredictor:
         self._parameters.check_fits(weights, self.name)
         complete = self._parameters.complete(self.on_device(weights))
-        ranking = per_token if self._length_normalised else lambda log_probs, choices: log_probs
         dtype = PRECISIONS[precision or self.precision]
-        return TextPredictor(self._parameters.network, complete, dtype, ranking, self._tokens, self._tasks)
+        return TextPredictor(self._parameters.network, complete, dtype, self._rank, self._tokens, self._tasks)
 
     def linearized(self) -> "T5":
         """Raise UserError: of an answer token by token there is no tangent model here."""
@@ -251,6 +251,20 @@ class T5:
         log_probs = answer_log_probs(self._parameters.network, weights, batch.inputs["input"], answers, dtype)
         return per_token(log_probs, answers)[:, 0]
 
+    def entropy(self, entries: Weights, batch: Batch) -> Tensor:
+        """Return the entropy of each answer, (n,): that of the choices, or the mean over a generated answer's tokens.
+
+        entries: by the names of `pretrained`, on the device.
+        """
+        if "choices" in batch.inputs:
+            return entropies(self._rank(self.log_probs(entries, batch), batch.inputs["choices"]))
+        weights, network = self._parameters.complete(entries), self._parameters.network
+        with torch.no_grad():
+            answers = generate(network, weights, batch.inputs["input"], most_probable)
+        logits = network.logits(weights, network.encode(weights, batch.inputs["input"]), answers[:, None])[:, 0]
+        is_token = answers != PAD
+        return (entropies(logits) * is_token).sum(1) / is_token.sum(1).clamp(min=1)
+
     def with_choice(self, batch: Batch, choices: Tensor) -> Batch:
         """Return a batch with choices, (n,) indices, for targets."""
         rows = torch.arange(len(choices), device=choices.device)
@@ -276,6 +290,10 @@ class T5:
         layer: the name of its weight.
         """
         return batch.inputs["input" if is_of_inputs(layer) else "target"] != PAD
+
+    def _rank(self, log_probs: Tensor, choices: Tensor) -> Tensor:
+        """Return the scores that rank choices, (n, choices), of their log-probabilities."""
+        return per_token(log_probs, choices) if self._length_normalised else log_probs
 
     def _trained_names(self, trains: str) -> list[str]:
         """Return the names of the weights that train; of parts of blocks, linear layers alone."""

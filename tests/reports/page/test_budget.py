@@ -19,6 +19,8 @@ CG = {"_target_": "src.merging.cg.ConjugateGradient"}
         ({"lineage": {"masks": "digest"}}, {"labels", "data"}),
         ({"lineage": {"masks": "digest"}, "question": {"method": {"mask_lambda": 0.4}}}, set()),
         ({"storage": {"bytes": 8}}, {"identity"}),
+        ({"data": "unlabelled test", "uses_gradients": True}, {"data", "gradients"}),
+        ({"data": "none", "uses_gradients": False}, set()),
         ({"question": {"method": REGMEAN, "statistics": STATISTICS}, "uses_gradients": False}, {"data", "statistics"}),
         ({"question": {"method": REGMEAN, "statistics": STATISTICS}}, {"labels", "data", "statistics", "gradients"}),  # it may
         ({"question": {"method": CG, "statistics": STATISTICS}, "uses_gradients": False}, {"data", "statistics"}),
