@@ -22,6 +22,7 @@ from src.checkpoints.shards import PICKLED
 from src.errors import UserError, plural, raise_any, shorten
 from src.merging.lines import with_lines
 from src.merging.method import Method
+from src.merging.subspace import with_space
 from src.models.family import ModelFamily
 from src.models.modes import LowRank, Mode
 from src.runtime.distributed import ProcessGroup
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from src.models.clip.pixel_cache import PixelStore
 
 # Options of method= that are no fields of its class: read by the code here, or by other modules.
-OPTIONS = ("apply_lines", "depth_pattern", "use_ties", "own_base", "ties_base", "load_mask")
+OPTIONS = ("apply_lines", "depth_pattern", "use_ties", "own_base", "ties_base", "load_mask", "space")
 MOST_PER_PASS = 8  # models scored in one pass: more gain nothing, and a killed run loses a span of all of them
 METHOD = Kind("method", "merging method", "src.merging", Method)
 MODE = Kind("finetuning_mode", "fine-tuning mode", "src.models.modes", Mode, parts=(LowRank,))
@@ -80,6 +81,7 @@ def build_method(config: DictConfig) -> Method:
             raise UserError(f"method.{flag} is true or false; got {config.method[flag]}")
     if config.method.apply_lines:
         method = with_lines(method)
+    method = with_space(method, config.method.space)
     is_respaced = config.n_eval_points is not None and config.specify_lambda is None
     return method.respaced(config.n_eval_points) if is_respaced else method
 

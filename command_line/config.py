@@ -54,6 +54,8 @@ CHOICES = {
     "model.finetune_missing": (True, False, None),
     **dict.fromkeys(("analysis", "compile", "skip_done", "download", "heads.parity", "overwrite", "tensorboard"), (True, False)),
 }
+# Options of every method that earlier versions lacked, with what these did: at that, results keep their names.
+ADDED_OPTIONS = {"space": None}
 # Options without a list of choices: whether a value is valid, and which values are, in words.
 VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
     **{key: (lambda value: value is None or is_whole(value, least=1), "a positive whole number") for key in COUNTS},
@@ -254,6 +256,9 @@ def merge_question(config: DictConfig, statistics: Collection[str] = ()) -> dict
     """
     kept = ("method", "statistics") if statistics else ("method",)
     options = {key: OmegaConf.to_container(config[key], resolve=True) for key in kept}
+    for name, value in ADDED_OPTIONS.items():
+        if options["method"][name] == value:
+            del options["method"][name]
     return {**options, **{key: config[key] for key in ("specify_lambda", "n_eval_points", "search")}}
 
 

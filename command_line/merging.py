@@ -63,7 +63,7 @@ def merge_and_score(config: DictConfig) -> None:
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
         selection = select(method, specified, load, run.paths.mask_files, evaluator, strategy)
         scores = _compare(evaluator, selection.vectors)
-        notes = [*selection.notes, *convergence_notes(evaluator.inputs.convergence)]
+        notes = [*selection.notes, *selection.merges.notes, *convergence_notes(evaluator.inputs.convergence)]
         notes += [*_warnings(config, run, scores), *_precision_note(evaluator, selection)]
         shared = next(iter(selection.vectors.values()))
         others = _compare(evaluator.on(unseen), dict.fromkeys((task.name for task in unseen), shared))

@@ -100,7 +100,10 @@ def prepare_merge(
     if masks:
         method = method.with_masks(masks.masks)
     lambdas = masks.lambdas if masks and method.per_task else None
-    return UnscoredMerge(base, inputs, method(inputs), lambdas or dict.fromkeys(models, coefficient), provenance, masks)
+    merges = method(inputs)
+    for sentence in merges.notes:
+        note(sentence)
+    return UnscoredMerge(base, inputs, merges, lambdas or dict.fromkeys(models, coefficient), provenance, masks)
 
 
 def write_merge(config: DictConfig, merge: UnscoredMerge, note: Listener) -> None:

@@ -31,12 +31,14 @@ class MergeFamily:
     scale: under LiNeS, returns what an entry of a given depth is multiplied by, for a coefficient.
     compact: where each task has a vector of its own, returns what all are rebuilt from, for a coefficient by task.
     masks: packed, by task and key, where the vectors were made with them.
+    notes: sentences on how they were made where the method had a choice.
     """
 
     vectors: Callable[[float], dict[str, TaskVector]]
     scale: Callable[[float, float | None], float] | None = None
     compact: Callable[[Mapping[str, float]], Compact] | None = None
     masks: Mapping[str, StateDict] | None = None
+    notes: Sequence[str] = ()
 
     def __call__(self, coefficient: float) -> dict[str, TaskVector]:
         return self.vectors(coefficient)

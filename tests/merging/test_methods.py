@@ -294,7 +294,7 @@ def test_a_wrapper_forwards_every_member_of_a_method():
 
 @pytest.mark.parametrize("name", [name for name, lines in VARIANTS if lines and not name.startswith("single_task")])
 def test_under_lines_a_method_answers_as_it_does_itself(name):
-    method, scaled = build(name), build(name, lines=True)
+    method, scaled = (build(name, lines, "method.space=full") for lines in (False, True))
     searches_another = isinstance(method, WeightedMean)  # whose own coefficient is no scale, or 1 alone
     assert isinstance(scaled, LiNeS)
     assert scaled.coefficients(3) == (tuple(method.betas) if searches_another else method.coefficients(3))

@@ -44,6 +44,12 @@ class Settings:
     values: Mapping[str, Any]
     patterns: Mapping[str, Sequence[tuple[Pattern | re.Pattern, float]]]
 
+    @property
+    def base_model(self) -> str | None:
+        """The name of the model that the adapter was trained on; None if none is kept."""
+        name = self.values.get("base_model_name_or_path")
+        return name if isinstance(name, str) else None
+
     def is_target(self, name: str) -> bool:
         """Whether a parameter was adapted by its own name."""
         parts = name.split(".")
