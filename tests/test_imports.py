@@ -50,6 +50,7 @@ MERGING = {
         "functools",
         "math",
         "os",
+        "re",
         "statistics",
         "threading",
     ),

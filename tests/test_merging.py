@@ -279,7 +279,7 @@ ERRORS = {
     "several problems at once": ({"finetuned": {"a": {"w": torch.ones(3)}, "b": {"v": torch.ones(2, 2)}}},
                                  ["w has shape (2, 2) in the pre-trained model and (3,) in a", "b lacks w"]),
     "a device there is not": ({"device": "tpu"}, ["device=tpu is not a device torch knows"]),
-    "a kind of output": ({"output_kind": "models"}, ["output_kind is model, task_vector or bundle; got models"]),
+    "a kind of output": ({"output_kind": "models"}, ["output_kind is model, task_vector, bundle or adapter; got models"]),
     "a bundle without a folder": ({"method": "tall_mask", "output_kind": "bundle"}, ["output_kind=bundle needs a folder"]),
     "an output of another kind": ({"output": "merged.pt"}, ["output=merged.pt: models are written as safetensors"]),
     "a module": ({"pretrained": nn.Linear(2, 2)}, ["the pre-trained model is a path or a state dict, such as module.state_dict(); got an object of Linear"]),

@@ -36,6 +36,11 @@ def with_space(method: Method, space: str | None) -> Method:
     return SPACES[space](method)
 
 
+def makes_factors(method: Method, inputs: MergeInputs) -> bool:
+    """Whether the merged vector of a method `with_space` is known by low-rank factors."""
+    return isinstance(method, Subspace) or (isinstance(method, DefaultSpace) and method.is_core(inputs))
+
+
 def _obstacle(method: Method) -> str | None:
     """Return why a method merges whole entries alone, in words; None if it does not."""
     if method.per_task or method.mask_base:
@@ -165,8 +170,12 @@ class DefaultSpace(Wrapper):
     def description(self) -> dict:
         return self.base.description
 
+    def is_core(self, inputs: MergeInputs) -> bool:
+        """Whether the method merges in core space."""
+        return all(task in inputs.adapters and inputs.adapters[task].factors for task in inputs.tasks)
+
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        if not all(task in inputs.adapters and inputs.adapters[task].factors for task in inputs.tasks):
+        if not self.is_core(inputs):
             return self.base(inputs)
         note = (
             "all models are adapters, so their matrices are merged in the core space that their factors span; method.space=full "
