@@ -36,36 +36,34 @@ class LowRankForm:
         rank: the largest that factors have; None for those that the vector itself is known by, and no others.
         is_targetable: returns whether an entry may have factors.
         """
-        factors, whole, kept, total = {}, [], 0.0, 0.0
+        factors, whole, norms = {}, [], []
         transposed = _transposed(inputs)
         for key in vector:
             pair = vector.factors(key) if is_targetable(key) else None
             if pair is None and (rank is None or not (is_targetable(key) and _is_linear(key, inputs))):
                 whole += [key] if vector[key].any() else []
                 continue
-            if pair is None:
-                kind = LayerKind.TRANSPOSED if key in transposed else LayerKind.LINEAR
-                basis, matrix = None, vector[key]
-            else:
-                kind = pair.kind
-                basis, matrix = torch.linalg.qr(pair.up * pair.scale)
-                matrix = matrix @ pair.down
-            if not matrix.any():
-                continue
             if rank is not None:
-                pair = _leading(basis, matrix, rank, kind)
-            factors[key] = Factors(pair.up.cpu(), pair.down.cpu(), kind, pair.scale)
-            total += _squared_norm(matrix)
-            kept += _squared_norm(torch.linalg.qr(pair.up * pair.scale, mode="r").R @ pair.down)
+                kind = pair.kind if pair else LayerKind.TRANSPOSED if key in transposed else LayerKind.LINEAR
+                pair, *squares = _leading(pair or vector[key], rank, kind)
+                norms.append(squares)
+            if pair.down.any():
+                factors[key] = pair._replace(up=pair.up.cpu(), down=pair.down.cpu())
+        kept, total = map(sum, zip(*norms)) if norms else (1.0, 1.0)
         return cls(factors, whole, kept / total if total else 1.0)
 
 
-def _leading(basis: Tensor | None, matrix: Tensor, rank: int, kind: LayerKind) -> Factors:
-    """Return the factors, at most of this rank, nearest to `basis @ matrix`, of orthonormal columns; None: to `matrix`."""
+def _leading(change: Factors | Tensor, rank: int, kind: LayerKind) -> tuple[Factors, float, float]:
+    """Return the factors, at most of this rank, nearest to a matrix or a product, with their squared norm and its own."""
+    basis, matrix = None, change
+    if isinstance(change, Factors):
+        basis, triangle = torch.linalg.qr(change.up * change.scale)
+        matrix = triangle @ change.down
     left, values, right = leading_triplets(matrix, min(rank, *matrix.shape))
     count, roots = int((values > 0).sum()), values.sqrt()
     up, down = (left * roots)[:, :count], (right * roots)[:, :count].T
-    return Factors(up if basis is None else basis @ up, down, kind)
+    pair = Factors(up if basis is None else basis @ up, down, kind)
+    return pair, values.double().square().sum().item(), matrix.double().square().sum().item()
 
 
 def _is_linear(key: str, inputs: MergeInputs) -> bool:
@@ -86,7 +84,3 @@ def _transposed(inputs: MergeInputs) -> set[str]:
     shapes = {key: tuple(inputs.outline[key].shape) for key in biases}
     clear = {key for key, (rows, columns) in shapes.items() if biases[key] == columns != rows}
     return clear | {key for key, (rows, columns) in shapes.items() if clear and rows == columns}
-
-
-def _squared_norm(matrix: Tensor) -> float:
-    return torch.linalg.vector_norm(matrix, dtype=torch.float64).item() ** 2

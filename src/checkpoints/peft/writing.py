@@ -93,6 +93,8 @@ def _completed(factors: Mapping[str, Factors], shapes: StateDict) -> dict[str, F
 
 
 def _padded(pair: Factors | None, leaf: Tensor, rank: int, dtype: torch.dtype) -> Factors:
+    if pair is not None and len(pair.down) == rank:
+        return pair
     up, down = torch.zeros(leaf.shape[0], rank, dtype=dtype), torch.zeros(rank, leaf.shape[1], dtype=dtype)
     if pair is not None:
         up[:, : len(pair.down)], down[: len(pair.down)] = pair.up * pair.scale, pair.down
