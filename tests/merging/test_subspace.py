@@ -181,3 +181,13 @@ def test_kept_or_not_the_answer_is_the_same(adapters, tmp_path):
     answers = map(partial(merged, coefficient=0.7), (adapters, kept), ("method=ties",) * 2, ("method.space=core",) * 2)
     first, second = answers
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_an_entry_that_one_adapter_replaces_is_merged_whole(tmp_path):
+    """Were its factors in the other adapter merged, the replacement would be lost."""
+    replaced = {WEIGHTS[0]: torch.ones(8, 6)} | random_factors(2, block_1=1)
+    folders = [save_adapter(tmp_path / "a", random_factors(1, block_0=2), r=2), save_adapter(tmp_path / "b", replaced)]
+    inputs = adapter_inputs(pretrained_model(), folders)
+    whole, got = (merged(inputs, "method=sum", f"method.space={space}") for space in ("full", "core"))
+    torch.testing.assert_close(got[WEIGHTS[0]], whole[WEIGHTS[0]])
+    assert got.factors(WEIGHTS[0]) is None and got.factors(WEIGHTS[1])
