@@ -48,6 +48,7 @@ def merge(
     device: str | torch.device | None = None,
     output: str | os.PathLike | None = None,
     output_kind: str = "model",
+    rank: int | None = None,
     **options: object,
 ) -> StateDict | dict[str, StateDict] | Path:
     """Return the merged model, a mapping from names to tensors that are computed when they are read; nothing given is edited.
@@ -63,8 +64,9 @@ def merge(
     device: to compute on; by default a GPU if there is one.
     output: a .safetensors file or a folder; if it is given, the merge is written there, an entry in memory at a time, and the
         path is returned.
-    output_kind: model; task_vector, what is added to the pre-trained one; or bundle, with an output, of methods that make a
-        model for each task.
+    output_kind: model; task_vector, what is added to the pre-trained one; with an output also bundle, of methods that make a
+        model for each task, or adapter, a LoRA that peft loads.
+    rank: of an adapter; needed unless adapters are merged in the space of their factors.
     options: of the method, as its file of config/method has them: k=20, agg="sum", base="ties".
 
     Entries have the dtype and device of the pre-trained model's, and memory of their own. A method that makes a model for each
@@ -85,6 +87,7 @@ def merge(
         "device": device,
         "output": output,
         "output_kind": output_kind,
+        "rank": rank,
     }
     with separate_hydra(), _ordinary_torch():
         config = compose_config(_overrides(method, settings, options))

@@ -9,7 +9,9 @@ import open_clip
 import torch
 from torch import Tensor
 
+from src.checkpoints.factors import Factors
 from src.checkpoints.opening import open_checkpoint
+from src.checkpoints.peft.writing import PACKED, PROJECTION, save_adapter
 from src.checkpoints.writing import save_file
 from src.merging.engine.statistics import FISHER_DIAG, SHAPES
 from src.models.layers import is_layer_by_name
@@ -41,6 +43,21 @@ def clip_encoders(tasks: int, architecture: str = "ViT-B-32") -> tuple[Path, lis
             base = open_checkpoint(pretrained)
             save_file(Lazy(shapes, lambda key, base=base, number=number: _tuned(base[key], key, number)), path)
     return pretrained, finetuned
+
+
+def clip_adapters(tasks: int, architecture: str = "ViT-B-32", rank: int = 16) -> tuple[Path, list[Path]]:
+    """Return the file of a pre-trained encoder, and folders of LoRA adapters of its image tower's attention, float32."""
+    (pretrained, _), folders = clip_encoders(0, architecture), []
+    layers = {key: leaf for key, leaf in clip_outline(architecture).items()
+              if key.startswith("model.visual.") and key.endswith((PACKED, PROJECTION))}  # fmt: skip
+    for number in range(tasks):
+        folders.append(FOLDER / architecture / f"adapter{rank}_{number}")
+        if not folders[-1].exists():
+            factors = {key: Factors(0.02 * _noise((leaf.shape[0], rank), f"up {key} {number}"),
+                                    0.02 * _noise((rank, leaf.shape[1]), f"down {key} {number}"))
+                       for key, leaf in layers.items()}  # fmt: skip
+            save_adapter(factors, {}, clip_outline(architecture), folders[-1], None, {})
+    return pretrained, folders
 
 
 def _tuned(leaf: Tensor, key: str, number: int) -> Tensor:

@@ -24,6 +24,7 @@ from src.merging.engine.matrices import PACKED
 from src.merging.lines import with_lines
 from src.merging.method import Method
 from src.merging.normalised import Normalised
+from src.merging.subspace import with_space
 from src.merging.svc import SVC
 from src.models.family import ModelFamily
 from src.models.modes import LowRank, Mode
@@ -45,6 +46,7 @@ OPTIONS = (
     "apply_svc",
     "svc_alpha",
     "step_order",
+    "space",
     "depth_pattern",
     "examples",
     "use_ties",
@@ -97,6 +99,7 @@ def build_method(config: DictConfig) -> Method:
             method = STEPS[step](method, config)
     if config.normalise == NORMS:
         method = Normalised(method)
+    method = with_space(method, config.method.space)
     is_respaced = config.n_eval_points is not None and config.specify_lambda is None
     return method.respaced(config.n_eval_points) if is_respaced else method
 

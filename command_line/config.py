@@ -47,11 +47,11 @@ SINGLE_CHOICES = ("model", "method", "finetuning_mode")
 ADDABLE = ("tasks.", "method.", "hydra.", "hydra/")  # what `+` and `++` add there is checked where it is read
 FOLDERS = ("data_location", "model_location", "cache_dir", "results_dir")
 TASK_LISTS = ("names", "control")  # beside the tasks' own options
-COUNTS = ("batch_size", "candidates_per_pass", "workers", "world_size")
+COUNTS = ("batch_size", "candidates_per_pass", "workers", "world_size", "rank")
 NORMS = "norms"
 CHOICES = {
     "normalise": (NORMS, None),
-    "output_kind": ("model", "task_vector", "bundle"),
+    "output_kind": ("model", "task_vector", "bundle", "adapter"),
     "train_precision": ("fp32", "bf16", None),
     "wandb.mode": ("disabled", "online", "offline"),
     "heads.source": ("published", "prompts", None),
@@ -191,8 +191,10 @@ def _contradictions(config: DictConfig) -> list[str]:
     problems += [f"specify_lambda is the one coefficient, and {key} is for a search of it; give one of the two"
                  for key in ("n_eval_points", "search")
                  if config.specify_lambda is not None and config[key] not in (None, "grid")]  # fmt: skip
-    if config.output_kind == "bundle" and not config.output:
-        problems.append("output_kind=bundle needs a folder to write, such as output=bundle/")
+    if config.output_kind in ("bundle", "adapter") and not config.output:
+        problems.append(f"output_kind={config.output_kind} needs a folder to write, such as output={config.output_kind}/")
+    if config.rank is not None and config.output_kind != "adapter":
+        problems.append("rank is of an adapter that is written, with output_kind=adapter; leave it out")
     if not isinstance(load, bool | str | None):
         problems.append(f"method.load_mask is true, false, null or a path; got {load}")
     elif load and config.method.get("mask_lambda") is not None:

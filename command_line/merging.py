@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from command_line.build import build_method, build_statistics_settings, check_statistics, specified_coefficient
 from command_line.config import merge_question, method_name, model_name
 from command_line.launch import hydra_arguments
-from command_line.output import check_output, publish_analysis, write_output
+from command_line.output import check_output, check_rank, publish_analysis, write_output
 from command_line.preflight import selected_tasks, unseen_tasks
 from command_line.session import Session, session
 from command_line.sweeps import claim_output
@@ -58,6 +58,7 @@ def merge_and_score(config: DictConfig) -> None:
         pretrained = run.family.pretrained
         check_output(config, method, run.input_files, pretrained, len(tasks))
         evaluator, owners = run.evaluator, [task.name for task in run.owners]
+        check_rank(config, method, evaluator.inputs)
         run.plan({(name, split): 1 for name in owners for split in ("val", "test")})
         run.plan({(task.name, "test"): 2 for task in (*tasks, *unseen)})
         load, strategy = config.method.get("load_mask", False), STRATEGIES[config.search]
@@ -71,7 +72,9 @@ def merge_and_score(config: DictConfig) -> None:
         if not run.group.is_main:
             return
         merges, coefficients = selection.merges, selection.coefficients
-        written = write_output(config, merges, coefficients, pretrained, selection.provenance) if config.output else None
+        written = None
+        if config.output:
+            written = write_output(config, merges, coefficients, evaluator.inputs, pretrained, selection.provenance)
         title = f"{model_name(config)}, {plural(len(tasks), 'task')}"
         masks = selection.masks.digest if selection.masks else None
         about = run.about(f"{title}, {method_name(config)}", notes, masks=masks)

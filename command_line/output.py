@@ -10,15 +10,19 @@ from command_line.config import method_name
 from src.checkpoints.bundles import save_bundle
 from src.checkpoints.companions import companions_of
 from src.checkpoints.mask_files import MaskProvenance
+from src.checkpoints.peft.writing import is_targetable, save_adapter
 from src.checkpoints.reading import Checkpoint
 from src.checkpoints.shards import split_part
 from src.checkpoints.writing import check_target, save_by_task, save_file, save_folder
 from src.elementwise import add_vector, as_complex
-from src.errors import UserError, shorten
+from src.errors import UserError, plural, shorten
 from src.merging.engine.inputs import MergeInputs
+from src.merging.low_rank import LowRankForm
 from src.merging.method import MergeFamily, Method
+from src.merging.subspace import makes_factors
 from src.runtime.files import expand_path, write_json
-from src.state_dict import StateDict, byte_size
+from src.state_dict import Lazy, StateDict, byte_size, outline
+from src.task_vectors import TaskVector
 
 
 def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pretrained: StateDict, tasks: int) -> None:
@@ -27,6 +31,10 @@ def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pre
         raise UserError(
             f"method={method_name(config)} makes one model: there is nothing to bundle; use output_kind=model or task_vector"
         )
+    if config.output_kind == "adapter" and method.per_task:
+        raise UserError(
+            f"method={method_name(config)} makes a model for each task, and an adapter is of one; use output_kind=model or bundle"
+        )
     if not config.output:
         return
     path, masks = expand_path(config.output), config.method.get("load_mask")
@@ -34,8 +42,20 @@ def check_output(config: DictConfig, method: Method, inputs: Iterable[Path], pre
     inputs = [*inputs, *(split_part(expand_path(option))[0] for option in options)]
     if method.per_task and path.suffix == ".safetensors":
         raise UserError(f"output={path}: this method makes a model for each task, which a folder holds; name a folder")
-    copies = 2 if config.output_kind == "bundle" else tasks if method.per_task else 1
+    if config.output_kind == "adapter" and path.suffix == ".safetensors":
+        raise UserError(f"output={path}: an adapter is a folder with its settings in it; name a folder")
+    copies = {"bundle": 2, "adapter": 0}.get(config.output_kind, tasks if method.per_task else 1)
     check_target(path, method.per_task or path.suffix != ".safetensors", inputs, copies * byte_size(pretrained))
+
+
+def check_rank(config: DictConfig, method: Method, inputs: MergeInputs) -> None:
+    """Raise UserError if an adapter is asked for, and nothing says of which rank."""
+    if config.output_kind == "adapter" and config.rank is None and not makes_factors(method, inputs):
+        advice = "method.space=core, or " if len(inputs.adapters) == len(inputs.tasks) else ""
+        raise UserError(
+            f"output_kind=adapter: method={method_name(config)} merges whole matrices, of any rank; give {advice}rank=R to keep "
+            "R directions of each"
+        )
 
 
 def merged_contents(
@@ -51,6 +71,7 @@ def write_output(
     config: DictConfig,
     merges: MergeFamily,
     coefficients: Mapping[str, float | None],
+    inputs: MergeInputs,
     pretrained: StateDict,
     provenance: MaskProvenance | None,
     note: Callable[[str], None] = print,
@@ -63,6 +84,9 @@ def write_output(
     if config.output_kind == "bundle":
         facts = {"method": method_name(config), **provenance.facts(coefficients, None)}
         return save_bundle(merges.compact(coefficients), pretrained, path, facts)
+    if config.output_kind == "adapter":
+        _write_adapter(config, merges.at(coefficients), inputs, pretrained, note)
+        return None
     contents = merged_contents(config, merges, coefficients, pretrained)
     metadata = {"kind": config.output_kind, "method": method_name(config), "tasks": ",".join(contents)}
     if merges.compact:
@@ -77,6 +101,25 @@ def write_output(
         elif isinstance(pretrained, Checkpoint) and not folder and (pretrained.path.parent / "config.json").exists():
             note(f"only weights are in {path}: give the folder {pretrained.path.parent} as pretrained= for what lies beside them")
     return None
+
+
+def _write_adapter(
+    config: DictConfig, vectors: Mapping[str, TaskVector], inputs: MergeInputs, pretrained: StateDict, note: Callable[[str], None]
+) -> None:
+    """Write the vector that all tasks share as an adapter."""
+    path, vector = expand_path(config.output), next(iter(vectors.values()))
+    form = LowRankForm.of(vector, inputs, config.rank, is_targetable)
+    if not form.factors:
+        raise UserError(f"output={path}: the merge changes no matrix that an adapter could hold; use output_kind=model")
+    model = add_vector(pretrained, as_complex(vector, pretrained))
+    whole = Lazy({key: outline(model)[key] for key in form.whole}, model.__getitem__)
+    bases = {adapter.base_model for adapter in inputs.adapters.values()}
+    metadata = {"kind": "adapter", "method": method_name(config), "tasks": ",".join(vectors)}
+    save_adapter(form.factors, whole, outline(pretrained), path, bases.pop() if len(bases) == 1 else None, metadata)
+    if form.whole:
+        note(f"whole in {path}, beside the factors of {plural(len(form.factors), 'layer')}: {shorten(form.whole)}")
+    if config.rank is not None:
+        note(f"rank={config.rank} keeps {100 * form.kept:.1f} % of the squared norm of the matrices' change")
 
 
 def publish_analysis(inputs: MergeInputs, masks: Mapping[str, StateDict] | None, title: str, folder: Path) -> None:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from command_line.build import build_device, build_method, check_statistics, specified_coefficient
 from command_line.config import method_name
-from command_line.output import check_output, write_output
+from command_line.output import check_output, check_rank, write_output
 from command_line.paths import statistics_paths
 from src.checkpoints.in_memory import common_device, model_in_memory
 from src.checkpoints.mask_files import MaskProvenance, SavedMasks, load_masks
@@ -94,6 +94,7 @@ def prepare_merge(
     inputs = MergeInputs(base_model, real, depth, is_layer_by_name, device, False, by_kind, read_model, solved)
     for sentence in (*repetitions(pretrained, finetuned), *(each for model in (base, *models.values()) for each in model.notes)):
         note(sentence)
+    check_rank(config, method, inputs)
     _check_integers(inputs, base, note)
     for sentence in method.notes(inputs):
         note(sentence)
@@ -110,7 +111,7 @@ def write_merge(config: DictConfig, merge: UnscoredMerge, note: Listener) -> Non
 
     note: listener, which hears what does not come along.
     """
-    write_output(config, merge.merges, merge.coefficients, merge.pretrained, merge.provenance, note)
+    write_output(config, merge.merges, merge.coefficients, merge.inputs, merge.pretrained, merge.provenance, note)
     if merge.inputs.solved:
         merge.inputs.solved.remove()
 

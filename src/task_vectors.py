@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from src.checkpoints.bundles import PRETRAINED, open_bundle
+from src.checkpoints.factors import Factors
 from src.checkpoints.naming import spelled_like
 from src.checkpoints.opening import open_checkpoint, open_finetuned
 from src.checkpoints.reading import open_files, open_tangent_pair
@@ -109,6 +110,10 @@ class TaskVector(Mapping[str, Tensor]):
 
     __eq__ = object.__eq__  # Mapping would compare tensors for truth
     __hash__ = object.__hash__
+
+    def factors(self, key: str) -> Factors | None:
+        """Return the low-rank factors whose product an entry is; None if none are known."""
+        return None
 
     def load(self) -> "TaskVector":
         """Return this vector with every entry computed and kept in memory."""
@@ -218,6 +223,20 @@ class ModelVector(TaskVector):
         """Return the vector with the entries of `end` minus those of `start`."""
         vector = cls.of(entries)
         vector.start, vector.end = start, end
+        return vector
+
+
+class LowRankVector(TaskVector):
+    """A vector some of whose entries are products of low-rank factors, which stay known.
+
+    factors: returns the factors of an entry; None if it has none.
+    """
+
+    @classmethod
+    def of_factors(cls, entries: StateDict, factors: Callable[[str], Factors | None]) -> "LowRankVector":
+        """Return the vector with these entries."""
+        vector = cls.of(entries)
+        vector.factors = factors
         return vector
 
 

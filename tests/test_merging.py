@@ -26,9 +26,9 @@ from tests.merging.test_methods import VARIANTS, build
 
 OPTIONS = {"consensus": {"mask_lambda": 0.4}}  # that a method needs where there is no validation data
 MERGING = [
-    (name, lines)
-    for name, lines in VARIANTS
-    if (method := build(name, lines, *(["method.weights=x"] if name == "given" else []))).needs_models
+    (name, steps)
+    for name, steps in VARIANTS
+    if (method := build(name, steps, *(["method.weights=x"] if name == "given" else []))).needs_models
     and not method.unlabelled_split
 ]
 
@@ -51,8 +51,8 @@ def in_memory(folder):
     return pretrained, dict(zip(("task0", "task1"), finetuned))
 
 
-def coefficient_of(name: str, lines: bool) -> float | None:
-    return 0.7 if len(build(name, lines).coefficients(2)) > 1 else None
+def coefficient_of(name: str, steps: str) -> float | None:
+    return 0.7 if len(build(name, steps).coefficients(2)) > 1 else None
 
 
 def assert_equal(merged, expected):
@@ -62,18 +62,19 @@ def assert_equal(merged, expected):
 
 
 @pytest.mark.parametrize(
-    "name,lines,output_kind",
+    "name,steps,output_kind",
     [
         *((*each, "model") for each in MERGING),
-        ("ties", True, "task_vector"),
-        ("average", False, "task_vector"),
-        ("TSVC", False, "task_vector"),
+        ("ties", "lines", "task_vector"),
+        ("average", "", "task_vector"),
+        ("TSVC", "", "task_vector"),
     ],
 )
-def test_what_is_returned_is_what_the_command_writes(name, lines, output_kind, files, tmp_path):
-    method, coefficient = build(name, lines), coefficient_of(name, lines)
+def test_what_is_returned_is_what_the_command_writes(name, steps, output_kind, files, tmp_path):
+    method, coefficient = build(name, steps), coefficient_of(name, steps)
     output = tmp_path / ("out" if method.per_task else "out.safetensors")
-    typed = [f"method={name}", f"method.apply_lines={lines}", f"output={output}", f"output_kind={output_kind}", "model=files"]
+    typed = [f"method={name}", f"output={output}", f"output_kind={output_kind}", "model=files"]
+    typed += [f"method.apply_{step}=True" for step in steps.split()]
     typed += [f"method.{key}={value}" for key, value in OPTIONS.get(name, {}).items()]
     typed += [] if coefficient is None else [f"specify_lambda={coefficient}"]
     typed += [f"pretrained={files}/base.safetensors", f"finetuned=[{files}/task0.safetensors,{files}/task1.safetensors]"]
@@ -83,7 +84,12 @@ def test_what_is_returned_is_what_the_command_writes(name, lines, output_kind, f
     merge_files(config)
     pretrained, finetuned = in_memory(files)
     by_kind = {kind: {task: random_statistic(pretrained, kind, task) for task in finetuned} for kind in method.needs}
-    options = {"coefficient": coefficient, "lines": lines, "output_kind": output_kind, **OPTIONS.get(name, {})}
+    options = {
+        "coefficient": coefficient,
+        **dict.fromkeys(steps.split(), True),
+        "output_kind": output_kind,
+        **OPTIONS.get(name, {}),
+    }
     merged = merge(name, pretrained, finetuned, statistics=by_kind, **options)
     if method.per_task:
         assert list(merged) == list(finetuned)
@@ -161,7 +167,7 @@ def test_tensors_of_every_kind_merge_as_plain_ones_do_and_are_not_edited(name):
     before = [plain(model) for model in models]
 
     def merged_of(base, *others):
-        merged = merge(name, base, others, coefficient=coefficient_of(name, False), **OPTIONS.get(name, {}))
+        merged = merge(name, base, others, coefficient=coefficient_of(name, ""), **OPTIONS.get(name, {}))
         return merged["model2"] if name in ("tall_mask", "TSVC") else merged
 
     merged = merged_of(*models)
@@ -280,7 +286,7 @@ ERRORS = {
     "several problems at once": ({"finetuned": {"a": {"w": torch.ones(3)}, "b": {"v": torch.ones(2, 2)}}},
                                  ["w has shape (2, 2) in the pre-trained model and (3,) in a", "b lacks w"]),
     "a device there is not": ({"device": "tpu"}, ["device=tpu is not a device torch knows"]),
-    "a kind of output": ({"output_kind": "models"}, ["output_kind is model, task_vector or bundle; got models"]),
+    "a kind of output": ({"output_kind": "models"}, ["output_kind is model, task_vector, bundle or adapter; got models"]),
     "a bundle without a folder": ({"method": "tall_mask", "output_kind": "bundle"}, ["output_kind=bundle needs a folder"]),
     "an output of another kind": ({"output": "merged.pt"}, ["output=merged.pt: models are written as safetensors"]),
     "a module": ({"pretrained": nn.Linear(2, 2)}, ["the pre-trained model is a path or a state dict, such as module.state_dict(); got an object of Linear"]),

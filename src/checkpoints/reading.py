@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from src.checkpoints.companions import weights_in_subfolders
+from src.checkpoints.factors import AdapterChanges
 from src.checkpoints.formats import Format, format_of
 from src.checkpoints.shards import ADAPTER, INDEX, index_of, model_file, require_keys, split_part
 from src.errors import UserError, shorten
@@ -35,7 +36,10 @@ class Checkpoint(Mapping[str, Tensor]):
     shard_of: the name of the file that holds each key.
     base_digest: of the model that entries which the files lack are taken from (see `view`); else empty.
     notes: sentences on how the files were read where they leave a choice.
+    adapter: what an adapter changes of that model; None of a whole model.
     """
+
+    adapter: AdapterChanges | None = None
 
     def __init__(
         self, path: Path, shards: Mapping[Path, StateDict], index: Mapping[str, Path] | None = None, notes: Sequence[str] = ()

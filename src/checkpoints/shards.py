@@ -10,7 +10,7 @@ from src.runtime.untrusted import read_json
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 INDEX = ".index.json"
 BUNDLED = "tasks.safetensors"  # of a bundle: all tasks' masks or factors
-ADAPTER = "adapter_model.safetensors"  # of a LoRA adapter, in a folder of its own
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # of an adapter, in a folder of its own
 FORMATS = (((".safetensors",), "model.safetensors"), (PICKLED, "pytorch_model.bin"))  # endings, and the Hub's name
 
 

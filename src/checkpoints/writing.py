@@ -8,7 +8,7 @@ import torch
 
 from src.checkpoints.companions import companions_of, is_copy
 from src.checkpoints.reading import NAMES, Checkpoint, metadata_of
-from src.checkpoints.shards import INDEX, PICKLED
+from src.checkpoints.shards import ADAPTER, ADAPTER_CONFIG, INDEX, PICKLED
 from src.errors import UserError, raise_any, shorten
 from src.runtime.files import folder_beside, require_space, written_beside
 from src.state_dict import Lazy, StateDict, byte_size, outline
@@ -115,7 +115,9 @@ def _is_replaceable(file: Path, folder: Path, inputs: list[Path]) -> bool:
         return False
     if file.suffix == ".safetensors" and file.parent == folder:
         return _is_result(file) and metadata_of(file).items() >= IN_FOLDER.items()
-    return file == folder / f"model.safetensors{INDEX}" or is_copy(file, folder, inputs)
+    settings = folder / ADAPTER_CONFIG
+    is_ours = file == folder / f"model.safetensors{INDEX}" or (file == settings and (folder / ADAPTER).exists())
+    return is_ours or is_copy(file, folder, inputs)
 
 
 def _is_result(file: Path) -> bool:

@@ -11,6 +11,7 @@ USUAL = {
     "attention": "packed",
     "rest": "average",
     "normalise": None,
+    "space": None,
 }
 
 

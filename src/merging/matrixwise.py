@@ -9,7 +9,7 @@ from torch import Tensor
 from src.errors import collect, raise_any, shorten
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import Triplets
-from src.merging.engine.matrices import check_attention, matrix_names, matrix_pattern, per_matrix, unpacked
+from src.merging.engine.matrices import SPLIT, check_attention, matrix_names, matrix_pattern, per_matrix, unpacked
 from src.merging.method import MergeFamily, Searched
 from src.task_vectors import TaskVector
 
@@ -45,6 +45,10 @@ class Matrixwise(Searched):
         if self.rest not in list(REST):
             problems.append(f"method.rest is one of {', '.join(REST)}; got {self.rest}")
         raise_any(problems)
+
+    @property
+    def splits_attention(self) -> bool:
+        return self.attention == SPLIT
 
     @abstractmethod
     def merge(self, stack: Tensor) -> Tensor:

@@ -130,6 +130,11 @@ class Method(ABC):
     def files(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def splits_attention(self) -> bool:
+        """Whether it merges queries, keys and values of a packed matrix apart."""
+        return False
+
     @abstractmethod
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         """Return the merge family of these inputs; what the coefficient does not change is computed here or on first use."""
@@ -247,6 +252,10 @@ class Wrapper(Method):
     @property
     def files(self) -> tuple[str, ...]:
         return self.base.files
+
+    @property
+    def splits_attention(self) -> bool:
+        return self.base.splits_attention
 
     def coefficients(self, tasks: int) -> tuple[float, ...]:
         return self.base.coefficients(tasks)

@@ -9,7 +9,7 @@ from torch import Tensor
 from src.errors import UserError, collect, raise_any
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import Triplets, leading_triplets
-from src.merging.engine.matrices import check_attention, matrix_names, matrix_pattern, per_matrix
+from src.merging.engine.matrices import SPLIT, check_attention, matrix_names, matrix_pattern, per_matrix
 from src.merging.engine.threads import Prefetched
 from src.merging.method import MergeFamily, Method, Wrapper, require_shared
 from src.state_dict import Lazy, Memoized
@@ -69,6 +69,10 @@ class SubspaceBoosting(Wrapper):
         place = int((sums < self.beta * sums[-1]).sum())
         raised = torch.where(values > 0, values.clamp_min(values[place]), 0.0)
         return Triplets(left, raised, right).product
+
+    @property
+    def splits_attention(self) -> bool:
+        return self.attention == SPLIT or self.base.splits_attention
 
     @property
     def decomposes(self) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import Triplets, leading_triplets
-from src.merging.engine.matrices import check_attention, matrix_names, packed, unpacked
+from src.merging.engine.matrices import SPLIT, check_attention, matrix_names, packed, unpacked
 from src.merging.matrixwise import Spectral
 from src.merging.method import MergeFamily, Wrapper
 from src.state_dict import Lazy, Memoized
@@ -96,6 +96,10 @@ class SVC(Wrapper):
             return self._calibrations(inputs, family.multiples.vector)
 
         return MergeFamily(vectors, family.scale, masks=family.masks)
+
+    @property
+    def splits_attention(self) -> bool:
+        return self.attention == SPLIT or self.base.splits_attention
 
     @property
     def decomposes(self) -> bool:

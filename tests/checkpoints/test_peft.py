@@ -447,3 +447,26 @@ def test_nothing_in_a_pickle_is_run(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"io\.open"):
         open_adapter(folder, {"a.weight": torch.zeros(3, 2)})
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
+@pytest.mark.parametrize("case", CASES)
+def test_what_changes_is_the_product_of_factors_or_is_said_to_be_none(case, tmp_path):
+    adapted, pretrained = random_adapter(*CASES[case])
+    adapted.save_pretrained(tmp_path / "adapter")
+    opened = open_adapter(tmp_path / "adapter", pretrained)
+    changes = opened.adapter
+    assert (changes.factors or changes.others) and not changes.factors.keys() & changes.others
+    for key, leaf in opened.items():
+        if key in changes.factors:
+            assert leaf.ndim == 2
+            torch.testing.assert_close(changes.factors[key].product, leaf - pretrained[key], rtol=1e-5, atol=1e-5)
+        elif key not in changes.others:
+            assert leaf.data_ptr() == pretrained[key].data_ptr(), key
+
+
+@pytest.mark.parametrize("case,others", [("dora", 6), ("convolutions", 3), ("experts", 2), ("linear", 0), ("all biases", 9)])
+def test_dora_convolutions_experts_and_whole_entries_have_no_factors(case, others, tmp_path):
+    adapted, pretrained = random_adapter(*CASES[case])
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert len(open_adapter(tmp_path / "adapter", pretrained).adapter.others) == others

@@ -298,7 +298,7 @@ def test_a_wrapper_forwards_every_member_of_a_method():
 
 @pytest.mark.parametrize("name", [name for name, steps in VARIANTS if steps == "lines" and not name.startswith("single_task")])
 def test_under_lines_a_method_answers_as_it_does_itself(name):
-    method, scaled = build(name), build(name, "lines")
+    method, scaled = (build(name, steps, "method.space=full") for steps in ("", "lines"))
     searches_another = isinstance(method, OwnScale)  # whose own coefficient is no scale, or 1 alone
     assert isinstance(scaled, LiNeS)
     assert scaled.coefficients(3) == (tuple(method.betas) if searches_another else method.coefficients(3))

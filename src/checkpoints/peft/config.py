@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from src.checkpoints.shards import ADAPTER_CONFIG
 from src.errors import UserError, collect, raise_any, shorten
 from src.runtime.patterns import Pattern, PatternError, TimeLimit, compile_pattern
 from src.runtime.untrusted import read_json
 from src.validation import is_number
 
-CONFIG = "adapter_config.json"
+CONFIG = ADAPTER_CONFIG
 LORA, IA3 = "LORA", "IA3"  # kinds of adapters
 ADVICE = "merge it with peft's merge_and_unload, save the model, and give that folder"
 
@@ -43,6 +44,12 @@ class Settings:
 
     values: Mapping[str, Any]
     patterns: Mapping[str, Sequence[tuple[Pattern | re.Pattern, float]]]
+
+    @property
+    def base_model(self) -> str | None:
+        """The name of the model that the adapter was trained on; None if none is kept."""
+        name = self.values.get("base_model_name_or_path")
+        return name if isinstance(name, str) else None
 
     def is_target(self, name: str) -> bool:
         """Whether a parameter was adapted by its own name."""

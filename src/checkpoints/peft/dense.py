@@ -42,11 +42,11 @@ def open_adapter(path: Path, pretrained: StateDict, base_digest: str = "") -> Ch
     """
     path, shapes = Path(path), outline(pretrained)
     adapter = read_adapter(path)
-    edits = match_adapter(adapter, shapes).edits
+    match = match_adapter(adapter, shapes)
 
     def entry(key: str) -> Tensor:
         before = after = pretrained[key]
-        for edit in edits.get(key, ()):
+        for edit in match.edits.get(key, ()):
             after = edit(after)
         if after.dtype == before.dtype:
             return after
@@ -55,4 +55,6 @@ def open_adapter(path: Path, pretrained: StateDict, base_digest: str = "") -> Ch
             raise UserError(f"{key} of {path} overflows {before.dtype}; give the pre-trained model in a wider dtype")
         return narrow
 
-    return Checkpoint(path, {file: {} for file in adapter.files}).view(Lazy(shapes, entry), base_digest)
+    checkpoint = Checkpoint(path, {file: {} for file in adapter.files}).view(Lazy(shapes, entry), base_digest)
+    checkpoint.adapter = match.changes(shapes, adapter.settings.base_model)
+    return checkpoint

@@ -1,10 +1,11 @@
-"""The factors of one adapted layer: which entries their product fits, and such an entry with the product added."""
+"""The factors of one adapted layer: which entries their product fits, and what it does to such an entry."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from src.checkpoints.factors import Factors, LayerKind
 from src.state_dict import working_dtype
 
 
@@ -63,3 +64,25 @@ class Layer:
             magnitudes = self.magnitude.to(device=before.device, dtype=wide).reshape(-1, 1)
             outputs.mul_(magnitudes / torch.linalg.norm(outputs, dim=1, keepdim=True))
         return total
+
+
+@dataclass(frozen=True)
+class Product:
+    """The change of one entry by a layer's factors, which a call makes (see `Layer.apply`)."""
+
+    layer: Layer
+    scale: float
+    transposed: bool
+
+    def __call__(self, before: Tensor) -> Tensor:
+        return self.layer.apply(before, self.scale, self.transposed)
+
+    def factors(self, leaf: Tensor) -> Factors | None:
+        """Return the factors of the change of an entry of this shape; None if it is no product: DoRA, experts, convolutions."""
+        layer = self.layer
+        if layer.magnitude is not None or leaf.ndim != 2:
+            return None
+        if not self.transposed:
+            return Factors(layer.up, layer.down, LayerKind.LINEAR, self.scale)
+        kind = LayerKind.EMBEDDING if layer.transposed else LayerKind.TRANSPOSED
+        return Factors(layer.down.mT, layer.up.mT, kind, self.scale)

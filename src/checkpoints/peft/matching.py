@@ -6,13 +6,13 @@ The adapter's own names come first; else its names may have one prefix more than
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
 
+from src.checkpoints.factors import AdapterChanges
 from src.checkpoints.peft.config import ADVICE
-from src.checkpoints.peft.layer import Layer
+from src.checkpoints.peft.layer import Layer, Product
 from src.checkpoints.peft.reading import Adapter
 from src.errors import UserError, collect, plural, shorten
 from src.state_dict import StateDict
@@ -47,6 +47,12 @@ class Match:
     edits: dict[str, list[Edit]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     misfits: list[str] = field(default_factory=list)
+
+    def changes(self, shapes: StateDict, base_model: str | None) -> AdapterChanges:
+        """Return what the edits change of a model of these shapes, trained on the one of that name."""
+        products = {key: edits[0] for key, edits in self.edits.items() if len(edits) == 1 and isinstance(edits[0], Product)}
+        factors = {key: pair for key, product in products.items() if (pair := product.factors(shapes[key]))}
+        return AdapterChanges(factors, frozenset(self.edits.keys() - factors.keys()), base_model)
 
 
 def match_adapter(adapter: Adapter, shapes: StateDict) -> Match:
@@ -129,7 +135,7 @@ def _match_under(adapter: Adapter, shapes: StateDict, children: Mapping[str, lis
                 raise UserError(f"{key} is square, and nothing tells which of its axes is the input's; {ADVICE}")
             pattern_name = name if settings.is_target(name) else layer.pattern_name
             scale = layer.multiplicity * settings.scale(pattern_name, layer.down.shape[0] // (layer.experts(leaf) or 1))
-            match.edits.setdefault(key, []).append(partial(layer.apply, scale=scale, transposed=transposed))
+            match.edits.setdefault(key, []).append(Product(layer, scale, transposed))
     return match
 
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from src.checkpoints.factors import AdapterChanges
 from src.checkpoints.opening import open_checkpoint
 from src.checkpoints.solved import SolvedEntries
 from src.elementwise import zeros_view
@@ -94,6 +95,12 @@ class MergeInputs:
     def vectors(self) -> dict[str, TaskVector]:
         """Each task's vector, unedited; only that task's model is read for it."""
         return {task: self.only(task).slicewise(lambda stack: stack[0]) for task in self.tasks}
+
+    @cached_property
+    def adapters(self) -> dict[str, AdapterChanges]:
+        """What the models that are adapters change, by task."""
+        adapters = {task: getattr(model, "adapter", None) for task, model in self.finetuned.items()}
+        return {task: adapter for task, adapter in adapters.items() if adapter}
 
     def only(self, task: str) -> "MergeInputs":
         """Return the inputs of one task, unedited."""

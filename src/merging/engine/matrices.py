@@ -4,7 +4,7 @@ The papers differ: by these two choices the same formula gives figures that are 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -69,6 +69,11 @@ def matrix_names(inputs: MergeInputs, matrices: str) -> list[str]:
 def is_block_matrix(key: str) -> bool:
     """Whether a two-dimensional parameter is a layer of a numbered block (of its attention or MLP), by its name."""
     return bool(_BLOCK.search(key)) and not _NO_LAYER.search(".".join(key.split(".")[-2:]))
+
+
+def packed_names(keys: Iterable[str]) -> list[str]:
+    """Return those of some names that are of packed queries, keys and values."""
+    return [key for key in keys if _ROWS.search(key) or _COLUMNS.search(key)]
 
 
 def per_matrix(attention: str, key: str, stack: Tensor, merge: Callable[[Tensor], Tensor]) -> Tensor:
