@@ -52,6 +52,8 @@ class Covariance(Matrixwise, OwnScale):
         start, estimates = START[self.start](stack), self.estimates(stack)
         weights = self.weights(estimates)
         values, vectors = eigenpairs(estimates, weights)
+        if not len(values):
+            return start  # unchanged
         shares = self.filter(values, stack.shape[2])
         values, vectors, shares = (each[..., : int((shares > 0).sum())] for each in (values, vectors, shares))
         along = pulls(stack, start, estimates, weights, values.dtype) @ vectors
