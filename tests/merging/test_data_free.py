@@ -11,7 +11,7 @@ from command_line.build import build_method
 from command_line.config import compose_config
 from src.errors import UserError
 from src.merging.dc_merge import agreed
-from src.merging.engine.covariance import covariance
+from src.merging.engine.covariance import StackCovariance
 from src.merging.engine.trimming import largest_entries
 from src.merging.method import Method
 from tests.conftest import merge_inputs
@@ -155,11 +155,26 @@ def test_float32_is_enough_where_eigenvalues_are_near_one_another(name):
     assert near(merged(build(name), stack).double(), merged(build(name), stack.double()), 2e-5)
 
 
-def test_a_covariance_is_whole_however_many_blocks_it_is_computed_in(monkeypatch):
-    stack, weights = stack_of(3, (4, 11)), torch.tensor([1.0, 0.5, 2.0]).double()
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_covariance_is_whole_however_many_blocks_it_is_computed_in(shape, monkeypatch):
+    stack, weights = stack_of(4, shape), torch.tensor([1.0, 0.5, 2.0, 0.0]).double()
     monkeypatch.setattr("src.merging.engine.covariance.BLOCK", 4)
-    expected = sum(weight * matrix.T @ matrix for weight, matrix in zip(weights, stack))
-    torch.testing.assert_close(covariance(stack, weights, torch.float64), expected)
+    grams = [weight * matrix.T @ matrix for weight, matrix in zip(weights, stack)]
+    covariance, origin = StackCovariance.of(stack, weights), stack_of(1, shape, 5)[0]
+    torch.testing.assert_close(covariance.total, sum(grams))
+    expected = sum((matrix - origin) @ gram for matrix, gram in zip(stack, grams))
+    torch.testing.assert_close(covariance.pulls(stack, origin), expected)
+
+
+def test_a_covariance_is_solved_only_where_all_eigenvalues_are_above_a_floor():
+    stack = torch.diag(torch.tensor([1.0, 0.5, 0.1])).double()[None]
+    covariance, target = StackCovariance.of(stack, torch.ones(1).double()), stack_of(1, (2, 3))[0]
+    torch.testing.assert_close(covariance.solved(target, 1e-3), target / torch.tensor([1.0, 0.25, 0.01]))
+    assert covariance.solved(target, 0.02) is None
+    least = 3 * torch.finfo(torch.float32).eps
+    for name, floor in (("actmat", least), ("wudi", least**2)):
+        stack[0, 2, 2] = floor**0.5 / 2  # of which the square is the eigenvalue
+        assert merged(build(name, "start=zero"), stack)[2, 2] == 0, name
 
 
 def test_the_largest_entries_are_of_each_matrix_and_equal_ones_stay():
