@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from command_line.build import build_method
 from command_line.config import compose_config
+from merging import merge
 from src.errors import UserError
 from src.merging.dc_merge import agreed
 from src.merging.engine.covariance import StackCovariance
@@ -238,6 +239,12 @@ def test_what_is_doubtful_about_a_merge_is_said():
         (sentence,) = notes(name, stack_of(6, (5, 20)))
         assert KEY in sentence and "lost" in sentence
         assert not notes(name, stack_of(5, (5, 20))) and not merged(build(name), stack_of(6, (5, 20))).any()
+
+
+def test_a_doubt_is_heard_by_who_merges():
+    models = [{KEY: matrix} for matrix in stack_of(4, (5, 20))]
+    with pytest.warns(UserWarning, match=f"{KEY}: .* too large"):
+        merge("wudi", {KEY: torch.zeros(5, 20)}, models)
 
 
 def test_actmat_averages_what_is_as_long_as_an_embedding():
