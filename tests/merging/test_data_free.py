@@ -100,6 +100,13 @@ def test_few_rows_and_low_ranks_have_the_pseudo_inverse():
             assert near(result, merged(build(name), matrices), 1e-4)
 
 
+def test_the_rounding_of_low_ranks_counts_as_no_direction():
+    """Here as many directions take part as there are: one more would be rounding over rounding."""
+    basis = torch.linalg.qr(stack_of(1, (30, 8))[0]).Q
+    stack = torch.stack([torch.linalg.qr(stack_of(1, (40, 4), 1)[0]).Q @ part.T for part in basis.split(4, 1)])
+    assert near(merged(build("aswudi"), stack.float()).double(), stack.sum(0), 1e-5)
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("name", ["actmat", "wudi", "iwudi", "swudi", "aswudi", "cart"])
 def test_one_task_is_that_tasks_own(name, shape):
