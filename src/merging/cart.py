@@ -47,7 +47,7 @@ class Cart(Matrixwise):
     def merge(self, stack: Tensor) -> Tensor:
         """Return the sum of the tasks' low-rank differences to their mean, (tasks, m, n) -> (m, n)."""
         rank = max(1, int(self.rank_fraction * min(stack.shape[1:])))
-        return concatenated(leading_triplets_of_each(stack - stack.mean(0), rank)).product
+        return concatenated(leading_triplets_of_each(stack.sub_(stack.mean(0)), rank)).product  # in place: as large as all tasks
 
     def _terms(self, key: str, stack: Tensor) -> tuple[Tensor, Tensor]:
         """Return what does not depend on the coefficient, and what it multiplies."""

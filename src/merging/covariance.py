@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.merging.engine.covariance import eigenpairs, pulls
+from src.merging.engine.covariance import StackCovariance, rank_floor
 from src.merging.engine.linear_algebra import EPSILON, safe_scale
 from src.merging.engine.trimming import check_percentage, kept_share, largest_entries
 from src.merging.lines import OwnScale
@@ -50,13 +50,19 @@ class Covariance(Matrixwise, OwnScale):
         scale = safe_scale(stack)
         stack = stack / scale if scale != 1 else stack
         start, estimates = START[self.start](stack), self.estimates(stack)
-        weights = self.weights(estimates)
-        values, vectors = eigenpairs(estimates, weights)
-        shares = self.filter(values, stack.shape[2])
-        values, vectors, shares = (each[..., : int((shares > 0).sum())] for each in (values, vectors, shares))
-        along = pulls(stack, start, estimates, weights, values.dtype) @ vectors
-        merged = torch.addmm(start.to(values.dtype), along.mul_(shares / values), vectors.T)
+        covariance = StackCovariance.of(estimates, self.weights(estimates))
+        merged = start + self.steps(covariance, covariance.pulls(stack, start))
         return merged.to(stack.dtype).mul_(scale)
+
+    def steps(self, covariance: StackCovariance, pulls: Tensor) -> Tensor:
+        """Return how far X goes from the start, (m, n), of where all tasks pull it, (m, n)."""
+        values, vectors = covariance.eigenpairs()
+        if not len(values):
+            return torch.zeros_like(pulls)  # no task changed the matrix
+        shares = self.filter(values, len(vectors))
+        count = int((shares > 0).sum())
+        vectors = vectors[:, :count]
+        return (pulls @ vectors).mul_((shares / values)[:count]) @ vectors.T
 
     def estimates(self, stack: Tensor) -> Tensor:
         """Return the matrices whose covariances count, (tasks, m, n), of the tasks' own."""
@@ -77,35 +83,57 @@ class Covariance(Matrixwise, OwnScale):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wudi(Covariance):
-    """WUDI (ICML 2025), in closed form: the minimum of the tasks' interference, their matrices counted alike."""
+class ClosedForm(Covariance):
+    """A method that goes all the way to the minimum, but for directions whose eigenvalues are next to nothing."""
+
+    @abstractmethod
+    def floor(self, size: int) -> float:
+        """Return the share of the largest eigenvalue, of matrices of `size` columns, at and below which nothing is merged."""
+
+    def steps(self, covariance: StackCovariance, pulls: Tensor) -> Tensor:
+        solved = covariance.solved(pulls, self.floor(pulls.shape[1]))
+        return super().steps(covariance, pulls) if solved is None else solved
 
     def filter(self, values: Tensor, size: int) -> Tensor:
-        return torch.ones_like(values)
+        return (values > self.floor(size) * values[0]).to(values.dtype)
 
     def doubt(self, shape: torch.Size) -> str | None:
-        return blow_up(shape)
+        tasks, rows, columns = shape
+        if tasks == 1 or abs(tasks * rows - columns) > NEAR_SQUARE * columns:
+            return None
+        return (
+            f"the rows of {tasks} tasks are about as many as the columns, which makes this method's matrices too large; "
+            "method=aswudi and method=iwudi are steady there"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActMat(Covariance):
+class Wudi(ClosedForm):
+    """WUDI (ICML 2025), in closed form: the minimum of the tasks' interference, their matrices counted alike."""
+
+    def floor(self, size: int) -> float:
+        return rank_floor(size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActMat(ClosedForm):
     """ACTMat (2026): each layer's matrix fits all tasks' matrices on the directions of their own rows.
 
     Matrices with a side of 20,000 or more are merged like the other entries.
     """
 
+    def floor(self, size: int) -> float:
+        return size * EPSILON
+
     def weights(self, stack: Tensor) -> Tensor:
         return torch.ones(len(stack), dtype=torch.float64)
-
-    def filter(self, values: Tensor, size: int) -> Tensor:
-        return (values > size * EPSILON * values[:1]).to(values.dtype)
 
     def is_merged(self, shape: torch.Size) -> bool:
         return max(shape) < LONGEST_SIDE
 
     def doubt(self, shape: torch.Size) -> str | None:
         if self.is_merged(shape[1:]):
-            return blow_up(shape)
+            return super().doubt(shape)
         return f"with a side of {LONGEST_SIDE:,} or more merged like entries that are no matrices (method.rest={self.rest})"
 
 
@@ -174,14 +202,3 @@ class ASWudi(Covariance):
 def leading(shares: Tensor, count: int) -> Tensor:
     """Return the first `count` shares, and 0 for the others."""
     return torch.cat([shares[:count], torch.zeros_like(shares[count:])])
-
-
-def blow_up(shape: torch.Size) -> str | None:
-    """Return why a closed form is doubtful for a stack of this shape, (tasks, m, n); None if it is not."""
-    tasks, rows, columns = shape
-    if tasks == 1 or abs(tasks * rows - columns) > NEAR_SQUARE * columns:
-        return None
-    return (
-        f"the rows of {tasks} tasks are about as many as the columns, which makes this method's matrices too large; "
-        "method=aswudi and method=iwudi are steady there"
-    )

@@ -3,7 +3,6 @@ the tasks' directions do not vanish among those that all share."""
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from src.errors import UserError, collect, raise_any
@@ -63,12 +62,11 @@ class SubspaceBoosting(Wrapper):
         return MergeFamily(vectors, multiples=multiples, masks=family.masks)
 
     def _boosted(self, matrix: Tensor) -> Tensor:
-        """Return a matrix, (m, n), with its small singular values raised; those that are zero have no direction, and stay."""
+        """Return a matrix, (m, n), with its small singular values raised; those that are zero have no vectors, and stay."""
         left, values, right = leading_triplets(matrix, min(matrix.shape))
         sums = values.double().cumsum(0)
         place = int((sums < self.beta * sums[-1]).sum())
-        raised = torch.where(values > 0, values.clamp_min(values[place]), 0.0)
-        return Triplets(left, raised, right).product
+        return Triplets(left, values.clamp_min(values[min(place, len(values) - 1)]), right).product
 
     @property
     def splits_attention(self) -> bool:

@@ -31,6 +31,13 @@ METHODS = {
     "iso_cts": ("method=iso_cts specify_lambda=1.0", 1e-5),
     "svc_sum_a1T": ("method=sum method.apply_svc=True specify_lambda=1.0", 1e-6),
     "svc_tsvm_a1": ("method=TSVM method.apply_svc=True specify_lambda=1.0", 1e-4),
+    "actmat": ("method=actmat", 1e-6),
+    "wudi_closed": ("method=wudi", 1e-6),
+    "swudi_t1300_r0.65": ("method=swudi", 1e-6),
+    "dc_merge_keep0.05": ("method=dc_merge method.keep=0.05 specify_lambda=1.0", 1e-5),
+    "cart_r0.32_l2": ("method=cart method.rank_fraction=0.32 specify_lambda=2.0", 1e-5),
+    "star_eta40": ("method=star", 1e-5),
+    "subspace_boost_sum_b0.4": ("method=subspace_boosting method.beta=0.4 specify_lambda=1.0", 1e-5),
 }
 FILES = [(case, name) for case in CASES for name in METHODS if (case / f"every8th_{name}.safetensors").exists()]
 MASKS = [(case, name) for case in CASES for name in load_file(case / "masks.safetensors")]
@@ -99,4 +106,4 @@ def distance(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 
 def test_both_cases_are_there():
-    assert [case.name for case in CASES] == ["public_t3", "public_t4"] and len(FILES) == 22 and len(MASKS) == 33
+    assert [case.name for case in CASES] == ["public_t3", "public_t4"] and len(FILES) == 29 and len(MASKS) == 33
