@@ -227,7 +227,7 @@ class Wrapper(Method):
 
     @property
     def description(self) -> dict:
-        return {"method": type(self).__name__, "base": self.base.description}
+        return super().description
 
     @property
     def mask_base(self) -> dict:

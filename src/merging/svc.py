@@ -99,10 +99,6 @@ class SVC(Wrapper):
     def decomposes(self) -> bool:
         return True
 
-    @property
-    def description(self) -> dict:
-        return {**super().description, "alpha": self.alpha, "attention": self.attention}
-
     def lines_form(self) -> Method | None:
         form = self.base.lines_form()
         return form and replace(form, base=replace(self, base=form.base))

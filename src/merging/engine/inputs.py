@@ -89,7 +89,9 @@ class MergeInputs:
 
     @cached_property
     def vectors(self) -> dict[str, TaskVector]:
-        """Each task's vector, unedited; only that task's model is read for it."""
+        """Each task's vector, edited; where there are no edits, only that task's model is read for it."""
+        if self.edits:
+            return {task: self.slicewise(lambda stack, row=row: stack[row]) for row, task in enumerate(self.tasks)}
         return {task: self.only(task).slicewise(lambda stack: stack[0]) for task in self.tasks}
 
     def only(self, task: str) -> "MergeInputs":
