@@ -129,9 +129,11 @@ class Method(ABC):
     def description(self) -> dict:
         """The method and the fields that decide its vectors (not the coefficients tried), as JSON values.
 
-        The names of classes stand in files of masks, so they stay.
+        The names of classes stand in files of masks, so they stay. A field at its default is left out: what earlier versions
+        wrote, which had no such field, stays valid.
         """
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in GRIDS}
+        values = {field.name: value for field in fields(self)
+                  if field.name not in GRIDS and (value := getattr(self, field.name)) != field.default}  # fmt: skip
         return {
             "method": type(self).__name__,
             **{name: value.description if isinstance(value, Method) else value for name, value in values.items()},
