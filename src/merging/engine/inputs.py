@@ -127,6 +127,11 @@ class MergeInputs:
         """The number of entries of a vector, those no task changed included."""
         return sum(leaf.numel() for leaf in self.outline.values())
 
+    @property
+    def unchanged_size(self) -> int:
+        """The number of entries of a vector that are zero because no task changed their parameter."""
+        return sum(leaf.numel() for key, leaf in self.outline.items() if not self.changed(key))
+
     def changed(self, key: str) -> bool:
         """Whether any task changed this parameter; the others are skipped, not decomposed."""
         changed = self.memo.setdefault("changed", {})

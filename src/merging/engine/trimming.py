@@ -10,7 +10,7 @@ from torch import Tensor
 from src.errors import UserError
 from src.merging.engine.edits import Trim, TrimEach
 from src.merging.engine.inputs import MergeInputs
-from src.merging.engine.order_statistics import INTEGERS, order_statistics
+from src.merging.engine.order_statistics import INTEGERS, counted
 
 VECTOR, TENSOR = "vector", "tensor"
 T = TypeVar("T")
@@ -46,7 +46,8 @@ def trimmed(inputs: MergeInputs, k: float, scope: str = VECTOR) -> MergeInputs:
 def magnitude_thresholds(inputs: MergeInputs, k: float) -> Tensor:
     """Return (tasks,) the `d - int(d * k%)`-th smallest magnitude of each task's d entries; 0 where that is none."""
     dtypes = {leaf.dtype for leaf in inputs.outline.values()}
-    return _thresholds(inputs, inputs.scan_together, inputs.size, k, max(dtypes, key=lambda dtype: dtype.itemsize))
+    widest = max(dtypes, key=lambda dtype: dtype.itemsize)
+    return _thresholds(inputs, inputs.scan_together, inputs.size, k, widest, inputs.unchanged_size)
 
 
 def thresholds_by_parameter(inputs: MergeInputs, k: float, scope: str) -> dict[str, Tensor]:
@@ -69,16 +70,16 @@ def _scan_parameter(inputs: MergeInputs, key: str, visit: Callable[[Tensor], T])
     return inputs.each(key, lambda _, stack: visit(stack))
 
 
-def _thresholds(inputs: MergeInputs, scan: Callable, size: int, k: float, dtype: torch.dtype) -> Tensor:
+def _thresholds(inputs: MergeInputs, scan: Callable, size: int, k: float, dtype: torch.dtype, zeros: int = 0) -> Tensor:
     """Return (tasks,) the `size - int(size * k%)`-th smallest of magnitudes, in `dtype`; 0 where that is none.
 
-    scan: yields visits of the stacks that hold those that are not zero because no task changed them.
+    scan: yields visits of the stacks that hold them, but for some zeros.
     """
     rank, tasks = size - int(size * (k if k < 1 else k / 100)), len(inputs.tasks)
     if rank == 0:
         return torch.zeros(tasks, dtype=dtype)
 
-    def magnitudes(visit: Callable[[Tensor], Tensor]) -> Iterable[Tensor]:
+    def magnitudes(visit: Callable[[Tensor], T], step: int = 1) -> Iterable[T]:
         return scan(lambda stack: visit(stack.to(dtype).abs_().view(INTEGERS[dtype])))
 
-    return order_statistics(magnitudes, tasks, [rank], size, INTEGERS[dtype])[:, 0].view(dtype)
+    return counted(magnitudes, tasks, [rank], zeros, INTEGERS[dtype])[:, 0].view(dtype)
