@@ -48,6 +48,7 @@ MERGING = {
         "ctypes",
         "dataclasses",
         "functools",
+        "hashlib",
         "heapq",
         "math",
         "os",

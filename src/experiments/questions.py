@@ -10,6 +10,7 @@ USUAL = {
     "matrices": "layers",
     "attention": "packed",
     "rest": "average",
+    "scope": "vector",
     "normalise": None,
     "space": None,
 }

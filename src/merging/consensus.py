@@ -14,7 +14,7 @@ from src.elementwise import chunk_size, zeros_view
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.threads import parallel_map
-from src.merging.engine.trimming import check_percentage, trimmed
+from src.merging.engine.trimming import VECTOR, check_percentage, check_scope, trimmed
 from src.merging.method import MergeFamily, Method, Searched, multi_task_vector, require_shared
 from src.merging.tall_mask import TallMask
 from src.state_dict import Lazy, Memoized, StateDict
@@ -31,6 +31,7 @@ class Consensus(Searched):
     base: makes the multi-task vector.
     tall_mask: makes the masks.
     k: percentage kept of each task vector before the base method (the masks are made of whole ones).
+    scope: `vector` for that percentage of each task vector, `tensor` of each of its parameters.
     prun_thre_k: number of masks that must select an entry.
     mask_lambda: lambda of the masks: one number, one a task in their order, or by task; None to choose it.
     masks: packed, by task and key, if they were made earlier.
@@ -41,11 +42,13 @@ class Consensus(Searched):
     k: float
     prun_thre_k: int
     mask_lambda: float | Sequence[float] | Mapping[str, float] | None
+    scope: str = VECTOR
     masks: Mapping[str, StateDict] | None = None
 
     def __post_init__(self):
         super().__post_init__()
         check_percentage(self.k, "consensus")
+        check_scope(self.scope)
         require_shared(self.base)
         if not is_whole(self.prun_thre_k):
             raise UserError(f"method.prun_thre_k counts tasks, from 0; got {self.prun_thre_k}")
@@ -77,7 +80,7 @@ class Consensus(Searched):
         return replace(self, masks=masks)
 
     def summed_inputs(self, inputs: MergeInputs) -> MergeInputs:
-        return self.base.summed_inputs(trimmed(inputs, self.k))
+        return self.base.summed_inputs(trimmed(inputs, self.k, self.scope))
 
     def _make_masks(self, inputs: MergeInputs) -> Mapping[str, StateDict]:
         lambdas = self._lambdas(inputs.tasks)

@@ -16,7 +16,7 @@ from src.task_vectors import TaskVector
 
 def with_lines(method: Method) -> Method:
     """Return `method` scaled by depth with LiNeS. Raise UserError, with the reason, where the papers have no such method."""
-    return method.lines_form() or LiNeS(method)
+    return method.lines_form() or LiNeS(method.under_lines())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class OwnScale(Searched):
         super().__post_init__()
         check_grid("method.betas", self.betas)
 
-    def lines_form(self) -> Method | None:
-        return LiNeS(replace(self, grid=self.betas))
+    def under_lines(self) -> Method:
+        return replace(self, grid=self.betas)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from src.compact import Compact
 from src.merging.engine.edits import smallest_kept
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.masks import MaskStack, Select, masked_compact
-from src.merging.engine.trimming import check_percentage, magnitude_thresholds
+from src.merging.engine.trimming import VECTOR, check_percentage, check_scope, thresholds_by_parameter
 from src.merging.method import MergeFamily, Method, Unscaled, multi_task_vector, require_shared
 
 
@@ -17,23 +17,26 @@ class MagMasking(Unscaled):
 
     k: percentage that a mask selects.
     base: makes the multi-task vector.
+    scope: `vector` for that percentage of each task vector, `tensor` of each of its parameters.
     """
 
     k: float
     base: Method
+    scope: str = VECTOR
 
     per_task = True
 
     def __post_init__(self):
         check_percentage(self.k, "mag_masking")
+        check_scope(self.scope)
         require_shared(self.base)
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         shared = multi_task_vector(self.base, inputs)
-        thresholds = magnitude_thresholds(inputs, self.k)
+        thresholds = thresholds_by_parameter(inputs, self.k, self.scope)
 
         def prepare(key: str) -> Select:
-            limits = [smallest_kept(threshold, inputs.outline[key].dtype).item() for threshold in thresholds]
+            limits = [smallest_kept(threshold, inputs.outline[key].dtype).item() for threshold in thresholds[key]]
             return lambda part, stack: [[row >= limit for row, limit in zip(stack.abs_(), limits)]]
 
         stack = MaskStack(inputs, 1, prepare)

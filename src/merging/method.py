@@ -151,9 +151,11 @@ class Method(ABC):
     def description(self) -> dict:
         """The method and the fields that decide its vectors (not the coefficients tried), as JSON values.
 
-        The names of classes stand in files of masks, so they stay.
+        The names of classes stand in files of masks, so they stay. A field at its default is left out: what earlier versions
+        wrote, which had no such field, stays valid.
         """
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in GRIDS}
+        values = {field.name: value for field in fields(self)
+                  if field.name not in GRIDS and (value := getattr(self, field.name)) != field.default}  # fmt: skip
         return {
             "method": type(self).__name__,
             **{name: value.description if isinstance(value, Method) else value for name, value in values.items()},
@@ -183,6 +185,10 @@ class Method(ABC):
         Raise UserError where the papers have none, with the reason.
         """
         return None
+
+    def under_lines(self) -> "Method":
+        """Return this method as the general form of LiNeS has it: over a grid of betas."""
+        return self
 
     def least_share(self, tasks: int) -> float:
         """Return the least share of a task that SVC counts by default, of its paper (see `svc`).
@@ -265,7 +271,7 @@ class Wrapper(Method):
 
     @property
     def description(self) -> dict:
-        return {"method": type(self).__name__, "base": self.base.description}
+        return super().description
 
     @property
     def mask_base(self) -> dict:
@@ -283,7 +289,10 @@ class Wrapper(Method):
 
     def lines_form(self) -> Method | None:
         form = self.base.lines_form()
-        return form and replace(form, base=replace(self, base=form.base))
+        return form and replace(self, base=form)
+
+    def under_lines(self) -> Method:
+        return replace(self, base=self.base.under_lines())
 
     def least_share(self, tasks: int) -> float:
         return self.base.least_share(tasks)

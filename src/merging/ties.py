@@ -7,29 +7,32 @@ from torch import Tensor
 
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
-from src.merging.engine.trimming import check_percentage, trimmed
+from src.merging.engine.trimming import VECTOR, check_percentage, check_scope, trimmed
 from src.merging.method import MergeFamily, Searched
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ties(Searched):
-    """The `k` percent largest entries of each vector (threshold over the whole vector) that agree with the elected sign.
+    """The `k` percent largest entries of each vector that agree with the elected sign.
 
     k: percentage kept of each vector.
+    scope: `vector` for one threshold over a whole vector, `tensor` for one over each of its parameters.
     agg: `mean` of the agreeing non-zero entries, their `sum`, or the `max` in magnitude, with the elected sign.
     """
 
     k: float
     agg: str
+    scope: str = VECTOR
 
     def __post_init__(self):
         super().__post_init__()
         check_percentage(self.k, "ties")
+        check_scope(self.scope)
         if self.agg not in list(COMBINE):
             raise UserError(f"method.agg is one of {', '.join(COMBINE)}; got {self.agg}")
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        trimmed_inputs = trimmed(inputs, self.k)
+        trimmed_inputs = trimmed(inputs, self.k, self.scope)
 
         # The sign that most columns of the whole vector elect decides the columns whose entries cancel exactly;
         # if that vote is a tie, their negative entries are kept, as in the released code.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from src.errors import UserError, plural, raise_any
 from src.merging.engine.inputs import MergeInputs
-from src.merging.lines import LiNeS, OwnScale
+from src.merging.lines import OwnScale
 from src.merging.method import MergeFamily, Method, check_grid, respace
 from src.task_vectors import TaskVector
 from src.validation import is_number
@@ -113,9 +113,9 @@ class OffDiagonal(WeightedMean):
         if self._is_searched and not 0 <= coefficient <= 1:
             raise UserError(f"specify_lambda is what entries off the diagonal are multiplied by here, 0 to 1; got {coefficient}")
 
-    def lines_form(self) -> Method:
+    def under_lines(self) -> Method:
         fixed = replace(self, off_diagonal=1.0) if self.off_diagonal is None else self
-        return LiNeS(replace(fixed, grid=self.betas))
+        return replace(fixed, grid=self.betas)
 
     @property
     def _is_searched(self) -> bool:

@@ -22,6 +22,7 @@ from src.checkpoints.opening import open_checkpoint
 from src.elementwise import add_vector
 from src.errors import UserError
 from src.merging.engine import inputs as module
+from src.merging.engine.edits import aligned_size
 from src.merging.engine.inputs import MergeInputs
 from src.merging.lines import LiNeS, OwnScale
 from src.merging.method import Fixed, Method, Wrapper, normalised, respace
@@ -126,7 +127,8 @@ def test_a_merge_holds_a_slice_or_a_matrix_for_each_core_and_the_caller(name, st
     def counting(self, key, visit):
         def counted(part, stack):
             nonlocal alive, most
-            assert stack.numel() <= tasks * slice_size
+            rows = [edit.row_length(self.outline[key].shape) for edit in self.edits]
+            assert stack.numel() <= tasks * aligned_size(slice_size, rows)
             with lock:
                 alive += 1
                 most = max(most, alive)

@@ -1,9 +1,13 @@
 import pytest
 import torch
 
+from command_line.build import build_method
+from command_line.config import compose_config
 from src.errors import UserError
+from src.merging.engine import inputs as module
 from src.merging.engine.edits import Trim
-from src.merging.engine.trimming import check_percentage, magnitude_thresholds, trimmed
+from src.merging.engine.trimming import TENSOR, check_percentage, magnitude_thresholds, thresholds_by_parameter, trimmed
+from src.merging.method import Method
 from tests.conftest import merge_inputs, tiny_models
 
 
@@ -83,3 +87,52 @@ def test_small_parameters_are_counted_together_and_named_apart():
     models["b"]["h.20.w"][3] = torch.nan
     with pytest.raises(UserError, match=r"h\.20\.w holds NaN or infinite values in b"):
         magnitude_thresholds(merge_inputs((base, models)), 20)
+
+
+def build(*options: str) -> Method:
+    return build_method(compose_config(list(options)))
+
+
+@pytest.mark.parametrize("slice_bytes", [32, 2**18])
+def test_the_threshold_of_a_parameter_is_its_own(slice_bytes, monkeypatch):
+    models = tiny_models()
+    pretrained, finetuned = models
+    monkeypatch.setitem(module.SLICE_BYTES, "cpu", slice_bytes)
+    found = thresholds_by_parameter(merge_inputs(models), 30, TENSOR)
+    assert "frozen.weight" not in found
+    for key, thresholds in found.items():
+        entries = torch.stack([(model[key] - pretrained[key]).abs().flatten() for model in finetuned.values()]).sort(1).values
+        size = entries.shape[1]
+        assert thresholds.tolist() == entries[:, size - int(size * 0.3) - 1].tolist()
+
+
+@pytest.mark.parametrize("name", ["sum", "ties", "consensus", "mag_masking"])
+def test_of_one_parameter_both_scopes_are_one(name):
+    pretrained, finetuned = tiny_models()
+    keys = ("blocks.1.w",)
+    models = (
+        {key: pretrained[key] for key in keys},
+        {task: {key: model[key] for key in keys} for task, model in finetuned.items()},
+    )
+    options = [f"method={name}", "method.k=30", *["method.mask_lambda=0.4"] * (name == "consensus")]
+    one, two = (build(*options, f"method.scope={scope}")(merge_inputs(models))(1.0)["task1"] for scope in ("vector", "tensor"))
+    assert torch.equal(one["blocks.1.w"], two["blocks.1.w"]) and one["blocks.1.w"].any()
+
+
+@pytest.mark.parametrize("name", ["sum", "consensus", "mag_masking"])
+def test_small_parameters_keep_their_share_of_entries_too(name):
+    """Over the whole vector, a parameter that moved little keeps none."""
+    pretrained, finetuned = tiny_models(tasks=1)
+    for model in finetuned.values():
+        model["head.bias"] = pretrained["head.bias"] + 1e-4 * torch.randn(6)
+    options = [f"method={name}", "method.k=50", *["method.mask_lambda=0.0", "method.prun_thre_k=1"] * (name == "consensus")]
+    kept = [build(*options, f"method.scope={scope}")(merge_inputs((pretrained, finetuned)))(1.0)["task0"]["head.bias"]
+            for scope in ("vector", "tensor")]  # fmt: skip
+    assert [each.count_nonzero().item() for each in kept] == [0, 4]  # the threshold itself is kept
+
+
+def test_a_scope_that_earlier_versions_had_is_not_described():
+    assert build("method=sum").description == {"method": "Sum", "k": 100}
+    assert build("method=sum", "method.scope=tensor").description == {"method": "Sum", "k": 100, "scope": "tensor"}
+    with pytest.raises(UserError, match=r"method\.scope is vector or tensor; got row"):
+        build("method=ties", "method.scope=row")

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -59,6 +59,20 @@ class Trim(Edit):
         for row, limit in zip(stack, self._limits[stack.dtype]):
             if limit is not None:
                 torch.hardshrink(row, limit, out=row)
+
+
+@dataclass(frozen=True, eq=False)
+class TrimEach(Edit):
+    """Each parameter has a trim of its own.
+
+    trims: by parameter.
+    """
+
+    trims: Mapping[str, Trim]
+
+    def __call__(self, stack: Tensor, spans: Sequence[Span], tasks: Sequence[str]) -> None:
+        for span in spans:
+            self.trims[span.key](stack[:, span.columns], [span], tasks)
 
 
 def smallest_kept(threshold: Tensor, dtype: torch.dtype) -> Tensor:

@@ -93,7 +93,9 @@ class MergeInputs:
 
     @cached_property
     def vectors(self) -> dict[str, TaskVector]:
-        """Each task's vector, unedited; only that task's model is read for it."""
+        """Each task's vector, edited; where there are no edits, only that task's model is read for it."""
+        if self.edits:
+            return {task: self.slicewise(lambda stack, row=row: stack[row]) for row, task in enumerate(self.tasks)}
         return {task: self.only(task).slicewise(lambda stack: stack[0]) for task in self.tasks}
 
     @cached_property
@@ -148,6 +150,11 @@ class MergeInputs:
     def size(self) -> int:
         """The number of entries of a vector, those no task changed included."""
         return sum(leaf.numel() for leaf in self.outline.values())
+
+    @property
+    def unchanged_size(self) -> int:
+        """The number of entries of a vector that are zero because no task changed their parameter."""
+        return sum(leaf.numel() for key, leaf in self.outline.items() if not self.changed(key))
 
     def changed(self, key: str) -> bool:
         """Whether any task changed this parameter; the others are skipped, not decomposed."""

@@ -1,18 +1,19 @@
-"""Keep the largest entries of each task vector: an exact threshold over the whole vector, found by counting, or of one matrix.
+"""Keep the largest entries of each task vector: thresholds over the whole vector, over each parameter, or of one matrix."""
 
-Magnitudes of floating-point numbers are ordered as their bit patterns are, so the threshold is found 12 bits at a
-time: one pass over the stream counts the leading 12 bits, the next the following 12 bits of those that share the
-right beginning. It is exact to the bit and holds 4,096 counters a task, whatever the model's size.
-"""
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from src.errors import UserError
-from src.merging.engine.edits import Trim
+from src.merging.engine.edits import Trim, TrimEach
 from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.order_statistics import INTEGERS, counted
 
-DIGIT = 12
+VECTOR, TENSOR = "vector", "tensor"
+T = TypeVar("T")
 
 
 def check_percentage(k: float, name: str) -> None:
@@ -23,40 +24,39 @@ def check_percentage(k: float, name: str) -> None:
         )
 
 
-def trimmed(inputs: MergeInputs, k: float) -> MergeInputs:
-    """Return the inputs with all but the `k` percent largest entries of each task vector counting as zero (ties are kept)."""
+def check_scope(scope: object) -> None:
+    """Raise UserError unless an option says where the entries lie of which a percentage is kept."""
+    if scope not in list(EDITS):
+        raise UserError(f"method.scope is {' or '.join(EDITS)}; got {scope}")
+
+
+def trimmed(inputs: MergeInputs, k: float, scope: str = VECTOR) -> MergeInputs:
+    """Return the inputs with all but the `k` percent largest entries of each task vector counting as zero (ties are kept).
+
+    scope: a key of EDITS, whether a percentage of the whole vector or of each parameter.
+    """
     if k == 100:
         return inputs
     trims = inputs.memo.setdefault("trims", {})  # the same edits keep the same entries
-    if (inputs.edits, k) not in trims:
-        trims[inputs.edits, k] = Trim(magnitude_thresholds(inputs, k))
-    return inputs.edited(trims[inputs.edits, k])
+    if (inputs.edits, k, scope) not in trims:
+        trims[inputs.edits, k, scope] = EDITS[scope](inputs, k)
+    return inputs.edited(trims[inputs.edits, k, scope])
 
 
 def magnitude_thresholds(inputs: MergeInputs, k: float) -> Tensor:
     """Return (tasks,) the `d - int(d * k%)`-th smallest magnitude of each task's d entries; 0 where that is none."""
-    rank = inputs.size - int(inputs.size * kept_share(k))
     dtypes = {leaf.dtype for leaf in inputs.outline.values()}
-    width = torch.finfo(max(dtypes, key=lambda dtype: dtype.itemsize)).bits
-    integers, floats = {32: (torch.int32, torch.float32), 64: (torch.int64, torch.float64)}[width]
-    if rank == 0:
-        return torch.zeros(len(inputs.tasks), dtype=floats)
-    zeros = inputs.size - sum(leaf.numel() for key, leaf in inputs.outline.items() if inputs.changed(key))
-    leading = torch.zeros(len(inputs.tasks), 1, dtype=integers, device=inputs.device)  # bits of the thresholds
-    ranks = [rank] * len(inputs.tasks)  # among the entries that share those bits
-    high = width
-    while high:
-        low = max(high - DIGIT, 0)
-        counts = _count(inputs, floats, integers, leading, high, low)
-        for row, count in enumerate(counts):
-            if leading[row] == 0:
-                count[0] += zeros
-            below = count.cumsum(0)
-            digit = int(torch.searchsorted(below, ranks[row]))
-            ranks[row] -= int(below[digit - 1]) if digit else 0
-            leading[row] = leading[row] << (high - low) | digit
-        high = low
-    return leading[:, 0].cpu().view(floats)
+    widest = max(dtypes, key=lambda dtype: dtype.itemsize)
+    return _thresholds(inputs, inputs.scan_together, inputs.size, k, widest, inputs.unchanged_size)
+
+
+def thresholds_by_parameter(inputs: MergeInputs, k: float, scope: str) -> dict[str, Tensor]:
+    """Return `magnitude_thresholds` by changed parameter, which by scope are those of the whole vector, or its own."""
+    changed = {key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)}
+    if scope == VECTOR:
+        return dict.fromkeys(changed, magnitude_thresholds(inputs, k))
+    return {key: _thresholds(inputs, partial(_scan_parameter, inputs, key), leaf.numel(), k, leaf.dtype)
+            for key, leaf in changed.items()}  # fmt: skip
 
 
 def largest_entries(stack: Tensor, count: int) -> Tensor:
@@ -74,18 +74,27 @@ def kept_share(k: float) -> float:
     return k if k < 1 else k / 100
 
 
-def _count(inputs: MergeInputs, floats: torch.dtype, integers: torch.dtype, leading: Tensor, high: int, low: int) -> Tensor:
-    """Return (tasks, 2**(high - low)) how many magnitudes begin with the bits `leading` and go on, down to bit `low`, as each."""
-    size = 2 ** (high - low)
-    first = leading << (high - low)
-    total = torch.zeros(len(inputs.tasks), size, dtype=torch.int64)
+def _trim_each(inputs: MergeInputs, k: float) -> TrimEach:
+    return TrimEach({key: Trim(thresholds) for key, thresholds in thresholds_by_parameter(inputs, k, TENSOR).items()})
 
-    def visit(stack: Tensor) -> Tensor:
-        digits = stack.to(floats).abs_().view(integers).bitwise_right_shift_(low)
-        # what begins otherwise falls into a bin at either end; counting it is faster than leaving it out
-        digits.sub_(first).clamp_(-1, size).add_(1)
-        return torch.stack([torch.bincount(row, minlength=size + 2)[1:-1] for row in digits])
 
-    for counts in inputs.scan_together(visit):
-        total += counts.cpu()
-    return total
+EDITS = {VECTOR: lambda inputs, k: Trim(magnitude_thresholds(inputs, k)), TENSOR: _trim_each}
+
+
+def _scan_parameter(inputs: MergeInputs, key: str, visit: Callable[[Tensor], T]) -> Iterable[T]:
+    return inputs.each(key, lambda _, stack: visit(stack))
+
+
+def _thresholds(inputs: MergeInputs, scan: Callable, size: int, k: float, dtype: torch.dtype, zeros: int = 0) -> Tensor:
+    """Return (tasks,) the `size - int(size * k%)`-th smallest of magnitudes, in `dtype`; 0 where that is none.
+
+    scan: yields visits of the stacks that hold them, but for some zeros.
+    """
+    rank, tasks = size - int(size * kept_share(k)), len(inputs.tasks)
+    if rank == 0:
+        return torch.zeros(tasks, dtype=dtype)
+
+    def magnitudes(visit: Callable[[Tensor], T], step: int = 1) -> Iterable[T]:
+        return scan(lambda stack: visit(stack.to(dtype).abs_().view(INTEGERS[dtype])))
+
+    return counted(magnitudes, tasks, [rank], zeros, INTEGERS[dtype])[:, 0].view(dtype)
