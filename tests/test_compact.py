@@ -10,7 +10,8 @@ from command_line.build import build_method
 from command_line.config import compose_config
 from src.checkpoints.bundles import PRETRAINED, SHARED, TASKS, bundle_size, open_bundle, save_bundle
 from src.checkpoints.opening import open_all, open_checkpoint
-from src.compact import Compact, masked, masks_as_parts, pack, packed_size, parts_of, unpack
+from src.compact.form import Compact, masks_as_parts, parts_of
+from src.compact.packing import masked, pack, packed_size, unpack
 from src.elementwise import add_vector
 from src.errors import UserError
 from src.experiments.storage import storage_of

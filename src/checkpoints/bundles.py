@@ -11,7 +11,8 @@ from torch import Tensor
 from src.checkpoints.reading import Checkpoint, metadata_of, open_files
 from src.checkpoints.shards import BUNDLED
 from src.checkpoints.writing import IN_FOLDER, save_file
-from src.compact import ENTRY, LEFT, MASK, RIGHT, Compact, packed_size, parts_of
+from src.compact.form import ENTRY, LEFT, MASK, RIGHT, Compact, parts_of
+from src.compact.packing import packed_size
 from src.elementwise import add_vector, as_complex, as_real
 from src.errors import UserError, shorten
 from src.runtime.files import folder_beside, require_space

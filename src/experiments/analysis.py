@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from src.compact import unpack
+from src.compact.packing import unpack
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import leading_triplets_of_each, singular_values
 from src.merging.engine.threads import parallel_map

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from src.checkpoints.bundles import bundle_size
-from src.compact import MASK, Compact
+from src.compact.form import MASK, Compact
 from src.state_dict import StateDict, byte_size, outline
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.compact import pack
+from src.compact.packing import pack
 from src.experiments.analysis import analyse, mask_use
 from src.merging.engine.inputs import MergeInputs
 from src.reports.analysis_figures import draw_analysis

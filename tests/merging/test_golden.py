@@ -11,7 +11,7 @@ from torch import Tensor
 from command_line.build import build_method
 from command_line.config import compose_config
 from src.checkpoints.opening import open_all, open_checkpoint
-from src.compact import unpack
+from src.compact.packing import unpack
 from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
 
