@@ -53,6 +53,7 @@ CASES = {
     "sum + LiNeS": ["method=sum", "method.apply_lines=True"],
     "ties k=20": ["method=ties"],
     "tall_mask, 5 lambdas": ["method=tall_mask"],
+    "emr": ["method=emr"],
     "consensus, masks given": ["method=consensus"],
     "TSVM": ["method=TSVM"],
     "TSVM_2": ["method=TSVM_2"],

@@ -11,7 +11,7 @@ from command_line.config import compose_config
 from src.checkpoints.bundles import PRETRAINED, SHARED, TASKS, bundle_size, open_bundle, save_bundle
 from src.checkpoints.opening import open_all, open_checkpoint
 from src.compact.form import Compact, masks_as_parts, parts_of
-from src.compact.packing import masked, pack, packed_size, unpack
+from src.compact.packing import gathered, masked, pack, packed_size, spread, unpack
 from src.elementwise import add_vector
 from src.errors import UserError
 from src.experiments.storage import storage_of
@@ -21,16 +21,18 @@ from src.task_vectors import TaskVector
 from tests.conftest import merge_inputs, tiny_models
 from tests.helpers.processes import run_script
 
-PER_TASK = ("tall_mask", "mag_masking", "TSVC")
+PER_TASK = ("tall_mask", "mag_masking", "TSVC", "emr")
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 1000, 2**18 + 3])
 def test_bits_are_packed_as_numpy_packs_them(count):
     mask = torch.rand(3, count) < 0.4
-    packed = pack(mask)
-    assert torch.equal(pack(mask[:, 1:].contiguous()[0]), pack(mask[0, 1:])) and torch.equal(pack(mask[2]), packed[2])
-    assert packed.shape == (3, packed_size(count)) and (packed.numpy() == np.packbits(mask.numpy(), axis=-1)).all()
-    assert all(torch.equal(unpack(row, count), bits) for row, bits in zip(packed, mask))
+    for pack_bits, unpack_bits in ((pack, unpack), (gathered, spread)):  # by numpy, and as other devices do
+        packed = pack_bits(mask)
+        assert torch.equal(pack_bits(mask[:, 1:].contiguous()[0]), pack_bits(mask[0, 1:]))
+        assert torch.equal(pack_bits(mask[2]), packed[2])
+        assert packed.shape == (3, packed_size(count)) and (packed.numpy() == np.packbits(mask.numpy(), axis=-1)).all()
+        assert all(torch.equal(unpack_bits(row, count), bits) for row, bits in zip(packed, mask))
     values = torch.randn(count)
     assert torch.equal(masked(values, packed[0]), torch.where(mask[0], values, 0.0))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from src.checkpoints.reading import Checkpoint, metadata_of, open_files
 from src.checkpoints.shards import BUNDLED
 from src.checkpoints.writing import IN_FOLDER, save_file
-from src.compact.form import ENTRY, LEFT, MASK, RIGHT, Compact, parts_of
+from src.compact.form import ENTRY, LEFT, MASK, RIGHT, SCALE, Compact, parts_of
 from src.compact.packing import packed_size
 from src.elementwise import add_vector, as_complex, as_real
 from src.errors import UserError, shorten
@@ -87,6 +87,8 @@ def unfit_entries(compact: Compact) -> list[str]:
 
 
 def _fits(name: str, leaf: Tensor, part: StateDict, shapes: StateDict) -> bool:
+    if name == SCALE:
+        return leaf.ndim == 0 and leaf.is_floating_point()
     kind, key = name[: name.find("/") + 1], name[name.find("/") + 1 :]
     if key not in shapes:
         return False

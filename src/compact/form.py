@@ -1,7 +1,8 @@
 """Compact storage of several tasks' vectors: one-bit masks over a vector they share, or low-rank factors.
 
-A task's part maps names to tensors: `mask/KEY` holds packed bits that select from the shared vector's KEY,
-`left/KEY` and `right/KEY` hold factors whose product is KEY, `entry/KEY` holds KEY as it is. What has none is zero.
+A task's part maps names to tensors: `mask/KEY` holds packed bits that select from the shared vector's KEY, and `scale` a
+number that multiplies all that masks select, `left/KEY` and `right/KEY` hold factors whose product is KEY, `entry/KEY` holds
+KEY as it is. What has none is zero.
 """
 
 from collections.abc import Mapping
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from src.compact.packing import masked
 from src.elementwise import zeros_view
-from src.state_dict import Lazy, StateDict, outline
+from src.state_dict import Lazy, StateDict, outline, renamed
 
 MASK, LEFT, RIGHT, ENTRY = "mask/", "left/", "right/", "entry/"
+SCALE = "scale"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Compact:
 
         def entry(key: str) -> Tensor:
             if MASK + key in names:
-                return masked(self.shared[key], part[MASK + key])
+                selected = masked(self.shared[key], part[MASK + key])
+                return selected.mul_(part[SCALE].item()) if SCALE in names else selected
             if LEFT + key in names:
                 return part[LEFT + key] @ part[RIGHT + key]
             return part[ENTRY + key] if ENTRY + key in names else zeros_view(self.outline[key], torch.device("cpu"))
@@ -46,9 +49,8 @@ class Compact:
 
     def masks(self) -> dict[str, StateDict]:
         """Return the packed masks by task and key; {} where the parts are no masks."""
-        if not any(name.startswith(MASK) for part in self.parts.values() for name in outline(part)):
-            return {}
-        return {task: _by_key(part) for task, part in self.parts.items()}
+        masks = {task: _masks(part) for task, part in self.parts.items()}
+        return masks if any(masks.values()) else {}
 
     def flattened(self) -> Lazy:
         """Return all parts in one mapping, under `TASK/NAME`."""
@@ -71,13 +73,9 @@ def parts_of(flattened: StateDict, tasks: list[str]) -> dict[str, StateDict]:
 def masks_as_parts(masks: Mapping[str, StateDict]) -> dict[str, StateDict]:
     """Return packed masks by task and key as the parts of a `Compact`."""
 
-    def part(packed: StateDict) -> Lazy:
-        shapes = {MASK + key: leaf for key, leaf in outline(packed).items()}
-        return Lazy(shapes, lambda name: packed[name.removeprefix(MASK)])
-
-    return {task: part(packed) for task, packed in masks.items()}
+    return {task: renamed(packed, {MASK + key: key for key in outline(packed)}) for task, packed in masks.items()}
 
 
-def _by_key(part: StateDict) -> Lazy:
-    shapes = {name.removeprefix(MASK): leaf for name, leaf in outline(part).items()}
-    return Lazy(shapes, lambda key: part[MASK + key])
+def _masks(part: StateDict) -> Lazy:
+    """Return the packed masks of a part by key."""
+    return renamed(part, {name.removeprefix(MASK): name for name in outline(part) if name.startswith(MASK)})

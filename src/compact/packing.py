@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +20,19 @@ def packed_size(count: int) -> int:
 
 
 def pack(mask: Tensor) -> Tensor:
-    """Return a mask, (..., n) bool, packed, (..., ceil(n / 8)) uint8.
+    """Return a mask, (..., n) bool, packed, (..., ceil(n / 8)) uint8."""
+    return torch.from_numpy(np.packbits(mask.numpy(), axis=-1)) if mask.device.type == "cpu" else gathered(mask)
 
-    As np.packbits has it, the first bit is a byte's highest.
-    """
+
+def unpack(packed: Tensor, count: int) -> Tensor:
+    """Return a packed mask, (ceil(count / 8),) uint8, as (count,) bool."""
+    if packed.device.type == "cpu":
+        return torch.from_numpy(np.unpackbits(packed.numpy(), count=count)).view(torch.bool)
+    return spread(packed, count)
+
+
+def gathered(mask: Tensor) -> Tensor:
+    """As `pack`, on any device."""
     short = -mask.shape[-1] % 8
     if short:
         mask = torch.nn.functional.pad(mask, (0, short))
@@ -31,8 +41,8 @@ def pack(mask: Tensor) -> Tensor:
     return mask.contiguous().view(torch.int64).mul(_GATHER).bitwise_right_shift_(56).to(torch.uint8)
 
 
-def unpack(packed: Tensor, count: int) -> Tensor:
-    """Return a packed mask, (ceil(count / 8),) uint8, as (count,) bool."""
+def spread(packed: Tensor, count: int) -> Tensor:
+    """As `unpack`, on any device."""
     bits = packed.long().mul_(_COPIES).bitwise_and_(_BITS)
     return bits.add_(_CARRY).bitwise_right_shift_(7).bitwise_and_(_COPIES).view(torch.bool)[:count]
 
