@@ -22,6 +22,7 @@ from src.checkpoints.shards import PICKLED
 from src.errors import UserError, plural, raise_any, shorten
 from src.merging.lines import with_lines
 from src.merging.method import Method
+from src.merging.quantised import Quantised
 from src.models.family import ModelFamily
 from src.models.modes import LowRank, Mode
 from src.runtime.distributed import ProcessGroup
@@ -70,7 +71,7 @@ def build_device(config: DictConfig) -> torch.device:
 
 
 def build_method(config: DictConfig) -> Method:
-    """Return the merging method, over TIES and under LiNeS if asked, over the grid asked for."""
+    """Return the merging method, over TIES, under LiNeS and quantised if asked, over the grid asked for."""
     fields = _fields(OmegaConf.to_container(config.method, resolve=True))
     if config.specify_lambda is not None and "grid" in fields:
         fields["grid"] = [config.specify_lambda]
@@ -80,6 +81,8 @@ def build_method(config: DictConfig) -> Method:
             raise UserError(f"method.{flag} is true or false; got {config.method[flag]}")
     if config.method.apply_lines:
         method = with_lines(method)
+    if config.bundle.bits is not None:
+        method = Quantised(method, **config.bundle)
     is_respaced = config.n_eval_points is not None and config.specify_lambda is None
     return method.respaced(config.n_eval_points) if is_respaced else method
 

@@ -25,9 +25,9 @@ def pack(mask: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, count: int) -> Tensor:
-    """Return a packed mask, (ceil(count / 8),) uint8, as (count,) bool."""
+    """Return a packed mask, (..., ceil(count / 8)) uint8, as (..., count) bool."""
     if packed.device.type == "cpu":
-        return torch.from_numpy(np.unpackbits(packed.numpy(), count=count)).view(torch.bool)
+        return torch.from_numpy(np.unpackbits(packed.numpy(), axis=-1, count=count)).view(torch.bool)
     return spread(packed, count)
 
 
@@ -44,7 +44,7 @@ def gathered(mask: Tensor) -> Tensor:
 def spread(packed: Tensor, count: int) -> Tensor:
     """As `unpack`, on any device."""
     bits = packed.long().mul_(_COPIES).bitwise_and_(_BITS)
-    return bits.add_(_CARRY).bitwise_right_shift_(7).bitwise_and_(_COPIES).view(torch.bool)[:count]
+    return bits.add_(_CARRY).bitwise_right_shift_(7).bitwise_and_(_COPIES).view(torch.bool)[..., :count]
 
 
 def masked(values: Tensor, packed: Tensor) -> Tensor:
