@@ -40,9 +40,6 @@ def test_every_number_is_within_half_a_step_and_zero_is_exact(bits, per, shape):
         assert codes.shape == (bits, rows, packed_size(values.numel() // rows)) and codes.dtype == torch.uint8
         off = (again - values).abs().reshape(rows, -1).amax(1)
         assert (off <= affine[:, 0] * (0.5 + 1e-5)).all()
-        assert all(
-            torch.equal(part, same) for part, same in zip(Quantiser(bits, per).encode(again), (codes, affine)) if bits == 8
-        )
 
 
 @pytest.mark.parametrize("bits", BITS)
