@@ -46,6 +46,7 @@ def merge(
     device: str | torch.device | None = None,
     output: str | os.PathLike | None = None,
     output_kind: str = "model",
+    bundle: Mapping[str, object] | None = None,
     **options: object,
 ) -> StateDict | dict[str, StateDict] | Path:
     """Return the merged model, a mapping from names to tensors that are computed when they are read; nothing given is edited.
@@ -61,6 +62,7 @@ def merge(
         path is returned.
     output_kind: model; task_vector, what is added to the pre-trained one; or bundle, with an output, of methods that make a
         model for each task.
+    bundle: its options, as {"bits": 4}: what is kept for each task is codes then, of which the models are made.
     options: of the method, as its file of config/method has them: k=20, agg="sum", base="ties".
 
     Entries have the dtype and device of the pre-trained model's, and memory of their own. A method that makes a model for each
@@ -79,6 +81,7 @@ def merge(
         "device": device,
         "output": output,
         "output_kind": output_kind,
+        **{f"bundle.{name}": value for name, value in (bundle or {}).items()},
     }
     with separate_hydra(), _ordinary_torch():
         config = compose_config(_overrides(method, settings, options))

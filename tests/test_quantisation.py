@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from command_line.build import build_method
 from command_line.config import compose_config
+from merging import merge
 from src.checkpoints.bundles import SHARED, TASKS, bundle_size, open_bundle, save_bundle
 from src.compact import quantisation
 from src.compact.form import ENTRY, OFFSET, Compact
@@ -208,6 +209,14 @@ def test_bundles_whose_files_do_not_fit_are_refused(lie, tmp_path):
 def test_what_cannot_be_quantised_is_refused_with_what_to_do(options, words):
     with pytest.raises(UserError, match=words):
         family_of(options[0].removeprefix("method="), "bundle.bits=4", *options[1:])[0](1.0)
+
+
+def test_in_python_models_are_made_of_codes_too():
+    pretrained, finetuned = tiny_models(2)
+    merged = merge("individual", pretrained, finetuned, bundle={"bits": 2, "per": "channel"})
+    move = finetuned["task1"][W] - pretrained[W]
+    expected = pretrained[W] + decode(*Quantiser(2, "channel").encode(move), move)
+    assert torch.equal(merged["task1"][W], expected) and not torch.equal(expected, finetuned["task1"][W])
 
 
 def test_the_command_checks_the_options_and_writes_codes(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from src.compact.form import ENTRY, Compact
 from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Unscaled
-from src.state_dict import renamed
+from src.state_dict import Lazy, StateDict, outline, renamed
 from src.task_vectors import ModelVector
 
 
@@ -19,6 +19,11 @@ class Individual(Unscaled):
         streamed = replace(inputs, keep=False).vectors
         names = {ENTRY + key: key for key in inputs.outline if inputs.changed(key)}
         compact = Compact(inputs.outline, {task: renamed(vector, names) for task, vector in streamed.items()})
-        vectors = {task: ModelVector.of_models(compact.vector(task), inputs.pretrained, model)
-                   for task, model in inputs.finetuned.items()}  # fmt: skip
+        copies = {task: _copied(model) for task, model in inputs.finetuned.items()}
+        vectors = {task: ModelVector.of_models(compact.vector(task), inputs.pretrained, copy) for task, copy in copies.items()}
         return MergeFamily(lambda coefficient: vectors, compact=lambda coefficients: compact)
+
+
+def _copied(model: StateDict) -> Lazy:
+    """Return a model whose entries have memory of their own, as all that methods make has."""
+    return Lazy(outline(model), lambda key: model[key].clone())
