@@ -75,7 +75,8 @@ def _elect(inputs: MergeInputs, key: str) -> Elected:
         largest = agreeing.amax(0)
         masks[:, part.start // 8 : packed_size(part.stop)] = pack(agreeing.to(torch.bool))
         selected = agreeing.gt_(0).mul_(largest).sum(1)
-        flat[part] = largest.mul_(sign)
-        return torch.stack([2 * kept - total, selected]).double()  # magnitudes are what agrees, minus what does not
+        torch.mul(largest, sign, out=flat[part])
+        return torch.stack([total, kept, selected]).double()
 
-    return Elected(vector, masks, sum(inputs.each(key, visit)) / leaf.numel())
+    total, kept, selected = sum(inputs.each(key, visit)) / leaf.numel()
+    return Elected(vector, masks, torch.stack([2 * kept - total, selected]))  # a magnitude is what agrees minus what does not
