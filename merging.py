@@ -49,6 +49,7 @@ def merge(
     output: str | os.PathLike | None = None,
     output_kind: str = "model",
     rank: int | None = None,
+    bundle: Mapping[str, object] | None = None,
     **options: object,
 ) -> StateDict | dict[str, StateDict] | Path:
     """Return the merged model, a mapping from names to tensors that are computed when they are read; nothing given is edited.
@@ -67,6 +68,7 @@ def merge(
     output_kind: model; task_vector, what is added to the pre-trained one; with an output also bundle, of methods that make a
         model for each task, or adapter, a LoRA that peft loads.
     rank: of an adapter; needed unless adapters are merged in the space of their factors.
+    bundle: its options, as {"bits": 4}: what is kept for each task is codes then, of which the models are made.
     options: of the method, as its file of config/method has them: k=20, agg="sum", base="ties".
 
     Entries have the dtype and device of the pre-trained model's, and memory of their own. A method that makes a model for each
@@ -88,6 +90,7 @@ def merge(
         "output": output,
         "output_kind": output_kind,
         "rank": rank,
+        **{f"bundle.{name}": value for name, value in (bundle or {}).items()},
     }
     with separate_hydra(), _ordinary_torch():
         config = compose_config(_overrides(method, settings, options))

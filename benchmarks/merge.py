@@ -60,6 +60,7 @@ CASES = {
     "breadcrumbs": ["method=breadcrumbs"],
     "della": ["method=della"],
     "tall_mask, 5 lambdas": ["method=tall_mask"],
+    "emr": ["method=emr"],
     "consensus, masks given": ["method=consensus"],
     "TSVM": ["method=TSVM"],
     "TSVM_2": ["method=TSVM_2"],

@@ -24,6 +24,7 @@ from src.merging.engine.matrices import PACKED
 from src.merging.lines import with_lines
 from src.merging.method import Method
 from src.merging.normalised import Normalised
+from src.merging.quantised import Quantised
 from src.merging.subspace import with_space
 from src.merging.svc import SVC
 from src.models.family import ModelFamily
@@ -86,7 +87,7 @@ def build_device(config: DictConfig) -> torch.device:
 
 
 def build_method(config: DictConfig) -> Method:
-    """Return the merging method, over TIES and under SVC and LiNeS if asked, over the grid asked for."""
+    """Return the merging method, over TIES, under SVC and LiNeS and quantised if asked, over the grid asked for."""
     fields = _fields(OmegaConf.to_container(config.method, resolve=True))
     if config.specify_lambda is not None and "grid" in fields:
         fields["grid"] = [config.specify_lambda]
@@ -100,6 +101,8 @@ def build_method(config: DictConfig) -> Method:
     if config.normalise == NORMS:
         method = Normalised(method)
     method = with_space(method, config.method.space)
+    if config.bundle.bits is not None:
+        method = Quantised(method, **config.bundle)
     is_respaced = config.n_eval_points is not None and config.specify_lambda is None
     return method.respaced(config.n_eval_points) if is_respaced else method
 

@@ -36,6 +36,7 @@ HOLDERS = {
     "method": ("method", "ties"),
     "finetuning_mode": ("finetuning_mode", "standard"),
     "heads": ("heads.source", "prompts"),
+    "bundle": ("bundle.bits", 4),
     "statistics": ("statistics.files", ["A.safetensors", "B.safetensors"]),
     "wandb": ("wandb.mode", "disabled"),
     "model.family": ("model", "ViT-demo"),
@@ -93,7 +94,8 @@ def compose_config(overrides: list[str]) -> DictConfig:
 
 def validate(config: DictConfig) -> None:
     """Raise UserError for options outside their choices, all at once, before anything is loaded."""
-    from src.evaluation.search import STRATEGIES  # with torch, which --help has no need to wait for
+    from src.compact.quantisation import BITS, PER  # with torch, which --help has no need to wait for
+    from src.evaluation.search import STRATEGIES
     from src.models.family import PRECISIONS
 
     typed = typed_overrides()
@@ -107,9 +109,11 @@ def validate(config: DictConfig) -> None:
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {one_line(error)}") from error
     raise_any(_misplaced(config, parse_overrides(typed)[0]))
+    choices_of = {**CHOICES, "precision": tuple(PRECISIONS), "search": tuple(STRATEGIES), "bundle.per": PER,
+                  "bundle.bits": (*BITS, None), "bundle.base_bits": (*BITS, None)}  # fmt: skip
     problems = [
         f"{key} is {_alternatives(choices)}; got {value}"
-        for key, choices in {**CHOICES, "precision": tuple(PRECISIONS), "search": tuple(STRATEGIES)}.items()
+        for key, choices in choices_of.items()
         if (value := OmegaConf.select(config, key)) not in choices
     ]
     problems += [f"{key} is {what}; got {value}" for key, (is_valid, what) in VALUES.items()
@@ -195,6 +199,8 @@ def _contradictions(config: DictConfig) -> list[str]:
         problems.append(f"output_kind={config.output_kind} needs a folder to write, such as output={config.output_kind}/")
     if config.rank is not None and config.output_kind != "adapter":
         problems.append("rank is of an adapter that is written, with output_kind=adapter; leave it out")
+    if config.bundle.base_bits is not None and config.bundle.bits is None:
+        problems.append("bundle.base_bits is of the mean that codes are offsets from; give their bits, too: bundle.bits=2")
     if not isinstance(load, bool | str | None):
         problems.append(f"method.load_mask is true, false, null or a path; got {load}")
     elif load and config.method.get("mask_lambda") is not None:
@@ -231,8 +237,9 @@ def manifest_paths(config: DictConfig) -> list[Path]:
 
 
 def method_name(config: DictConfig) -> str:
-    """Return the method as the user chose it, for titles: `ties`, `ties + LiNeS`."""
-    return format_method(HydraConfig.get().runtime.choices.method, config.method, config.normalise)
+    """Return the method as the user chose it, for titles: `ties`, `ties + LiNeS`, `emr, 4 bits`."""
+    bits = "" if config.bundle.bits is None else f", {config.bundle.bits} bits"
+    return format_method(HydraConfig.get().runtime.choices.method, config.method, config.normalise) + bits
 
 
 def model_name(config: DictConfig) -> str:
@@ -256,9 +263,10 @@ def setting(config: DictConfig, tasks: list[str]) -> dict:
 def merge_question(config: DictConfig, statistics: Collection[str] = ()) -> dict:
     """Return the options that decide a merge's result, beside the `setting`.
 
-    statistics: the kinds that its method needs; where there are none, their options decide nothing.
+    statistics: the kinds that its method needs; where there are none, their options decide nothing, and without bits those of
+        bundles do not.
     """
-    kept = ("method", "statistics") if statistics else ("method",)
+    kept = ["method", *["statistics"] * bool(statistics), *["bundle"] * (config.bundle.bits is not None)]
     options = {key: OmegaConf.to_container(config[key], resolve=True) for key in kept}
     return without_usual({**options, **{key: config[key] for key in ("specify_lambda", "n_eval_points", "search", "normalise")}})
 

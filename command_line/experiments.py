@@ -42,7 +42,7 @@ KEY = "experiment"
 MAIN = "main.py"
 SEED = "model.recipe.seed"
 DECIDING = ("method", "normalise", "specify_lambda", "n_eval_points", "search", "statistics", "finetuning_mode", "model",
-            "tasks", "num_tasks", "DATASETS", "eval_on", "heads", "precision", "pretrained", "finetuned")  # fmt: skip
+            "tasks", "num_tasks", "DATASETS", "eval_on", "bundle", "heads", "precision", "pretrained", "finetuned")  # fmt: skip
 Options = tuple[str, ...]
 
 

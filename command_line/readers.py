@@ -12,7 +12,7 @@ TRAIN = SCORE | {FINETUNE}  # weights that are missing are fine-tuned where mode
 READERS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("model", "pretrained", "finetuned", "device", "world_size", "results_dir", "plugins"), TRAIN | MERGES),
     **dict.fromkeys(("statistics",), MERGES),
-    **dict.fromkeys(("method", "normalise", "specify_lambda", "output", "output_kind", "rank", "analysis"), MERGES),
+    **dict.fromkeys(("method", "normalise", "specify_lambda", "output", "output_kind", "rank", "bundle", "analysis"), MERGES),
     "method.depth_pattern": MERGES - SCORE,
     **dict.fromkeys(("search", "n_eval_points", "eval_on"), MERGES & SCORE),
     **dict.fromkeys(("batch_size", "candidates_per_pass", "precision", "compile", "lineages"), SCORE),

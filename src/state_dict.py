@@ -88,6 +88,11 @@ def weight_names(tree: StateDict) -> list[str]:
     return [key for key, leaf in outline(tree).items() if is_weight(leaf)]
 
 
+def is_like(leaf: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have one shape and dtype."""
+    return leaf.shape == other.shape and leaf.dtype == other.dtype
+
+
 def byte_size(tree: StateDict) -> int:
     """Return the bytes of all entries."""
     return sum(leaf.numel() * leaf.element_size() for leaf in outline(tree).values())

@@ -128,7 +128,7 @@ def test_methods_and_modes_are_found_at_the_places_that_results_name():
     targets = {path.stem: OmegaConf.load(path).get("_target_") for path in (ROOT / "config" / "method").glob("*.yaml")}
     assert targets.items() >= {
         "TSVC": "src.merging.tsvc.TSVC", "TSVM": "src.merging.tsvm.TSVM", "average": "src.merging.average.Average",
-        "cg": "src.merging.cg.ConjugateGradient", "fisher": "src.merging.fisher.Fisher", "given": "src.merging.given.Given",
+        "emr": "src.merging.emr.EMR", "individual": "src.merging.individual.Individual", "cg": "src.merging.cg.ConjugateGradient", "fisher": "src.merging.fisher.Fisher", "given": "src.merging.given.Given",
         "interpolate": "src.merging.interpolate.Interpolate", "regmean": "src.merging.regmean.RegMean",
         "consensus": "src.merging.consensus.Consensus", "iso_c": "src.merging.iso_c.IsoC",
         "iso_cts": "src.merging.iso_cts.IsoCTS", "mag_masking": "src.merging.mag_masking.MagMasking",

@@ -11,12 +11,14 @@ from torch import Tensor
 from src.checkpoints.reading import Checkpoint, metadata_of, open_files
 from src.checkpoints.shards import BUNDLED
 from src.checkpoints.writing import IN_FOLDER, save_file
-from src.compact import ENTRY, LEFT, MASK, RIGHT, Compact, packed_size, parts_of
+from src.compact.form import ENTRY, LEFT, MASK, OFFSET, RIGHT, SCALE, Compact, kind_and_key, parts_of
+from src.compact.packing import packed_size
+from src.compact.quantisation import CODES
 from src.elementwise import add_vector, as_complex, as_real
 from src.errors import UserError, shorten
 from src.runtime.files import folder_beside, require_space
 from src.runtime.untrusted import parse_json
-from src.state_dict import StateDict, byte_size, outline, vector_outline
+from src.state_dict import StateDict, byte_size, is_like, outline, vector_outline
 
 PRETRAINED, SHARED, TASKS = BUNDLE_FILES = ("pretrained.safetensors", "shared.safetensors", BUNDLED)
 
@@ -24,8 +26,8 @@ PRETRAINED, SHARED, TASKS = BUNDLE_FILES = ("pretrained.safetensors", "shared.sa
 def save_bundle(compact: Compact, pretrained: StateDict, folder: Path, facts: Mapping[str, object]) -> int:
     """Write all that the tasks' models are rebuilt from as one folder; return the bytes it takes on disk.
 
-    `pretrained.safetensors` is the model they start from, `shared.safetensors` the vector that masks select from (if
-    there is one), and `tasks.safetensors` holds each task's masks or factors, with `facts` in its header.
+    `pretrained.safetensors` is the model they start from, `shared.safetensors` the vector that masks select from or offsets
+    are added to (if there is one), and `tasks.safetensors` holds each task's part, with `facts` in its header.
     """
     require_space(folder.parent, bundle_size(compact, pretrained))
     with folder_beside(folder) as draft:
@@ -51,14 +53,13 @@ def open_bundle(folder: str | os.PathLike) -> tuple[Compact, dict]:
         raise UserError(f"there is no bundle at {folder}; check the path")
     facts = facts_of_file(folder / TASKS)
     parts = parts_of(open_files(folder / TASKS), list(facts["finetuned"]))
-    is_masked = any(name.startswith(MASK) for part in parts.values() for name in outline(part))
-    missing = [name for name in [PRETRAINED] + [SHARED] * is_masked if not (folder / name).exists()]
+    uses_shared = any(name.removeprefix(CODES).startswith((MASK, OFFSET)) for part in parts.values() for name in outline(part))
+    missing = [name for name in [PRETRAINED] + [SHARED] * uses_shared if not (folder / name).exists()]
     if missing:
         raise UserError(f"the bundle {folder} lacks {' and '.join(missing)}; copy the whole folder again")
-    shared = open_files(folder / SHARED) if is_masked else {}
+    shared = open_files(folder / SHARED) if uses_shared else {}
     compact = Compact(vector_outline(as_real(open_files(folder / PRETRAINED))), parts, shared)
-    unfit = unfit_entries(compact)
-    unfit += [key for key, leaf in outline(shared).items() if not _is_like(leaf, compact.outline.get(key))]
+    unfit = [*unfit_entries(compact), *_unfit_shared(compact)]
     if unfit:
         raise UserError(
             f"the files of the bundle {folder} do not fit one another ({shorten(unfit)}); copy the whole folder again"
@@ -79,14 +80,16 @@ def unfit_entries(compact: Compact) -> list[str]:
     """Return the entries of a compact form, `TASK/NAME`, from which none of its vector's entries can be made."""
     return [
         f"{task}/{name}"
-        for task, part in compact.parts.items()
+        for task, part in compact.decoded.parts.items()
         for name, leaf in outline(part).items()
         if not _fits(name, leaf, outline(part), compact.outline)
     ]
 
 
 def _fits(name: str, leaf: Tensor, part: StateDict, shapes: StateDict) -> bool:
-    kind, key = name[: name.find("/") + 1], name[name.find("/") + 1 :]
+    if name == SCALE:
+        return leaf.ndim == 0 and leaf.is_floating_point()
+    kind, key = kind_and_key(name)
     if key not in shapes:
         return False
     if kind == MASK:
@@ -94,12 +97,17 @@ def _fits(name: str, leaf: Tensor, part: StateDict, shapes: StateDict) -> bool:
     if kind in (LEFT, RIGHT) and LEFT + key in part and RIGHT + key in part:
         left, right = part[LEFT + key], part[RIGHT + key]
         is_product = left.ndim == right.ndim == 2 and left.shape[1] == right.shape[0] and left.dtype == right.dtype
-        return is_product and _is_like(torch.empty(left.shape[0], right.shape[1], dtype=left.dtype, device="meta"), shapes[key])
-    return kind == ENTRY and _is_like(leaf, shapes[key])
+        return is_product and is_like(torch.empty(left.shape[0], right.shape[1], dtype=left.dtype, device="meta"), shapes[key])
+    return kind in (ENTRY, OFFSET) and is_like(leaf, shapes[key])
 
 
-def _is_like(leaf: Tensor, other: Tensor | None) -> bool:
-    return other is not None and leaf.shape == other.shape and leaf.dtype == other.dtype
+def _unfit_shared(compact: Compact) -> list[str]:
+    """Return the entries of the shared vector that are none of the model's, and those that parts use and it lacks."""
+    shared, shapes = outline(compact.decoded.shared), compact.outline
+    names = (kind_and_key(name) for part in compact.decoded.parts.values() for name in outline(part))
+    used = dict.fromkeys(key for kind, key in names if kind in (MASK, OFFSET))
+    unfit = [key for key, leaf in shared.items() if key not in shapes or not is_like(leaf, shapes[key])]
+    return [*unfit, *(key for key in used if key not in shared)]
 
 
 def is_bundled_task(path: Path) -> bool:

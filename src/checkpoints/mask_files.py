@@ -14,7 +14,8 @@ from torch import Tensor
 from src.checkpoints.bundles import TASKS, facts_of_file, unfit_entries
 from src.checkpoints.reading import open_files
 from src.checkpoints.writing import save_file
-from src.compact import Compact, pack, packed_size, parts_of, unpack
+from src.compact.form import Compact, parts_of
+from src.compact.packing import pack, packed_size, unpack
 from src.errors import UserError, shorten
 from src.pickles.mask_arrays import read_arrays
 from src.runtime.files import expand_path

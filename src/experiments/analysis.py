@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from src.compact import unpack
+from src.compact.packing import unpack
 from src.experiments.tables import show_table
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import leading_triplets_of_each, singular_values

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from src.checkpoints.bundles import bundle_size
-from src.compact import MASK, Compact
+from src.compact.form import MASK, Compact, kind_and_key
 from src.state_dict import StateDict, byte_size, outline
 
 
@@ -15,7 +18,7 @@ class Storage:
     bytes: of all models together.
     on_disk: whether `bytes` was measured in files; else it is the sum of the entries' sizes.
     separate: bytes of as many fine-tuned models.
-    formula_bits: bits as the TALL masks paper counts them, 32 for a number and 1 for a mask's entry.
+    formula_bits: bits as the TALL masks paper counts them, 32 for a number and 1 for a mask's entry; of codes, their own.
     """
 
     tasks: int
@@ -43,14 +46,20 @@ def storage_of(compact: Compact, pretrained: StateDict, disk_bytes: int | None) 
 
     disk_bytes: size of its bundle on disk; None if it was not written.
     """
-    shapes = compact.outline
-    bits = 32 * sum(leaf.numel() for tree in (pretrained, compact.shared) for leaf in outline(tree).values())
+    bits = 32 * sum(leaf.numel() for leaf in outline(pretrained).values())
+    bits += sum(map(_formula_bits, outline(compact.shared).values()))
     for part in compact.parts.values():
         for name, leaf in outline(part).items():
-            bits += shapes[name.removeprefix(MASK)].numel() if name.startswith(MASK) else 32 * leaf.numel()
+            kind, key = kind_and_key(name)
+            bits += compact.outline[key].numel() if kind == MASK else _formula_bits(leaf)
     on_disk, tasks = disk_bytes is not None, len(compact.parts)
     size = disk_bytes if on_disk else bundle_size(compact, pretrained)
     return Storage(tasks, size, on_disk, tasks * byte_size(pretrained), bits)
+
+
+def _formula_bits(leaf: Tensor) -> int:
+    """Return 32 bits a number, 8 a byte of codes."""
+    return leaf.numel() * (8 if leaf.dtype == torch.uint8 else 32)
 
 
 def _mega(amount: float) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from src.compact import packed_size, unpack
+from src.compact.packing import packed_size, unpack
 from src.elementwise import chunk_size, zeros_view
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from src.compact import Compact
+from src.compact.form import Compact
 from src.merging.engine.edits import smallest_kept
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.masks import MaskStack, Select, masked_compact

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import ClassVar, NamedTuple
 
-from src.compact import Compact
+from src.compact.form import Compact
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.norms import norm_warnings

@@ -6,7 +6,7 @@ from functools import cache
 
 from torch import Tensor
 
-from src.compact import ENTRY, LEFT, RIGHT, Compact
+from src.compact.form import ENTRY, LEFT, RIGHT, Compact
 from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import leading_triplets

@@ -20,7 +20,8 @@ from command_line.files import merge_files
 from src.checkpoints.bundles import open_bundle, save_bundle, unfit_entries
 from src.checkpoints.mask_files import FOLDER, MaskFiles, MaskProvenance, find_masks, load_masks, open_masks, save_masks
 from src.checkpoints.published import PublishedFiles
-from src.compact import Compact, masks_as_parts, pack, unpack
+from src.compact.form import Compact, masks_as_parts
+from src.compact.packing import pack, unpack
 from src.errors import UserError
 from src.pickles.mask_arrays import read_arrays
 from tests.conftest import merge_inputs, tiny_models

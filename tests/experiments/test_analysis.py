@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from src.compact import pack
+from src.compact.packing import pack
 from src.experiments.analysis import analyse, effective_rank, mask_use
 from src.merging.engine.inputs import MergeInputs
 from src.reports.analysis_figures import draw_analysis

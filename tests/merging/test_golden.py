@@ -11,7 +11,7 @@ from torch import Tensor
 from command_line.build import build_method
 from command_line.config import compose_config
 from src.checkpoints.opening import open_all, open_checkpoint
-from src.compact import unpack
+from src.compact.packing import pack, unpack
 from src.merging.engine.inputs import MergeInputs
 from src.models.layers import depth_by_name, is_layer_by_name
 
@@ -102,6 +102,21 @@ def test_masks_are_those_of_the_papers_code_to_the_bit(case: Path, name: str):
     whole = torch.cat([base[key].flatten() for key in keys])
     on = unpack(load_file(case / "masks.safetensors")[name], len(whole))
     assert torch.equal(torch.cat([got[key].flatten() for key in keys]), torch.where(on, whole, 0.0))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_elected_vector_and_masks_are_those_of_the_papers_code_to_the_bit(case: Path):
+    models = inputs(case)
+    compact = build_method(compose_config(["method=emr"]))(models).compact({})
+    expected = load_file(case / "every8th_emr.safetensors")
+    assert not any(leaf.any() for key, leaf in expected.items() if key not in compact.shared)
+    assert all(torch.equal(compact.shared[key].flatten()[::8], expected[key]) for key in compact.shared)
+    saved, masks = load_file(case / "emr_masks.safetensors"), compact.masks()
+    for number, task in enumerate(models.tasks):
+        bits = [unpack(masks[task][key], leaf.numel()) if key in masks[task] else torch.zeros(leaf.numel(), dtype=torch.bool)
+                for key, leaf in sorted(models.outline.items())]  # fmt: skip
+        assert torch.equal(pack(torch.cat(bits)), saved[f"task{number}"])
+        assert compact.parts[task]["scale"].item() == pytest.approx(saved["rescale"][number].item(), rel=1e-6)
 
 
 def distance(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:

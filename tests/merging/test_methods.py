@@ -172,6 +172,7 @@ def test_coefficients_are_one_or_a_grid_that_ascends(name):
 # Of the papers' methods: the fixed coefficient for four tasks, or the ends of the grid.
 PAPERS = {
     **{"average": (0.25,), "zeroshot": (0.0,), "zero-shot": (0.0,), "single_task": (1.0,), "mag_masking": (1.0,), "TSVC": (1.0,)},
+    **{"emr": (1.0,), "individual": (1.0,)},
     **{"sum": (0.1, 1.0), "consensus": (0.1, 1.0), "ties": (0.1, 1.5), "tall_mask": (0.2, 0.6)},
     **dict.fromkeys(("TSVM", "TSVM_2", "iso_c", "iso_cts"), (0.1, 3.0)),
 }
@@ -267,7 +268,7 @@ def test_non_finite_entries_are_refused_by_task_and_name(name, steps, value):
     except UserError as reason:
         assert "blocks.1.w" in str(reason) and "task1" in str(reason)
     else:
-        assert name in ("single_task", "given")  # which read another model alone
+        assert name in ("single_task", "given", "individual")  # which read another model alone
 
 
 def test_an_infinite_mask_that_all_models_share_is_no_error():

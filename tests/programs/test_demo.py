@@ -211,6 +211,24 @@ def test_singular_vectors_merge_and_compress(demo):
     assert compressed["storage"]["separate"] == 2 * merged["bytes_stored"]
 
 
+def test_codes_of_a_few_bits_are_scored_as_they_are_stored(demo):
+    tasks, coded = "DATASETS=[Digits,Arrows]", ("bundle.bits=8", "output_kind=bundle", "output=codes/")
+    rebuilt = ("method=given", "method.weights=codes/Arrows", "results_dir=rebuilt")
+    for options in (("-m", "method=individual,emr"), ("method=emr", *coded), rebuilt):
+        done = run_script("main.py", *options, tasks, cwd=demo)
+        assert done.returncode == 0, done.stderr
+    names = ("individual-[0-9a-f]{8}", "emr-[0-9a-f]{8}", "emr-8-bits-[0-9a-f]{8}")
+    individual, exact, codes = (next(each for title, each in records(demo).items() if re.fullmatch(f"ViT-demo-2-tasks-{name}", title))
+                                for name in names)  # fmt: skip
+    assert individual["means"]["merged"] == individual["means"]["finetuned"]
+    assert codes["question"]["bundle"] == {"bits": 8, "per": "layer", "base_bits": None} and "bundle" not in exact["question"]
+    assert codes["means"]["merged"]["mean"] == pytest.approx(exact["means"]["merged"]["mean"], abs=0.005)
+    size = sum(file.stat().st_size for file in (demo / "codes").iterdir())
+    assert codes["storage"]["bytes"] == size < exact["storage"]["bytes"]
+    (again,) = (json.loads(path.read_text()) for path in (demo / "rebuilt").glob("*.json"))
+    assert again["test"]["Arrows"]["merged"]["accuracy"] == codes["test"]["Arrows"]["merged"]["accuracy"]
+
+
 def test_golden_search_finds_the_same_coefficient_in_fewer_looks_and_both_are_counted(demo):
     done = run_script("main.py", "search=golden", cwd=demo)
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from src.compact import Compact, masks_as_parts, pack, packed_size
+from src.compact.form import Compact, masks_as_parts
+from src.compact.packing import pack, packed_size
 from src.merging.engine.inputs import MergeInputs
 from src.state_dict import Lazy, Memoized, StateDict, outline
 

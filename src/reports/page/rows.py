@@ -42,6 +42,9 @@ USUAL = {  # what goes without saying among the options that decide a result
     "search": "grid",
     "specify_lambda": None,
     "n_eval_points": None,
+    "bundle.bits": None,
+    "bundle.per": "layer",
+    "bundle.base_bits": None,
 }
 
 

@@ -1,0 +1,1 @@
+"""Vectors of several tasks in less space: packed masks, low-rank factors, codes of a few bits."""
