@@ -38,12 +38,27 @@ def test_integers_are_ordered_as_the_numbers_are(dtype):
 def test_the_number_of_a_rank_is_the_one_that_sorting_finds(dtype, zeros):
     numbers = sets_of_numbers(dtype)
     tasks, size = len(numbers), numbers.shape[1] + zeros
-    ranks = [1, 2, size // 100, size // 3, size // 2 - 200, size // 2, size // 2 + 200, size * 19 // 20, size - 1, size]
+    ranks = [
+        1,
+        2,
+        size // 100,
+        size // 3,
+        size // 2 - 200,
+        size // 2,
+        size // 2 + 200,
+        int((numbers[0] < 0).sum()) + 10,
+        size * 19 // 20,
+        size - 1,
+        size,
+    ]
     whole = torch.cat([numbers, torch.zeros(tasks, zeros, dtype=dtype)], 1).sort(1).values
     expected = whole[:, torch.tensor(ranks) - 1].tolist()
-    by_counting = counted(scan_of(numbers), tasks, ranks, zeros, INTEGERS[dtype])
-    by_sample = selected(scan_of(numbers), tasks, ranks, size, zeros, INTEGERS[dtype])
-    assert from_ordered(by_counting, dtype).tolist() == from_ordered(by_sample, dtype).tolist() == expected
+    found = counted(scan_of(numbers), tasks, ranks, zeros, INTEGERS[dtype])
+    assert from_ordered(found, dtype).tolist() == expected
+    assert torch.equal(selected(scan_of(numbers), tasks, ranks, size, zeros, INTEGERS[dtype]), found)
+    for row, of_row in zip(numbers, found):  # alone, of which none is counted because of another
+        for rank, integer in zip(ranks, of_row):
+            assert selected(scan_of(row[None]), 1, [rank], size, zeros, INTEGERS[dtype]) == integer
 
 
 def test_a_sample_of_smooth_numbers_is_enough(monkeypatch):
