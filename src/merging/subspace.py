@@ -46,8 +46,8 @@ def _obstacle(method: Method) -> str | None:
     """Return why a method merges whole entries alone, in words; None if it does not."""
     if method.per_task or method.mask_base:
         return "makes masks, or a model for each task"
-    if method.needs:
-        return "reads statistics of whole layers"
+    if method.needs or method.unlabelled_split:
+        return "reads statistics of whole layers, or predictions of whole models"
     if method.files or not method.needs_models:
         return "takes whole models"
     return None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from command_line.build import build_method
 from command_line.config import compose_config
-from src.compact import unpack
+from src.compact.packing import unpack
 from src.errors import UserError
 from src.merging.breadcrumbs import Band
 from src.merging.dare import RandomDrop
