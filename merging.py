@@ -61,7 +61,8 @@ def merge(
     lines: whether the merged vector is scaled by depth with LiNeS.
     normalise: "norms" scales all task vectors to the median one's length first.
     depth_pattern: a regular expression whose groups number stages and blocks, for LiNeS.
-    statistics: for fisher, regmean and cg: files, of each kind one a model, or state dicts by kind and task.
+    statistics: for methods that need them, as fisher, regmean, cg and esm: files, of each kind one a model, or state dicts by
+        kind and task.
     device: to compute on; by default a GPU if there is one.
     output: a .safetensors file or a folder; if it is given, the merge is written there, an entry in memory at a time, and the
         path is returned.

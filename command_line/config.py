@@ -199,6 +199,10 @@ def _contradictions(config: DictConfig) -> list[str]:
         problems.append(f"output_kind={config.output_kind} needs a folder to write, such as output={config.output_kind}/")
     if config.rank is not None and config.output_kind != "adapter":
         problems.append("rank is of an adapter that is written, with output_kind=adapter; leave it out")
+    if config.method.svc_alpha is not None and config.method.apply_svc is not True:
+        problems.append("method.svc_alpha is of SVC; give method.apply_svc=True, too, or leave it out")
+    if config.bundle.per != "layer" and config.bundle.bits is None:
+        problems.append("bundle.per says what shares a step of codes; give their bits, too: bundle.bits=4")
     if config.bundle.base_bits is not None and config.bundle.bits is None:
         problems.append("bundle.base_bits is of the mean that codes are offsets from; give their bits, too: bundle.bits=2")
     if not isinstance(load, bool | str | None):

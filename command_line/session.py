@@ -118,7 +118,7 @@ class Session:
         files = list(map(file_state, statistics_paths(self.config)))
         settings = OmegaConf.to_container(self.config.statistics, resolve=True)
         method = OmegaConf.to_container(self.config.method, resolve=True)
-        question = [self.family.pretrained_digest, evaluator.finetuned_digests, method, settings, files]
+        question = [self.family.pretrained_digest, evaluator.finetuned_digests, method, self.config.normalise, settings, files]
         folder = self.paths.cache / "solved" / xxhash.xxh3_64_hexdigest(json.dumps(question).encode())
         return replace(
             inputs,

@@ -89,7 +89,7 @@ def prepare_merge(
     def read_model(path: str) -> StateDict:
         return as_real(open_finetuned(expand_path(path), base))
 
-    solved = _solved(config, [base, *models.values()], statistic_files)
+    solved = _solved(config, method, [base, *models.values()], statistic_files)
     real = {task: as_real(model) for task, model in models.items()}
     inputs = MergeInputs(base_model, real, depth, is_layer_by_name, device, False, by_kind, read_model, solved)
     for sentence in (*repetitions(pretrained, finetuned), *(each for model in (base, *models.values()) for each in model.notes)):
@@ -153,13 +153,13 @@ def _files_of(*models: StateDict) -> list[Path]:
     return [file for model in models if isinstance(model, Checkpoint) for file in (model.path, *model.files)]
 
 
-def _solved(config: DictConfig, models: Sequence[StateDict], statistics: Sequence[Path]) -> SolvedEntries | None:
+def _solved(config: DictConfig, method: Method, models: Sequence[StateDict], statistics: Sequence[Path]) -> SolvedEntries | None:
     """Return where entries that take long are kept beside `output`; None without one, and for models in memory, which no
     later run is known to have."""
     if not config.output or not all(isinstance(model, Checkpoint) for model in models):
         return None
     output = expand_path(config.output)
-    return SolvedEntries(output.with_name(f"{output.name}.solved"), _identity(models, statistics))
+    return SolvedEntries(output.with_name(f"{output.name}.solved"), [method.description, *_identity(models, statistics)])
 
 
 def _identity(models: Sequence[Checkpoint], statistics: Sequence[Path]) -> list:

@@ -4,10 +4,12 @@ import re
 
 import pytest
 
-from command_line.build import build_device, build_family, build_method, build_recipe
+from command_line.build import STEPS, build_device, build_family, build_method, build_recipe
 from command_line.config import compose_config
 from command_line.paths import paths_of
 from command_line.preflight import selected_tasks
+from src.experiments.questions import USUAL
+from src.experiments.titles import STEPS as TITLES
 from src.merging.method import Method
 from src.training.loop import Recipe
 from tests.helpers.processes import ROOT
@@ -53,6 +55,12 @@ def test_num_tasks_takes_the_first_and_datasets_any():
 def test_n_eval_points_respaces_the_grid():
     method = build_method(compose_config(["method=ties", "n_eval_points=4", "method.apply_lines=True"]))
     assert method.coefficients(8) == (0.5, 1.0, 1.5)
+
+
+def test_steps_after_a_merge_have_one_list():
+    config = compose_config([])
+    assert set(STEPS) == set(TITLES) == set(config.method.step_order) == set(USUAL["step_order"])
+    assert all(config.method[f"apply_{step}"] is False for step in STEPS)
 
 
 def test_help_names_every_option():

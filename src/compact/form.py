@@ -33,7 +33,7 @@ class Compact:
     """Vectors of several tasks in compact form, rebuilt an entry at a time.
 
     outline: shapes and dtypes of a vector's entries.
-    parts: masks or factors, by task (see the module).
+    parts: masks, factors, entries, offsets and scales, or their codes, by task (see the module).
     shared: vector that masks select from, and offsets are added to.
     """
 

@@ -58,7 +58,7 @@ class Consensus(Searched):
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         masks = self.masks or self._make_masks(inputs)
-        shared = next(iter(self.base(self.summed_inputs(inputs))(1.0).values()))
+        shared = next(iter(self.base(trimmed(inputs, self.k, self.scope))(1.0).values()))
 
         def entry(key: str) -> Tensor:
             if not inputs.changed(key):

@@ -7,10 +7,11 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from src.errors import UserError
+from src.errors import UserError, shorten
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import EPSILON, UNITS_FLOOR, leading_eigenpairs, leading_triplets, polar_factor
 from src.merging.engine.statistics import GRAM_IN, Statistic
+from src.merging.matrixwise import NO_DIRECTIONS
 from src.merging.method import MergeFamily, Searched
 from src.merging.tsvm import merged_triplets
 
@@ -38,6 +39,11 @@ class ESM(Searched):
     @property
     def needs(self) -> tuple[str, ...]:
         return (GRAM_IN,)
+
+    def notes(self, inputs: MergeInputs) -> list[str]:
+        lost = [key for key in inputs.outline if inputs.is_matrix(key) and inputs.changed(key)
+                and len(inputs.outline[key]) < len(inputs.tasks)]  # fmt: skip
+        return super().notes(inputs) + [f"{shorten(lost)}: {NO_DIRECTIONS.format(len(inputs.tasks))}"] * bool(lost)
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         grams = Statistic(inputs, GRAM_IN)

@@ -12,6 +12,8 @@ from src.merging.matrixwise import Spectral
 class IsoC(Spectral):
     """The sum of each layer's matrices with every singular value replaced by their mean; other entries are averaged."""
 
+    is_isotropic = True
+
     def triplets(self, stack: Tensor) -> Triplets:
         left, values, right = leading_triplets(stack.sum(0), min(stack.shape[1:]))
         return Triplets(left, values.mean() * (values > 0), right)

@@ -26,6 +26,8 @@ class IsoCTS(Spectral):
 
     common_space_fraction: float
 
+    is_isotropic = True
+
     def __post_init__(self):
         super().__post_init__()
         if not is_number(self.common_space_fraction) or not 0 < self.common_space_fraction <= 1:

@@ -1,6 +1,5 @@
 """A merged vector as an adapter holds it: matrices as low-rank factors, and other entries whole."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,10 +9,8 @@ from torch import Tensor
 from src.checkpoints.factors import Factors, LayerKind
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import leading_triplets
+from src.merging.engine.matrices import is_block_matrix
 from src.task_vectors import TaskVector
-
-_BLOCK = re.compile(r"(?:^|\.)\d+\.")
-_NO_LAYER = re.compile(r"norm|bias|embed", re.IGNORECASE)  # of T5's relative_attention_bias.weight
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,7 @@ def _leading(change: Factors | Tensor, rank: int, kind: LayerKind) -> tuple[Fact
 def _is_linear(key: str, inputs: MergeInputs) -> bool:
     """Whether a parameter is surely the matrix of a linear layer, by its bias or its place in a numbered block: embeddings
     look alike, and peft would take no such factors for them."""
-    owner = ".".join(key.split(".")[-2:])
-    return inputs.is_matrix(key) and (_bias(key) in inputs.outline or bool(_BLOCK.search(key) and not _NO_LAYER.search(owner)))
+    return inputs.is_matrix(key) and (_bias(key) in inputs.outline or is_block_matrix(key))
 
 
 def _bias(key: str) -> str:

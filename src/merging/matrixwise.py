@@ -99,9 +99,12 @@ class Spectral(Matrixwise):
         return self.triplets(stack).product
 
 
+NO_DIRECTIONS = "fewer rows or columns than the {} tasks, so that none of their singular directions is kept: all change is lost"
+
+
 def lost_change(shape: torch.Size) -> str | None:
     """Return that a stack, (tasks, m, n), has fewer directions than tasks, where none is left for each; None if it has not."""
     tasks, rows, columns = shape
     if tasks <= min(rows, columns):
         return None
-    return f"fewer rows or columns than the {tasks} tasks, so that none of their singular directions is kept: all change is lost"
+    return NO_DIRECTIONS.format(tasks)

@@ -102,6 +102,8 @@ class Method(ABC):
     decomposes: whether it decomposes matrices: so slow that LiNeS, which reads the merged vector twice, holds it in memory.
     needs_models: whether it merges fine-tuned models, which every task then has.
     combines: whether it combines task vectors: not the one that takes one of them, a model as it is, or none.
+    is_isotropic: whether it makes singular values equal, which then do not determine their directions.
+    drops_entries: whether it drops entries of the task vectors first, which have places in whole parameters alone.
     needs: kinds of statistics of the tasks that it, or a method among its options, reads (see `engine.statistics`).
     unlabelled_split: of the unlabelled examples that it, or such a method, learns from (see `engine.unlabelled`); None of none.
     files: paths of further models that it reads, by `MergeInputs.read_model`.
@@ -112,6 +114,8 @@ class Method(ABC):
     decomposes: ClassVar[bool] = False
     needs_models: ClassVar[bool] = True
     combines: ClassVar[bool] = True
+    is_isotropic: ClassVar[bool] = False
+    drops_entries: ClassVar[bool] = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -191,10 +195,7 @@ class Method(ABC):
         return self
 
     def least_share(self, tasks: int) -> float:
-        """Return the least share of a task that SVC counts by default, of its paper (see `svc`).
-
-        Raise UserError where the merged matrices have no directions of their own to calibrate, with the reason.
-        """
+        """Return the least share of a task that SVC counts by default, of its paper (see `svc`)."""
         return 1 / tasks
 
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
@@ -205,9 +206,14 @@ class Method(ABC):
     def check_tasks(self, tasks: Sequence[str]) -> None:  # noqa: B027  most methods take any
         """Raise UserError if this method cannot be used on these tasks."""
 
+    @property
+    def takes_equal_norms(self) -> bool:
+        """Whether it merges task vectors by their entries alone, so that these may be scaled to one length first."""
+        return self.combines and not self.per_task and not self.mask_base
+
     def notes(self, inputs: MergeInputs) -> list[str]:
         """Return sentences on what a user should know of this method's merge of these inputs, which it does not ask for."""
-        return norm_warnings(inputs) if self.combines else []
+        return norm_warnings(inputs) if self.takes_equal_norms else []
 
     def criterion(self, merged: Accuracies, finetuned: Accuracies, zeroshot: Accuracies) -> float:
         """Return what the search maximises, of validation accuracies by task: their mean over the fine-tuned models'."""
@@ -246,6 +252,18 @@ class Wrapper(Method):
     @property
     def combines(self) -> bool:
         return self.base.combines
+
+    @property
+    def is_isotropic(self) -> bool:
+        return self.base.is_isotropic
+
+    @property
+    def drops_entries(self) -> bool:
+        return self.base.drops_entries
+
+    @property
+    def takes_equal_norms(self) -> bool:
+        return self.base.takes_equal_norms
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ class Normalised(Wrapper):
     """Any method that makes one vector, of task vectors that all have the median one's length."""
 
     def __post_init__(self):
-        if self.base.per_task or self.base.mask_base or not self.base.combines:
+        if not self.base.takes_equal_norms:
             raise UserError("normalise=norms is for methods that combine task vectors, without masks; leave it out")
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:

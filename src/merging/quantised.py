@@ -49,10 +49,6 @@ class Quantised(Wrapper):
         return MergeFamily.of_compact(inputs.tasks, compact)
 
     @property
-    def description(self) -> dict:
-        return {**super().description, "bits": self.bits, "per": self.per, "base_bits": self.base_bits}
-
-    @property
     def mask_base(self) -> dict:
         """That of a quantised vector: masks of several lambdas are chosen by what they select from it."""
         return {**self.description, "base": self.base.mask_base} if self.base.mask_base else {}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from src.errors import UserError
 from src.merging.engine.edits import Edit
 from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Wrapper, require_shared
@@ -17,6 +18,12 @@ class Sparsified(Wrapper):
 
     def __post_init__(self):
         require_shared(self.base)
+        if self.base.mask_base:
+            raise UserError("method.base merges by masks, which are made of whole task vectors; choose another, such as ties")
+
+    @property
+    def drops_entries(self) -> bool:
+        return True
 
     @property
     @abstractmethod

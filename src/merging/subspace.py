@@ -31,7 +31,7 @@ def with_space(method: Method, space: str | None) -> Method:
     Raise UserError if there is no such space, or the method can merge in none.
     """
     if space is None:
-        return DefaultSpace(method) if method.decomposes and not _obstacle(method) else method
+        return DefaultSpace(method) if method.decomposes and not (_obstacle(method) or method.drops_entries) else method
     if space not in SPACES:
         raise UserError(f"method.space is {', '.join(SPACES)} or null; got {space}")
     return SPACES[space](method)
@@ -187,22 +187,34 @@ class DefaultSpace(Wrapper):
 
     def is_core(self, inputs: MergeInputs) -> bool:
         """Whether the method merges in core space."""
-        adapters = [inputs.adapters.get(task) for task in inputs.tasks]
-        if not all(adapter and adapter.factors for adapter in adapters):
-            return False
-        return not (self.splits_attention and packed_names(key for adapter in adapters for key in adapter.factors))
+        return _are_adapters(inputs) and not self._packed(inputs)
+
+    def _packed(self, inputs: MergeInputs) -> list[str]:
+        """Return the entries with factors that hold what the method merges apart."""
+        names = dict.fromkeys(key for adapter in inputs.adapters.values() for key in adapter.factors)
+        return packed_names(names) if self.splits_attention else []
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         return CoreSpace(self.base)(inputs) if self.is_core(inputs) else self.base(inputs)
 
     def notes(self, inputs: MergeInputs) -> list[str]:
         if not self.is_core(inputs):
-            return self.base.notes(inputs)
+            packed = self._packed(inputs) if _are_adapters(inputs) else []
+            note = (
+                f"all models are adapters, and yet merged as whole matrices, as method.attention=split takes {shorten(packed)} "
+                "apart; method.attention=packed merges them in the core space that their factors span"
+            )
+            return [*self.base.notes(inputs), *[note] * bool(packed)]
         return [
             *CoreSpace(self.base).notes(inputs),
             "all models are adapters, so their matrices are merged in the core space that their factors span; method.space=full "
             "merges whole ones, whose null directions are arbitrary",
         ]
+
+
+def _are_adapters(inputs: MergeInputs) -> bool:
+    """Whether all models are adapters with factors."""
+    return all(task in inputs.adapters and inputs.adapters[task].factors for task in inputs.tasks)
 
 
 SPACES: dict[str, Callable[[Method], Method]] = {"full": lambda method: method, "core": CoreSpace, "knots": Knots}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.errors import UserError, collect, raise_any
+from src.errors import collect, raise_any
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import Triplets, leading_triplets
 from src.merging.engine.matrices import SPLIT, check_attention, matrix_names, matrix_pattern, per_matrix
@@ -69,6 +69,10 @@ class SubspaceBoosting(Wrapper):
         return Triplets(left, values.clamp_min(values[min(place, len(values) - 1)]), right).product
 
     @property
+    def is_isotropic(self) -> bool:
+        return True
+
+    @property
     def splits_attention(self) -> bool:
         return self.attention == SPLIT or self.base.splits_attention
 
@@ -76,15 +80,5 @@ class SubspaceBoosting(Wrapper):
     def decomposes(self) -> bool:
         return True
 
-    @property
-    def description(self) -> dict:
-        return {**super().description, "beta": self.beta, "matrices": self.matrices, "attention": self.attention}
-
     def lines_form(self) -> Method | None:
         return None
-
-    def least_share(self, tasks: int) -> float:
-        raise UserError(
-            "method=subspace_boosting makes singular values equal, and equal ones have no directions that SVC could calibrate; "
-            "leave method.apply_svc out"
-        )

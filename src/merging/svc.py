@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.errors import UserError
+from src.errors import UserError, raise_any
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import Triplets, leading_triplets
-from src.merging.engine.matrices import SPLIT, check_attention, matrix_names, packed, unpacked
+from src.merging.engine.matrices import SPLIT, check_attention, matching, packed, unpacked
 from src.merging.matrixwise import Spectral
 from src.merging.method import MergeFamily, Wrapper
 from src.state_dict import Lazy, Memoized
@@ -69,7 +69,11 @@ class SVC(Wrapper):
         if self.alpha is not None and not (is_number(self.alpha) and self.alpha > 0):
             raise UserError(f"method.svc_alpha is a number above 0, or null for the paper's own; got {self.alpha}")
         check_attention(self.attention)
-        self.base.least_share(1)
+        if self.base.is_isotropic and not isinstance(self.base, Spectral):
+            raise UserError(
+                "SVC calibrates directions, and those of equal singular values are known right after the method that makes them "
+                "alone; put SVC first, method.step_order=[svc,lines], or leave method.apply_svc out"
+            )
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         family, alpha = self.base(inputs), self.alpha or self.base.least_share(len(inputs.tasks))
@@ -95,7 +99,7 @@ class SVC(Wrapper):
         def shared() -> Mapping:  # decomposed once, whatever the coefficient
             return self._calibrations(inputs, family.multiples.vector)
 
-        return MergeFamily(vectors, family.scale, masks=family.masks)
+        return MergeFamily(vectors, masks=family.masks)  # what LiNeS scaled is scaled anew
 
     @property
     def splits_attention(self) -> bool:
@@ -104,10 +108,6 @@ class SVC(Wrapper):
     @property
     def decomposes(self) -> bool:
         return True
-
-    @property
-    def description(self) -> dict:
-        return {**super().description, "alpha": self.alpha, "attention": self.attention}
 
     def _calibrations(self, inputs: MergeInputs, merged: TaskVector) -> Mapping[str, tuple[list[Calibration], int]]:
         """Return by key the calibrations of the matrices in each changed parameter, and the dimension along which they lie."""
@@ -118,7 +118,9 @@ class SVC(Wrapper):
             triplets = own or [_decomposed(matrix) for matrix in unpacked(self.attention, key, merged[key])[0]]
             return [Calibration.of(*pair) for pair in zip(triplets, stacks)], dim
 
-        calibrations = inputs.each_parameter(matrix_names(inputs, MATRICES), work)
+        names = matching(inputs, MATRICES)
+        raise_any([] if names else ["SVC calibrates matrices, and these models have none; leave method.apply_svc out"])
+        calibrations = inputs.each_parameter(names, work)
         return Memoized(dict.fromkeys(calibrations), calibrations.__getitem__) if inputs.keep else calibrations
 
     def _own_triplets(self, inputs: MergeInputs, key: str, stacks: list[Tensor]) -> list[Triplets]:
@@ -128,7 +130,7 @@ class SVC(Wrapper):
         Where singular values are equal, as Iso-C's are, the merged matrix does not determine them.
         """
         is_own = isinstance(self.base, Spectral) and self.base.attention == self.attention
-        if not is_own or key not in matrix_names(inputs, self.base.matrices):
+        if not is_own or key not in matching(inputs, self.base.matrices):
             return []
         triplets = [self.base.triplets(stack) for stack in stacks]
         return triplets if all(each.are_orthonormal for each in triplets) else []

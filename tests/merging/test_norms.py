@@ -77,6 +77,17 @@ def test_a_merge_of_equal_norms_does_not_depend_on_their_lengths(name, steps):
     assert (second - first).norm() < 1e-4 * first.norm()
 
 
+def test_equal_norms_are_advised_where_they_are_accepted():
+    inputs = merge_inputs(stretched(5, {2: 4}))
+    for name in ("sum", "TSVM", "regmean", "tall_mask", "mag_masking", "TSVC", "emr", "individual", "zeroshot", "single_task"):
+        method = build_method(compose_config([f"method={name}"]))
+        advised = any("normalise=norms" in sentence for sentence in method.notes(inputs))
+        assert advised == method.takes_equal_norms == (name in ("sum", "TSVM", "regmean"))
+        if advised:
+            mended = build_method(compose_config([f"method={name}", "normalise=norms"])).notes(inputs)
+            assert not any("normalise=norms" in sentence for sentence in mended)
+
+
 def test_what_adds_no_vectors_is_refused():
     for name in ("zeroshot", "TSVC", "tall_mask", "single_task"):
         with pytest.raises(UserError, match="normalise=norms"):

@@ -95,6 +95,16 @@ def test_a_bases_own_form_under_lines_merges_what_is_left(inputs):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_masks_are_made_of_whole_vectors_and_over_a_sparse_base_it_is_edited_once(name, inputs):
+    with pytest.raises(UserError, match="merges by masks"):
+        build(f"method={name}", "method@method.base=consensus", "method.base.mask_lambda=0.4")
+    all_kept = build("method=consensus", f"method@method.base={name}", "method.mask_lambda=0.4", "method.prun_thre_k=0")
+    alone = build(f"method={name}")(inputs)(1.0)["task0"]
+    vector = all_kept(inputs)(1.0)["task0"]
+    assert all(torch.equal(vector[key], alone[key]) for key in alone)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_entries_are_edited_alike_in_any_order_of_tasks_and_slices(name, monkeypatch):
     pretrained, finetuned = tiny_models()
     pretrained["long"] = torch.zeros(40, 12)

@@ -97,6 +97,24 @@ def test_directions_of_equal_singular_values_are_those_of_the_sum_they_come_from
     assert (first[key] - second[key]).norm() < 1e-4 * first[key].norm()
 
 
+@pytest.mark.parametrize("options", [
+    ["method=iso_c", "method.apply_lines=True", "method.step_order=[lines,svc]"],
+    ["method=dare", "method@method.base=iso_cts"],
+    ["method=subspace_boosting"],
+])  # fmt: skip
+def test_directions_that_are_not_known_any_more_are_not_calibrated(options):
+    with pytest.raises(UserError, match="SVC calibrates directions"):
+        build(*options)
+
+
+def test_models_without_matrices_are_not_calibrated():
+    models = {"bias": torch.zeros(3)}, {"a": {"bias": torch.ones(3)}}
+    with pytest.raises(UserError, match="SVC calibrates matrices"):
+        build("method=sum")(
+            merge_inputs(({"blocks.0.b": torch.zeros(1), **models[0]}, {"a": {"blocks.0.b": torch.zeros(1), **models[1]["a"]}}))
+        )(1.0)["a"]["bias"]
+
+
 def test_packed_attention_is_calibrated_as_the_method_cuts_it():
     pretrained, finetuned = tiny_models(tasks=2)
     key = "blocks.0.attn.in_proj_weight"
@@ -119,7 +137,8 @@ def test_lines_and_svc_follow_one_another_as_they_are_told(order):
     assert [both.description["method"], both.description["base"]["method"]] == [
         {"svc": "SVC", "lines": "LiNeS"}[each] for each in (second, first)
     ]
-    vector = both(inputs)(0.5)["task0"]
+    vector, profile = both(inputs)(0.5)["task0"], both(inputs).depth_profile({"task0": 0.5}, inputs)
+    assert bool(profile) == (second == "lines")  # after SVC nothing is scaled by depth alone
     lines = build_method(compose_config(["method=sum", "method.apply_lines=True"]))
     if first == "lines":
         merged = lines(inputs)(0.5)["task0"]

@@ -54,16 +54,21 @@ def matrix_pattern(matrices: object) -> Pattern | None:
 
 
 def matrix_names(inputs: MergeInputs, matrices: str) -> list[str]:
-    """Return the names of the parameters that count as matrices. Raise UserError if there are none."""
-    pattern = matrix_pattern(matrices)
-    names = [key for key, leaf in inputs.outline.items() if leaf.ndim == 2]
-    found = [key for key in names if (pattern.search(key) if pattern else SELECTIONS[matrices](inputs, key))]
+    """Return the names of the parameters that count as matrices. Raise UserError if none of those of two dimensions does."""
+    found, names = matching(inputs, matrices), [key for key, leaf in inputs.outline.items() if leaf.ndim == 2]
     if names and not found:
         raise UserError(
             f"method.matrices={matrices} is none of these matrices: {shorten(names)}; choose another of "
             f"{', '.join(SELECTIONS)}, or give a regular expression"
         )
     return found
+
+
+def matching(inputs: MergeInputs, matrices: str) -> list[str]:
+    """Return the names of the two-dimensional parameters that an option selects."""
+    pattern = matrix_pattern(matrices)
+    names = (key for key, leaf in inputs.outline.items() if leaf.ndim == 2)
+    return [key for key in names if (pattern.search(key) if pattern else SELECTIONS[matrices](inputs, key))]
 
 
 def is_block_matrix(key: str) -> bool:
