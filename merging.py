@@ -26,6 +26,7 @@ from command_line.output import merged_contents
 from command_line.overrides import override_text
 from command_line.paths import named_sources, source_of
 from command_line.unscored import prepare_merge, write_merge
+from src.errors import UserError
 from src.merging.engine.conjugate_gradient import CONVERGED, convergence_notes
 from src.runtime.files import expand_path
 from src.state_dict import Lazy, StateDict, outline
@@ -78,6 +79,8 @@ def merge(
     Raise UserError, a ValueError, as the command does: for options, models and outputs that do not fit, and, when an entry is
     read, for values that cannot be merged.
     """
+    if not isinstance(bundle, Mapping | None):
+        raise UserError(f'bundle is its options by name, as in bundle={{"bits": 4}}; got {bundle}')
     base, models, notes = source_of(pretrained), named_sources(finetuned), []
     in_memory = statistics if isinstance(statistics, Mapping) else {}
     settings = {

@@ -119,7 +119,8 @@ def _step_order(config: DictConfig) -> list[str]:
     """Return the names of STEPS in the order in which they are applied. Raise UserError unless each is there once."""
     order = OmegaConf.to_container(config.method)["step_order"]
     if not isinstance(order, list) or sorted(map(str, order)) != sorted(STEPS):
-        raise UserError(f"method.step_order is a list of {' and '.join(STEPS)}, such as [{','.join(STEPS)}]; got {order}")
+        got = f"[{','.join(map(str, order))}]" if isinstance(order, list) else order
+        raise UserError(f"method.step_order names {' and '.join(STEPS)} once each, as in [{','.join(STEPS)}]; got {got}")
     return order
 
 

@@ -21,7 +21,7 @@ from command_line.config_files import check_config_files
 from command_line.overrides import expanded, parse_overrides, quoted, repetitions, typed_overrides
 from src.errors import UserError, raise_any
 from src.experiments.questions import without_usual
-from src.experiments.titles import format_method
+from src.experiments.titles import STEPS, format_method
 from src.runtime.environment import is_distributed
 from src.runtime.files import expand_path, process_mark
 from src.validation import is_number, is_whole
@@ -198,7 +198,10 @@ def _contradictions(config: DictConfig) -> list[str]:
     if config.output_kind in ("bundle", "adapter") and not config.output:
         problems.append(f"output_kind={config.output_kind} needs a folder to write, such as output={config.output_kind}/")
     if config.rank is not None and config.output_kind != "adapter":
-        problems.append("rank is of an adapter that is written, with output_kind=adapter; leave it out")
+        problems.append("rank is of an adapter that is written; give output_kind=adapter, too, or leave it out")
+    steps = [step for step in STEPS if config.method[f"apply_{step}"] is True]
+    if config.method.step_order != list(STEPS) and len(steps) < len(STEPS):
+        problems.append("method.step_order is for a merge with both SVC and LiNeS; leave it out, or give the other, too")
     if config.method.svc_alpha is not None and config.method.apply_svc is not True:
         problems.append("method.svc_alpha is of SVC; give method.apply_svc=True, too, or leave it out")
     if config.bundle.per != "layer" and config.bundle.bits is None:

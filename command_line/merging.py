@@ -67,6 +67,11 @@ def merge_and_score(config: DictConfig) -> None:
         inputs = evaluator.inputs
         notes = [*selection.notes, *method.notes(inputs), *inputs.notes, *convergence_notes(inputs.convergence)]
         notes += [*_warnings(config, run, scores), *_precision_note(evaluator, selection)]
+        if config.rank:
+            notes.append(
+                f"these figures are of the whole merge, of which the adapter keeps {config.rank} directions a matrix; "
+                f"method=given method.weights={config.output} scores it"
+            )
         shared = next(iter(selection.vectors.values()))
         others = _compare(evaluator.on(unseen), dict.fromkeys((task.name for task in unseen), shared))
         if not run.group.is_main:

@@ -135,4 +135,4 @@ def publish_analysis(inputs: MergeInputs, masks: Mapping[str, StateDict] | None,
     for path in (folder / "analysis.json", *draw_analysis(analysis, title, folder)):
         print(path)
     if masks is None:
-        print("no figure of masks: this method uses none (tall_mask, consensus and mag_masking do)")
+        print("no figure of masks: this method uses none (tall_mask, consensus, mag_masking and emr do)")

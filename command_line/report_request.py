@@ -73,6 +73,8 @@ class Request:
         ]
         if (figure := values.get("figure")) and figure not in MEASURES:
             problems.append(f"figure={figure}: {suggestion(figure, MEASURES)}")
+        elif figure not in (None, cls.figure) and TASK in (values.get("rows"), values.get("columns", cls.columns)):
+            problems.append(f"figure={figure} is of a run, and not of each task; give columns=tasks, or another field")
         raise_any(problems)
         seeds = tuple(read_seeds([f"seeds={values.pop('seeds')}"])) if "seeds" in values else ()
         return cls(**values, output=outputs, seeds=seeds, others=tuple(others))

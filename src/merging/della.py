@@ -33,7 +33,10 @@ class Della(Sparsified):
         super().__post_init__()
         density, epsilon = self.density, self.epsilon
         is_range = is_number(density) and is_number(epsilon) and 0 <= epsilon < density <= 1 - epsilon
-        problem = f"method.density - method.epsilon is above 0, and their sum at most 1; got {density} and {epsilon}"
+        problem = (
+            "method.density - method.epsilon must be above 0, and their sum at most 1, as these are the least and the largest "
+            f"probability to keep an entry; got {density} and {epsilon}, so give another method.epsilon, such as 0"
+        )
         raise_any([*([] if is_range else [problem]), *seed_problems(self.seed)])
 
     @property

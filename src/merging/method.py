@@ -369,7 +369,7 @@ class Unscaled(Fixed):
 
     def check_coefficient(self, coefficient: float, tasks: int) -> None:
         if coefficient != 1:
-            raise UserError(f"{type(self).__name__} has the fixed coefficient 1; leave specify_lambda={coefficient} out")
+            raise UserError(f"this method has the fixed coefficient 1; leave specify_lambda={coefficient} out")
 
 
 def require_shared(base: Method) -> None:

@@ -166,7 +166,7 @@ def test_float32_is_enough_where_eigenvalues_are_near_one_another(name):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_covariance_is_whole_however_many_blocks_it_is_computed_in(shape, monkeypatch):
     stack, weights = stack_of(4, shape), torch.tensor([1.0, 0.5, 2.0, 0.0]).double()
-    monkeypatch.setattr("src.merging.engine.covariance.BLOCK", 4)
+    monkeypatch.setattr("src.merging.engine.linear_algebra.BLOCK", 4)
     grams = [weight * matrix.T @ matrix for weight, matrix in zip(weights, stack)]
     covariance, origin = StackCovariance.of(stack, weights), stack_of(1, shape, 5)[0]
     torch.testing.assert_close(covariance.total, sum(grams))

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from src.merging.engine.least_squares import largest_eigenvalue
-from src.merging.engine.linear_algebra import DOUBLE_AT_ONCE, DOUBLE_BELOW_EIGENVALUE, EPSILON
-
-BLOCK = 384  # columns of a covariance computed at a time
+from src.merging.engine.linear_algebra import DOUBLE_AT_ONCE, DOUBLE_BELOW_EIGENVALUE, EPSILON, add_gram, mirrored
 
 
 class Eigenpairs(NamedTuple):
@@ -100,31 +98,13 @@ def _summed(matrices: Tensor, weights: Tensor, dtype: torch.dtype) -> tuple[Tens
     total, grams = torch.zeros(columns, columns, dtype=dtype, device=matrices.device), []
     for matrix, weight in zip(matrices, weights.tolist()):
         if rows < columns:
-            _add_gram(total, matrix.to(dtype), weight)
+            add_gram(total, matrix.T.to(dtype), weight)
         else:
             gram = torch.zeros_like(total)
-            _add_gram(gram, matrix.to(dtype), 1)
-            grams.append(_mirrored(gram))
+            add_gram(gram, matrix.T.to(dtype))
+            grams.append(mirrored(gram))
             total.add_(gram, alpha=weight)
-    return _mirrored(total), grams
-
-
-def _add_gram(total: Tensor, matrix: Tensor, weight: float) -> None:
-    """Add the weighted `matrix^T matrix` to `total`, on and below the diagonal: little more than half of the work."""
-    for part in _blocks(total):
-        total[part, : part.stop].addmm_(matrix[:, part].T, matrix[:, : part.stop], alpha=weight)
-
-
-def _mirrored(total: Tensor) -> Tensor:
-    """Write what is below the diagonal above it, and return the matrix."""
-    for part in _blocks(total):
-        total[: part.start, part] = total[part, : part.start].T
-    return total
-
-
-def _blocks(total: Tensor) -> list[slice]:
-    step = BLOCK if total.device.type == "cpu" else len(total)
-    return [slice(start, min(start + step, len(total))) for start in range(0, len(total), step)]
+    return mirrored(total), grams
 
 
 def _all_above(matrix: Tensor, floor: float) -> bool:

@@ -141,15 +141,31 @@ def leading_eigenpairs(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """Return `rows rows^T` on and below the diagonal, which is all that eigh reads: little more than half of the work."""
-    count = len(rows)
-    if rows.device.type != "cpu" or count < 2 * BLOCK:
+    """Return `rows rows^T` on and below the diagonal, which is all that eigh reads."""
+    if rows.device.type != "cpu" or len(rows) < 2 * BLOCK:
         return rows @ rows.T
-    gram = rows.new_zeros(count, count)
-    for start in range(0, count, BLOCK):
-        end = min(start + BLOCK, count)
-        torch.mm(rows[start:end], rows[:end].T, out=gram[start:end, :end])
+    gram = rows.new_zeros(len(rows), len(rows))
+    add_gram(gram, rows)
     return gram
+
+
+def add_gram(total: Tensor, rows: Tensor, weight: float = 1.0) -> None:
+    """Add the weighted `rows rows^T` to `total` on and below the diagonal: little more than half of the work, on a CPU."""
+    for part in diagonal_blocks(total):
+        total[part, : part.stop].addmm_(rows[part], rows[: part.stop].T, alpha=weight)
+
+
+def mirrored(total: Tensor) -> Tensor:
+    """Write what is below the diagonal above it, and return the matrix."""
+    for part in diagonal_blocks(total):
+        total[: part.start, part] = total[part, : part.start].T
+    return total
+
+
+def diagonal_blocks(total: Tensor) -> list[slice]:
+    """Return the slices of a matrix's rows that are worked on at a time."""
+    step = BLOCK if total.device.type == "cpu" else len(total)
+    return [slice(start, min(start + step, len(total))) for start in range(0, len(total), step)]
 
 
 def _singular(eigenvalues: Tensor, floor: float) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from src.errors import UserError, shorten
+from src.errors import UserError, nearest, shorten
 from src.merging.engine.inputs import MergeInputs
 from src.runtime.patterns import Pattern, PatternError, compile_pattern
 
@@ -47,6 +47,8 @@ def matrix_pattern(matrices: object) -> Pattern | None:
     choices = f"method.matrices is one of {', '.join(SELECTIONS)}, or a regular expression of names"
     if not isinstance(matrices, str):
         raise UserError(f"{choices}; got {matrices}")
+    if matrices.isalpha() and (near := nearest(matrices, SELECTIONS)):  # a misspelling would match as an expression, too
+        raise UserError(f"{choices}; {matrices} is near {near}: give that, or the expression ({matrices})")
     try:
         return compile_pattern(matrices)
     except PatternError as error:
