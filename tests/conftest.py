@@ -97,12 +97,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `python main.py` was run once: fine-tuned models, scores and the first result lie there.
-
-    They are fine-tuned for one epoch, which is enough to merge, and takes a third of what a user waits for.
-    """
+    """A folder in which `python main.py` was run once: fine-tuned models, scores and the first result lie there."""
     folder = tmp_path_factory.mktemp("demo")
-    done = run_fresh("main.py", "model.recipe.epochs=1", cwd=folder)
+    done = run_fresh("main.py", cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "first.txt").write_text(done.stdout)
     return folder
