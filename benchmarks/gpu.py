@@ -47,6 +47,7 @@ from command_line.build import build_device, build_method
 from command_line.config import ROOT, compose_config
 from src.checkpoints.opening import open_checkpoint
 from src.elementwise import add_vector
+from src.experiments.titles import STEPS
 from src.merging.engine.inputs import MergeInputs
 from src.merging.method import MergeFamily, Method
 from src.models.family import PRECISIONS, ModelFamily
@@ -264,13 +265,17 @@ class Bench:
 
 @cache
 def methods() -> dict[str, Method]:
-    """Return each method that merges, by name, and the sum with LiNeS; a method with two names is listed under one."""
+    """Return each method that merges, by name, and the sum with what may come after; a method with two names is listed once."""
     names = sorted(path.stem for path in (ROOT / "config/method").glob("*.yaml"))
     built = {name: build_method(compose_config([f"method={name}", *OPTIONS.get(name, [])])) for name in names}
     named = {name: method for name, method in built.items() if name not in BASELINES and method.needs_models}
     first_names = {repr(method.description): name for name, method in reversed(named.items())}
     distinct = {name: method for name, method in named.items() if name in first_names.values()}
-    return {**distinct, "sum, LiNeS": build_method(compose_config(["method=sum", "method.apply_lines=True"]))}
+    steps = {
+        f"sum, {title}": build_method(compose_config(["method=sum", f"method.apply_{step}=True"]))
+        for step, title in STEPS.items()
+    }
+    return {**distinct, **steps}
 
 
 def candidate(inputs: MergeInputs, family: MergeFamily, coefficient: float) -> list[Tensor]:

@@ -89,6 +89,8 @@ class AdaMerging(Unscaled):
     def _learn(self, inputs: MergeInputs, entropy: PredictionEntropy, columns: Mapping[str, int]) -> Tensor:
         """Return the coefficients, (tasks, columns), float64 on the CPU."""
         values = torch.full((len(inputs.tasks), max(columns.values(), default=0) + 1), self.initial_lambda, dtype=torch.float64)
+        if not columns:
+            return values  # no task changed anything
         state = torch.stack([values, *(torch.zeros_like(values) for _ in MOMENTS)])
         solved = inputs.solved and inputs.solved.about([self.description, entropy.question])
         entropy.plan(self.iterations)

@@ -32,11 +32,16 @@ METHODS = {
     "svc_sum_a1T": ("method=sum method.apply_svc=True specify_lambda=1.0", 1e-6),
     "svc_tsvm_a1": ("method=TSVM method.apply_svc=True specify_lambda=1.0", 1e-4),
     "actmat": ("method=actmat", 1e-6),
+    "actmat_split": ("method=actmat method.attention=split", 1e-6),
     "wudi_closed": ("method=wudi", 1e-6),
     "swudi_t1300_r0.65": ("method=swudi", 1e-6),
     "dc_merge_keep0.05": ("method=dc_merge method.keep=0.05 specify_lambda=1.0", 1e-5),
     "cart_r0.32_l2": ("method=cart method.rank_fraction=0.32 specify_lambda=2.0", 1e-5),
     "star_eta40": ("method=star", 1e-5),
+    "subspace_boost_sum_b0.4_packed": (
+        "method=subspace_boosting method.beta=0.4 method.attention=packed specify_lambda=1.0",
+        1e-5,
+    ),
     "subspace_boost_sum_b0.4": ("method=subspace_boosting method.beta=0.4 specify_lambda=1.0", 1e-5),
     "magmax": ("method=magmax specify_lambda=1.0", 0.0),
     "breadcrumbs_b0.2_g0.1": ("method=breadcrumbs method.density=0.2 method.gamma=0.1 specify_lambda=1.0", 1e-6),
@@ -125,4 +130,4 @@ def distance(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 
 def test_both_cases_are_there():
-    assert [case.name for case in CASES] == ["public_t3", "public_t4"] and len(FILES) == 33 and len(MASKS) == 33
+    assert [case.name for case in CASES] == ["public_t3", "public_t4"] and len(FILES) == 35 and len(MASKS) == 33

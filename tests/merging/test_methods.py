@@ -418,3 +418,48 @@ def test_a_model_of_another_architecture_is_no_merge_of_these():
     inputs = replace(merge_inputs(tiny_models()), read_model=lambda path: {"blocks.0.w": torch.zeros(4, 6)})
     with pytest.raises(UserError, match=r"lacks embed\.weight"):
         build("given")(inputs)
+
+
+OF_ONE_MODEL = ("given", "single_task", "interpolate")  # whose vectors are not of all tasks alike
+
+
+def in_float64(models: tuple[dict, dict]) -> tuple[dict, dict]:
+    pretrained, *finetuned = ({key: leaf.double() if leaf.is_floating_point() else leaf for key, leaf in model.items()}
+                              for model in (models[0], *models[1].values()))  # fmt: skip
+    return pretrained, dict(zip(models[1], finetuned))
+
+
+def assert_near(vector, expected):
+    for key in expected:
+        assert (vector[key] - expected[key]).norm() <= 1e-5 * expected[key].norm() + 1e-9, key
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in OF_ONE_MODEL])
+def test_the_order_of_tasks_does_not_matter(name):
+    pretrained, finetuned = in_float64(tiny_models())
+    method = build(name, "", *["method.precision=fp64"] * (name == "cg"))
+    there = method(merge_inputs((pretrained, finetuned)))(0.7)
+    back = method(merge_inputs((pretrained, dict(reversed(finetuned.items())))))(0.7)
+    for task in finetuned:
+        assert_near(back[task], there[task])
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "given"])
+def test_tasks_that_changed_nothing_make_no_change(name):
+    pretrained, finetuned = tiny_models()
+    vectors = build(name)(merge_inputs((pretrained, dict.fromkeys(finetuned, pretrained))))(0.7)
+    assert not any(leaf.any() for vector in vectors.values() for leaf in vector.values())
+
+
+# Adam's steps have a length, and conjugate gradients end by the length of the models.
+OTHER_SCALES = ("adamerging", "cg")
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in (*OF_ONE_MODEL[:1], *OTHER_SCALES)])
+def test_twice_as_long_vectors_make_twice_as_long_a_merge(name):
+    pretrained, finetuned = in_float64(tiny_models())
+    longer = {task: {key: pretrained[key] + 2 * (leaf - pretrained[key]) for key, leaf in model.items()}
+              for task, model in finetuned.items()}  # fmt: skip
+    once, twice = (build(name)(merge_inputs((pretrained, models)))(0.7) for models in (finetuned, longer))
+    for task in finetuned:
+        assert_near(twice[task], {key: 2 * leaf for key, leaf in once[task].items()})
