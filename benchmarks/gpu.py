@@ -268,7 +268,8 @@ def methods() -> dict[str, Method]:
     """Return each method that merges, by name, and the sum with what may come after; a method with two names is listed once."""
     names = sorted(path.stem for path in (ROOT / "config/method").glob("*.yaml"))
     built = {name: build_method(compose_config([f"method={name}", *OPTIONS.get(name, [])])) for name in names}
-    named = {name: method for name, method in built.items() if name not in BASELINES and method.needs_models}
+    named = {name: method for name, method in built.items()
+             if name not in BASELINES and method.needs_models and not method.unlabelled_split}  # fmt: skip
     first_names = {repr(method.description): name for name, method in reversed(named.items())}
     distinct = {name: method for name, method in named.items() if name in first_names.values()}
     steps = {

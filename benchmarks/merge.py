@@ -51,6 +51,8 @@ from src.task_vectors import TaskVector
 CASES = {
     "sum": ["method=sum"],
     "sum + LiNeS": ["method=sum", "method.apply_lines=True"],
+    "sum + SVC": ["method=sum", "method.apply_svc=True"],
+    "TSVM + SVC": ["method=TSVM", "method.apply_svc=True"],
     "ties k=20": ["method=ties"],
     "magmax": ["method=magmax"],
     "model_stock": ["method=model_stock"],
