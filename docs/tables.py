@@ -50,9 +50,8 @@ def report(arguments: list[str]) -> str:
 
 
 def printed(arguments: list[str]) -> str:
-    """Return the first rows and the last of the table that the run with this record printed: its name, without the digest."""
-    (path,) = RECORDS.glob(f"{arguments[0]}-{'[0-9a-f]' * 8}.json")
-    record = json.loads(path.read_text())
+    """Return the first rows and the last of the table that the run with this record printed: its name."""
+    record = json.loads((RECORDS / f"{arguments[0]}.json").read_text())
     columns = {"zeroshot": "zero-shot", "finetuned": "fine-tuned", "merged": "merged", "normalised": "normalised"}
 
     def accuracy(score: dict | float) -> str:
