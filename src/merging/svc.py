@@ -6,7 +6,7 @@ divided by the mean, over tasks, of the merged matrix's share of the task's own 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
@@ -76,7 +76,8 @@ class SVC(Wrapper):
             )
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
-        family, alpha = self.base(inputs), self.alpha or self.base.least_share(len(inputs.tasks))
+        family = self.base(replace(inputs, keep=False))  # matrices are read once, to be decomposed
+        alpha = self.alpha or self.base.least_share(len(inputs.tasks))
 
         def calibrated(merged: TaskVector, calibrations: Mapping, factor: Callable[[str], float]) -> TaskVector:
             def entry(key: str) -> Tensor:

@@ -80,7 +80,7 @@ def test_every_choice_of_a_sweep_is_looked_at():
     texts = ["method=sum,ties,tie", "method.agg=max,mean"]
     assert composition_problems(texts, sweep=True) == [
         f"there is no method tie; did you mean method=ties? (all: {METHODS})",
-        "sum has no agg; it has k, grid, apply_svc, svc_alpha, apply_lines, step_order, depth_pattern, space",
+        "sum has no agg; it has k, scope, grid, apply_svc, svc_alpha, apply_lines, step_order, depth_pattern, space",
     ]
     assert not composition_problems(["method=glob(ties*)", "method.agg=max,mean", "num_tasks=range(1,3)"], sweep=True)
 

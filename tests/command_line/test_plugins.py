@@ -272,7 +272,7 @@ def test_options_that_a_class_does_not_have_or_lacks_are_named():
     with pytest.raises(UserError) as error:
         build_method(config_of("method=ties", kk=3, other=4))
     assert [problem.split(";")[0] for problem in error.value.problems] == [
-        f"method.{key} is no option of Ties, which has grid, k, agg" for key in ("kk", "other")
+        f"method.{key} is no option of Ties, which has grid, k, agg, scope" for key in ("kk", "other")
     ]
     config = config_of("method=ties")
     with open_dict(config):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import tiny_models
+from tests.helpers.adapters import save_adapter
 from tests.helpers.documents import GUIDES, REPRODUCTIONS, commands, examples, experiments, problems_before_work, write_files
 from tests.helpers.processes import ROOT
 
@@ -23,6 +24,9 @@ def folder(tmp_path: Path) -> Path:
     for name, model in zip(("cars", "dtd"), finetuned.values(), strict=True):
         save_file(model, tmp_path / f"{name}.safetensors")
         torch.save(model, tmp_path / f"{name}.pt")
+        save_adapter(
+            tmp_path / "adapters" / name, {"head.lora_A.weight": torch.randn(2, 4), "head.lora_B.weight": torch.randn(6, 2)}
+        )
     for name in ("checkpoints", "downloads"):
         (tmp_path / name).mkdir()
     return tmp_path

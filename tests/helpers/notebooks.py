@@ -31,6 +31,6 @@ def execute(name: str, folder: Path) -> str:
 
 
 def printed(notebook: nbformat.NotebookNode) -> str:
-    """Return what the cells of a notebook printed."""
+    """Return what the cells of a notebook printed; not warnings, which name places of this machine."""
     outputs = (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
-    return "".join(output.text for output in outputs if output.output_type == "stream")
+    return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")

@@ -177,7 +177,7 @@ def test_masks_keep_the_tasks_apart_in_a_quarter_of_the_space(demo):
     rebuilt = open_checkpoint(demo / "bundle" / "Digits")
     assert set(rebuilt) == set(pretrained)
     folder = demo / "results" / record["name"]
-    names = {"accuracy", "cosine", "mask_use", "mask_overlap", "spectra", "subspaces"}
+    names = {"accuracy", "cosine", "norms", "mask_use", "mask_overlap", "spectra", "subspaces"}
     assert {path.stem for path in folder.glob("*.png")} == names
     numbers = json.loads((folder / "analysis.json").read_text())
     assert sum(numbers["masks"]["share"]) == pytest.approx(1) and len(numbers["cosine"]) == 8
