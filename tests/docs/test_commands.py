@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
         save_file(model, tmp_path / f"{name}.safetensors")
         torch.save(model, tmp_path / f"{name}.pt")
         save_adapter(
-            tmp_path / "adapters" / name, {"head.lora_A.weight": torch.randn(2, 4), "head.lora_B.weight": torch.randn(6, 2)}
+            tmp_path / "adapters" / name, {"embed.lora_A.weight": torch.randn(1, 4), "embed.lora_B.weight": torch.randn(5, 1)}
         )
     for name in ("checkpoints", "downloads"):
         (tmp_path / name).mkdir()
