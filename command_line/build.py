@@ -20,7 +20,6 @@ from src.checkpoints.published import FILE_PREFIXES
 from src.checkpoints.reading import Checkpoint, open_tangent_pair
 from src.checkpoints.shards import PICKLED
 from src.errors import UserError, plural, raise_any, shorten
-from src.merging.engine.matrices import PACKED, SPLIT
 from src.merging.lines import with_lines
 from src.merging.method import Method
 from src.merging.normalised import Normalised
@@ -107,12 +106,10 @@ def build_method(config: DictConfig) -> Method:
     return method.respaced(config.n_eval_points) if is_respaced else method
 
 
-def _svc(method: Method, config: DictConfig) -> Method:
-    """Return a method under SVC, with the method's own way of cutting packed attention."""
-    return SVC(method, config.method.svc_alpha, SPLIT if method.splits_attention else PACKED)
-
-
-STEPS = {"svc": _svc, "lines": lambda method, config: with_lines(method)}  # after a merge, each by its option apply_NAME
+STEPS = {  # after a merge, each by its option apply_NAME
+    "svc": lambda method, config: SVC(method, config.method.svc_alpha),
+    "lines": lambda method, config: with_lines(method),
+}
 
 
 def _step_order(config: DictConfig) -> list[str]:

@@ -2,6 +2,8 @@
 
 import sys
 
+from src.errors import UserError
+
 
 def is_number(value: object) -> bool:
     """Whether `value` is a finite int or float, and no bool."""
@@ -12,3 +14,9 @@ def is_number(value: object) -> bool:
 def is_whole(value: object, least: int = 0) -> bool:
     """Whether `value` is an int of at least `least`, and no bool."""
     return type(value) is int and value >= least
+
+
+def check_share(name: str, value: object) -> None:
+    """Raise UserError unless an option is a share of something, above 0 and at most all of it."""
+    if not is_number(value) or not 0 < value <= 1:
+        raise UserError(f"{name} is a share, above 0 and up to 1; got {value}")

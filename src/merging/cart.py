@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from src.errors import UserError
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import concatenated, leading_triplets_of_each
 from src.merging.engine.matrices import per_matrix
@@ -13,7 +12,7 @@ from src.merging.matrixwise import REST, Matrixwise
 from src.merging.method import MergeFamily
 from src.state_dict import Lazy, Memoized
 from src.task_vectors import TaskVector
-from src.validation import is_number
+from src.validation import check_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +26,7 @@ class Cart(Matrixwise):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (is_number(self.rank_fraction) and 0 < self.rank_fraction <= 1):
-            raise UserError(f"method.rank_fraction is in (0, 1]; got {self.rank_fraction}")
+        check_share("method.rank_fraction", self.rank_fraction)
 
     def __call__(self, inputs: MergeInputs) -> MergeFamily:
         others = inputs.slicewise(REST[self.rest])
@@ -51,4 +49,4 @@ class Cart(Matrixwise):
 
     def _terms(self, key: str, stack: Tensor) -> tuple[Tensor, Tensor]:
         """Return what does not depend on the coefficient, and what it multiplies."""
-        return stack.mean(0), per_matrix(self.attention, key, stack, self.merge).contiguous()
+        return stack.mean(0), per_matrix(self.splits_attention, key, stack, self.merge).contiguous()

@@ -21,7 +21,7 @@ from src.merging.engine.linear_algebra import EPSILON, safe_scale
 from src.merging.engine.trimming import check_percentage, kept_share, largest_entries
 from src.merging.lines import OwnScale
 from src.merging.matrixwise import Matrixwise
-from src.validation import is_number
+from src.validation import check_share, is_number
 
 START: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda stack: stack.sum(0),
@@ -183,8 +183,7 @@ class SWudi(IWudi):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (is_number(self.rank_fraction) and 0 < self.rank_fraction <= 1):
-            raise UserError(f"method.rank_fraction is in (0, 1]; got {self.rank_fraction}")
+        check_share("method.rank_fraction", self.rank_fraction)
 
     def filter(self, values: Tensor, size: int) -> Tensor:
         return leading(super().filter(values, size), max(1, int(self.rank_fraction * size + 0.999)))

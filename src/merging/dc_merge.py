@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from src.errors import UserError
 from src.merging.engine.linear_algebra import concatenated, leading_triplets_of_each, orthogonalised
 from src.merging.engine.trimming import largest_entries
 from src.merging.matrixwise import Matrixwise, lost_change
-from src.validation import is_number
+from src.validation import check_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +24,7 @@ class DCMerge(Matrixwise):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (is_number(self.keep) and 0 < self.keep <= 1):
-            raise UserError(f"method.keep is in (0, 1]; got {self.keep}")
+        check_share("method.keep", self.keep)
 
     def merge(self, stack: Tensor) -> Tensor:
         tasks, side = len(stack), min(stack.shape[1:])

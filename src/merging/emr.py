@@ -23,7 +23,8 @@ class Elected:
 
     vector: the elected entries.
     masks: (tasks, ceil(n / 8)) packed.
-    means: (2, tasks) mean magnitudes of each task's own entries, and of the elected ones that its mask selects; float64.
+    means: (2, tasks) mean magnitudes of each task's own entries, and of the elected ones that its mask selects; float64, on the
+        CPU.
     """
 
     vector: Tensor
@@ -47,7 +48,7 @@ class EMR(Unscaled):
 
         @cache
         def scales() -> Tensor:
-            own, selected = sum((elect(key).means for key in changed), start=torch.zeros(2, len(inputs.tasks))).cpu()
+            own, selected = sum((elect(key).means for key in changed), start=torch.zeros(2, len(inputs.tasks)))
             return torch.where(selected > 0, own / selected, 1.0)
 
         def part(row: int) -> Lazy:
@@ -79,4 +80,5 @@ def _elect(inputs: MergeInputs, key: str) -> Elected:
         return torch.stack([total, kept, selected]).double()
 
     total, kept, selected = sum(inputs.each(key, visit)) / leaf.numel()
-    return Elected(vector, masks, torch.stack([2 * kept - total, selected]))  # a magnitude is what agrees minus what does not
+    means = torch.stack([2 * kept - total, selected])  # a magnitude is what agrees minus what does not
+    return Elected(vector, masks, means.cpu())

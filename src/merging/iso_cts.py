@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.errors import UserError
 from src.merging.engine.linear_algebra import (
     Triplets,
     concatenated,
@@ -14,7 +13,7 @@ from src.merging.engine.linear_algebra import (
     orthogonalised,
 )
 from src.merging.matrixwise import Spectral
-from src.validation import is_number
+from src.validation import check_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +29,7 @@ class IsoCTS(Spectral):
 
     def __post_init__(self):
         super().__post_init__()
-        if not is_number(self.common_space_fraction) or not 0 < self.common_space_fraction <= 1:
-            raise UserError(f"method.common_space_fraction is in (0, 1]; got {self.common_space_fraction}")
+        check_share("method.common_space_fraction", self.common_space_fraction)
 
     def triplets(self, stack: Tensor) -> Triplets:
         total = stack.sum(0)

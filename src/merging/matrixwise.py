@@ -72,7 +72,7 @@ class Matrixwise(Searched):
     def notes(self, inputs: MergeInputs) -> list[str]:
         names: dict[str, list[str]] = {}
         for key in matrix_names(inputs, self.matrices):
-            parts, _ = unpacked(self.attention, key, inputs.outline[key])
+            parts, _ = unpacked(self.splits_attention, key, inputs.outline[key])
             doubt = self.doubt(torch.Size((len(inputs.tasks), *parts[0].shape)))
             if doubt and inputs.changed(key):
                 names.setdefault(doubt, []).append(key)
@@ -82,7 +82,7 @@ class Matrixwise(Searched):
         """Return the merged vector, coefficient 1; zero where no task changed a parameter."""
         return inputs.matrixwise(
             self.names(inputs),
-            lambda key, stack: per_matrix(self.attention, key, stack, self.merge),
+            lambda key, stack: per_matrix(self.splits_attention, key, stack, self.merge),
             REST[self.rest],
         )
 

@@ -45,7 +45,7 @@ class SubspaceBoosting(Wrapper):
         def boosted(vector: TaskVector) -> TaskVector:
             matrices = Prefetched(
                 (key for key in vector if key in names and inputs.changed(key)),
-                lambda key: per_matrix(self.attention, key, vector[key], self._boosted).contiguous(),
+                lambda key: per_matrix(self.attention == SPLIT, key, vector[key], self._boosted).contiguous(),
                 inputs.device,
             )
 

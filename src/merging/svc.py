@@ -16,7 +16,7 @@ from torch import Tensor
 from src.errors import UserError, raise_any
 from src.merging.engine.inputs import MergeInputs
 from src.merging.engine.linear_algebra import Triplets, leading_triplets
-from src.merging.engine.matrices import SPLIT, check_attention, matching, packed, unpacked
+from src.merging.engine.matrices import matching, packed, unpacked
 from src.merging.matrixwise import Spectral
 from src.merging.method import MergeFamily, Wrapper
 from src.state_dict import Lazy, Memoized
@@ -55,11 +55,9 @@ class SVC(Wrapper):
     """SVC over any method that makes one vector; the coefficient is that of the vector that is calibrated.
 
     alpha: the least share that counts; None for that of the method's paper (`Method.least_share`).
-    attention: `packed` or `split`, as in `Matrixwise`.
     """
 
     alpha: float | None
-    attention: str
 
     def __post_init__(self):
         if self.base.per_task or not self.base.combines:
@@ -68,7 +66,6 @@ class SVC(Wrapper):
             )
         if self.alpha is not None and not (is_number(self.alpha) and self.alpha > 0):
             raise UserError(f"method.svc_alpha is a number above 0, or null for the paper's own; got {self.alpha}")
-        check_attention(self.attention)
         if self.base.is_isotropic and not isinstance(self.base, Spectral):
             raise UserError(
                 "SVC calibrates directions, and those of equal singular values are known right after the method that makes them "
@@ -103,10 +100,6 @@ class SVC(Wrapper):
         return MergeFamily(vectors, masks=family.masks)  # what LiNeS scaled is scaled anew
 
     @property
-    def splits_attention(self) -> bool:
-        return self.attention == SPLIT or self.base.splits_attention
-
-    @property
     def decomposes(self) -> bool:
         return True
 
@@ -114,9 +107,9 @@ class SVC(Wrapper):
         """Return by key the calibrations of the matrices in each changed parameter, and the dimension along which they lie."""
 
         def work(key: str, stack: Tensor) -> tuple[list[Calibration], int]:
-            stacks, dim = unpacked(self.attention, key, stack)
+            stacks, dim = unpacked(self.splits_attention, key, stack)
             own = self._own_triplets(inputs, key, stacks)
-            triplets = own or [_decomposed(matrix) for matrix in unpacked(self.attention, key, merged[key])[0]]
+            triplets = own or [_decomposed(matrix) for matrix in unpacked(self.splits_attention, key, merged[key])[0]]
             return [Calibration.of(*pair) for pair in zip(triplets, stacks)], dim
 
         names = matching(inputs, MATRICES)
@@ -130,8 +123,7 @@ class SVC(Wrapper):
 
         Where singular values are equal, as Iso-C's are, the merged matrix does not determine them.
         """
-        is_own = isinstance(self.base, Spectral) and self.base.attention == self.attention
-        if not is_own or key not in matching(inputs, self.base.matrices):
+        if not isinstance(self.base, Spectral) or key not in matching(inputs, self.base.matrices):
             return []
         triplets = [self.base.triplets(stack) for stack in stacks]
         return triplets if all(each.are_orthonormal for each in triplets) else []

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from src.checkpoints.factors import Factors
-
-FLOOR = torch.finfo(torch.float32).eps  # weights are known to so much: shorter directions, of the longest, are rounding
+from src.merging.engine.linear_algebra import EPSILON
 
 
 class Basis(NamedTuple):
@@ -109,4 +108,4 @@ def _wide(factor: Tensor, device: torch.device) -> Tensor:
 
 def _is_above_floor(values: Tensor) -> Tensor:
     """Return whether each singular value, largest first, counts as more than zero."""
-    return values > FLOOR * values[:1]
+    return values > EPSILON * values[:1]  # weights are known to so much

@@ -83,18 +83,18 @@ def packed_names(keys: Iterable[str]) -> list[str]:
     return [key for key in keys if _ROWS.search(key) or _COLUMNS.search(key)]
 
 
-def per_matrix(attention: str, key: str, stack: Tensor, merge: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return `merge(stack)`, (..., m, n) -> (m, n), of a parameter, or of each of the matrices that are packed in it."""
-    parts, dim = unpacked(attention, key, stack)
+def per_matrix(is_split: bool, key: str, stack: Tensor, merge: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return `merge(stack)`, (..., m, n) -> (m, n), of a parameter, or, split, of each of the matrices that are packed in it."""
+    parts, dim = unpacked(is_split, key, stack)
     return packed([merge(part) for part in parts], dim)
 
 
-def unpacked(attention: str, key: str, stack: Tensor) -> tuple[list[Tensor], int]:
-    """Return the matrices, (..., m, n), in a parameter, and the dimension, from the end, along which they lie in it."""
+def unpacked(is_split: bool, key: str, stack: Tensor) -> tuple[list[Tensor], int]:
+    """Return a parameter's matrices, (..., m, n), one unless it is to be split, and the dimension along which they lie in it."""
     rows, columns = stack.shape[-2:]
-    if attention == SPLIT and _ROWS.search(key) and rows % _PARTS == 0:
+    if is_split and _ROWS.search(key) and rows % _PARTS == 0:
         return list(stack.chunk(_PARTS, -2)), -2
-    if attention == SPLIT and _COLUMNS.search(key) and columns % _PARTS == 0:
+    if is_split and _COLUMNS.search(key) and columns % _PARTS == 0:
         return list(stack.chunk(_PARTS, -1)), -1
     return [stack], -2
 
