@@ -22,6 +22,7 @@ from tests.merging.test_methods import METHODS, NEEDED
 GOLDEN = Path(__file__).parent.parent / "files" / "golden_adapters"
 FOLDERS = sorted(GOLDEN.glob("task_*"))
 CASES = {
+    "core_ties_k20": "method=ties method.scope=tensor method.space=core",
     "core_sum": "method=sum method.space=core",
     "core_iso_c": "method=iso_c",
     "core_tsvm": "method=TSVM",
@@ -59,16 +60,12 @@ def test_a_method_gives_what_the_papers_code_gives(name):
     assert distance(merged(inputs, *CASES[name].split()), load_file(GOLDEN / f"{name}.safetensors")) <= 1e-6
 
 
-@pytest.mark.parametrize("layer", [key.removesuffix(".weight") for key in load_file(GOLDEN / "pretrained.safetensors")])
-def test_ties_of_one_layer_gives_what_the_papers_code_gives(layer, tmp_path):
-    pretrained = {f"{layer}.weight": load_file(GOLDEN / "pretrained.safetensors")[f"{layer}.weight"]}
-    for rank, folder in zip((2, 3, 4), FOLDERS):
-        weights = load_file(folder / "adapter_model.safetensors")
-        own = {name: weights[f"base_model.model.{name}"] for name in (f"{layer}.lora_A.weight", f"{layer}.lora_B.weight")}
-        save_adapter(tmp_path / folder.name, own, r=rank, lora_alpha={2: 4, 3: 3, 4: 2}[rank])
-    inputs = adapter_inputs(pretrained, [tmp_path / folder.name for folder in FOLDERS])
-    expected = {key: leaf for key, leaf in load_file(GOLDEN / "core_ties_k20.safetensors").items() if key in pretrained}
-    assert distance(merged(inputs, "method=ties", "method.space=core"), expected) <= 1e-6
+@pytest.mark.parametrize("space", ["core", "full"])
+@pytest.mark.parametrize("method", ["actmat", "aswudi"])
+def test_covariance_methods_give_in_core_space_what_they_give_of_whole_matrices(method, space):
+    inputs = adapter_inputs(open_checkpoint(GOLDEN / "pretrained.safetensors"), FOLDERS)
+    vector = merged(inputs, f"method={method}", f"method.space={space}")
+    assert distance(vector, load_file(GOLDEN / f"full_{method}.safetensors")) <= 1e-5
 
 
 @pytest.mark.parametrize("space", ["core", "knots"])
