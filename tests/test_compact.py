@@ -177,6 +177,17 @@ def test_a_bundle_that_lacks_a_file_is_refused_by_name(missing, tmp_path):
         open_checkpoint(tmp_path / "bundle" / "task0")
 
 
+@pytest.mark.parametrize("cut", [PRETRAINED, SHARED, TASKS])
+def test_a_bundle_with_a_truncated_file_is_refused_by_that_file(cut, tmp_path):
+    inputs = merge_inputs(tiny_models())
+    family, choice = build("emr", inputs)
+    save_bundle(family.compact(choice), inputs.pretrained, tmp_path / "bundle", {"finetuned": dict.fromkeys(inputs.tasks, "")})
+    file = tmp_path / "bundle" / cut
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(UserError, match=rf"{cut} cannot be read .*truncated"):
+        open_checkpoint(tmp_path / "bundle" / "task0")
+
+
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
     with pytest.raises(UserError, match="neither a mask file nor a bundle"):
         open_bundle(tmp_path)

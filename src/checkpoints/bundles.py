@@ -70,6 +70,8 @@ def open_bundle(folder: str | os.PathLike) -> tuple[Compact, dict]:
 def facts_of_file(file: Path) -> dict:
     """Return the facts in the header of a mask file or of a bundle's tasks. Raise UserError if it is no such file."""
     text = metadata_of(file).get("facts")
+    if text is None and file.suffix == ".safetensors" and file.is_file():
+        open_files(file)  # which says so where a file is damaged
     facts = {} if text is None else parse_json(text, f"the header of {file}")
     if not isinstance(facts, dict) or not isinstance(facts.get("finetuned"), dict):
         raise UserError(f"{file} is neither a mask file nor a bundle of this program (its header names no tasks); check the path")
@@ -112,7 +114,9 @@ def _unfit_shared(compact: Compact) -> list[str]:
 
 def is_bundled_task(path: Path) -> bool:
     """Whether a path that does not exist is `BUNDLE/TASK`, of a folder that is a bundle."""
-    return not path.exists() and path.name not in BUNDLE_FILES and "facts" in metadata_of(path.parent / TASKS)
+    folder = path.parent
+    is_bundle = "facts" in metadata_of(folder / TASKS) or all((folder / name).is_file() for name in (PRETRAINED, TASKS))
+    return not path.exists() and path.name not in BUNDLE_FILES and is_bundle
 
 
 def open_bundled_task(path: Path) -> Checkpoint:
