@@ -35,7 +35,9 @@ def number(value: object, digits: int = 4) -> float | None:
 
 
 def text(value: object) -> str:
-    """Return a value as a text of bounded length; `` for None."""
+    """Return a value as a text of bounded length, as options are typed; `` for None."""
+    if isinstance(value, list):
+        value = f"[{','.join(map(text, value[:LONGEST]))}]"
     shown = "" if value is None else value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} …"
 

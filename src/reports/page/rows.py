@@ -30,6 +30,7 @@ HIDDEN = {
     "grid",
     "betas",
     "off_diagonals",
+    "examples",  # shown as statistics.examples
     "apply_lines",
     "apply_svc",
     "step_order",

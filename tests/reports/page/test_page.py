@@ -54,8 +54,11 @@ def test_options_tell_records_of_one_method_apart():
     record["question"]["method"]["base"] = {"_target_": "src.merging.average.Average"}
     record["question"] |= {"statistics": {"labels": "true", "examples": 1000}, "specify_lambda": 0.4, "precision": "bf16"}
     record["question"]["finetuning_mode"]["name"] = "linear"
-    record["question"]["method"]["task_index"] = 0
-    options = "task_index=0, base=average, finetuning_mode=linear, statistics.labels=true, precision=bf16, specify_lambda=0.4"
+    record["question"]["method"] |= {"task_index": 0, "examples": 32, "tsv_layers": ["out_proj", "o"]}
+    options = (
+        "task_index=0, tsv_layers=[out_proj,o], base=average, finetuning_mode=linear, statistics.labels=true, precision=bf16, "
+        "specify_lambda=0.4"
+    )
     assert row_of(record)["options"] == options
 
 
