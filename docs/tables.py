@@ -7,6 +7,7 @@ A table stands between `<!-- table: NAME ... -->` and `<!-- end -->`, where NAME
 `printed`, with the name of a record, or one of `methods`, `experiments` and `models`.
 """
 
+import argparse
 import inspect
 import json
 import re
@@ -131,14 +132,16 @@ def _written(value: object) -> str:
 
 
 def main() -> None:
-    stale = []
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail if a table is stale")
+    is_check, stale = parser.parse_args().check, []
     for path in pages():
         text = path.read_text()
         if (new := with_tables(text)) != text:
             stale.append(str(path.relative_to(ROOT)))
-            if "--check" not in sys.argv:
+            if not is_check:
                 path.write_text(new)
-    if stale and "--check" in sys.argv:
+    if stale and is_check:
         sys.exit(f"tables are stale in {', '.join(stale)}; run python docs/tables.py")
 
 
