@@ -44,4 +44,4 @@ class RandomDrop(Edit):
             return
         limit = bound(self.density).item()
         for row, bits in zip(stack, random_bits(self.seed, spans, tasks, stack.shape[1], stack.device)):
-            keep(row, bits <= limit, self.density)
+            keep(row, bits, limit, self.density)

@@ -65,8 +65,8 @@ class RankedDrop(Edit):
                 length = self.row_length(span.shape)
                 values = row[span.columns]
                 ranks = ranks_in_rows(values.view(-1, length).abs()).view(-1)
-                kept = bits[span.columns] <= limits[length].index_select(0, ranks)
-                keep(values, kept, shares[length].index_select(0, ranks))
+                limit, probability = (table[length].index_select(0, ranks) for table in (limits, shares))
+                keep(values, bits[span.columns], limit, probability)
 
     def probabilities(self, length: int) -> Tensor:
         """Return the probability of an entry to be kept by its rank in a row, (length,), float64."""

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from src.errors import raise_any
 from src.merging.engine.inputs import MergeInputs
-from src.merging.engine.order_statistics import INTEGERS, from_ordered, ordered, selected
+from src.merging.engine.order_statistics import INTEGERS, from_ordered, ordered
+from src.merging.engine.selection import selected
 from src.merging.method import MergeFamily, Searched
 from src.validation import is_number
 
@@ -140,7 +141,7 @@ def _limits(inputs: MergeInputs, integers: Callable[[Tensor], Tensor], ranks: li
     dtype = max((leaf.dtype for leaf in inputs.outline.values()), key=lambda dtype: dtype.itemsize)
 
     def scan(visit: Callable[[Tensor], T], step: int = 1) -> Iterable[T]:
-        return inputs.scan_together(lambda stack: visit(integers(stack[:, ::step].to(dtype))))
+        return inputs.scan_together(lambda stack: visit(integers(stack.to(dtype))), step)
 
     found = selected(scan, len(inputs.tasks), ranks, inputs.size, inputs.unchanged_size, INTEGERS[dtype])
     return Limits(*from_ordered(found, dtype).T[..., None])

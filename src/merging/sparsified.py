@@ -8,6 +8,7 @@ from torch import Tensor
 from src.errors import UserError
 from src.merging.engine.edits import Edit
 from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.order_statistics import INTEGERS
 from src.merging.method import MergeFamily, Wrapper, require_shared
 from src.validation import is_number, is_whole
 
@@ -37,9 +38,12 @@ class Sparsified(Wrapper):
         return self.base.summed_inputs(inputs.edited(self.edit))
 
 
-def keep(values: Tensor, kept: Tensor, probability: float | Tensor) -> None:
-    """Make the entries that are not `kept` zero, in place, and divide the others by their probability to be kept."""
-    values.mul_(kept).div_(probability)
+def keep(values: Tensor, bits: Tensor, limit: int | Tensor, probability: float | Tensor) -> None:
+    """Make entries whose random bits, int32, are above a limit zero, in place, and divide the others by their probability to be
+    kept; the bits are edited, too."""
+    ones = bits.le_(limit).neg_()  # all bits set, or none: as a mask of integers it takes a third of the time of booleans
+    values.view(INTEGERS[values.dtype]).bitwise_and_(ones)
+    values.div_(probability)
 
 
 def is_share(value: object) -> bool:

@@ -1,12 +1,17 @@
 """Small parameters that are worked on as one slice, and read as one tensor where they lie side by side."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from src.checkpoints.reading import open_files
+from src.merging.engine.edits import Edit, aligned_size
 from src.merging.engine.groups import extended, groups_of
-from src.merging.engine.inputs import MergeInputs
+from src.merging.engine.inputs import SLICE_BYTES, MergeInputs
+from src.merging.engine.selection import RUN
 from tests.conftest import merge_inputs
 
 SHAPES = {"a.w": (4, 3), "b.w": (70,), "c.w": (1,), "d.w": (9, 5)}
@@ -86,3 +91,43 @@ def test_a_group_is_read_once_for_all_its_parameters(models, monkeypatch):
     for key in vector:
         vector[key]
     assert len(reads) == len(inputs._groups) < len(vector)
+
+
+@dataclass(frozen=True)
+class Placed(Edit):
+    """Each entry becomes its place in its parameter; rows are edited whole."""
+
+    row: int
+
+    def row_length(self, shape: torch.Size) -> int:
+        return self.row
+
+    def __call__(self, stack, spans, tasks):
+        for span in spans:
+            assert (span.columns.stop - span.columns.start) % self.row == 0 or len(spans) == 1
+            stack[:, span.columns] = torch.arange(span.start, span.start + span.columns.stop - span.columns.start).float()
+
+
+@pytest.mark.parametrize("row", [1, 768])
+@pytest.mark.parametrize("size", [200_001, 70_000, 50_000])
+def test_a_sample_is_one_in_so_many_of_all_runs(size, row):
+    step = 5
+    pretrained = {"blocks.0.w": torch.zeros(size)}
+    finetuned = {task: {"blocks.0.w": torch.arange(size).float() + number} for number, task in enumerate("ab")}
+    inputs = merge_inputs((pretrained, finetuned))
+    taken = torch.cat(list(inputs.scan_together(Tensor.clone, step)), 1)
+    assert torch.equal(taken[1], taken[0] + 1)  # the same entries of each task
+    length = RUN if size * 4 > SLICE_BYTES["cpu"] else 1
+    places = torch.arange(size)
+    assert (
+        taken[0].tolist() == places[: size // length * length][places[: size // length * length] // length % step == 0].tolist()
+    )
+    edited = inputs.edited(Placed(row))
+    assert torch.cat(list(edited.scan_together(Tensor.clone, 1)), 1)[0].tolist() == places.tolist()
+    sample = torch.cat(list(edited.scan_together(Tensor.clone, step)), 1)[0]
+    if length == 1:
+        assert torch.equal(sample, taken[0])
+    else:
+        length = aligned_size(RUN, [row])
+        assert (sample.view(-1, length).diff(dim=1) == 1).all() and (sample[::length] % (step * length) == 0).all()
+        assert abs(len(sample) - size / step) <= step * length

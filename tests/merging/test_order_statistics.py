@@ -1,11 +1,13 @@
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from src.merging.engine import order_statistics as module
-from src.merging.engine.order_statistics import INTEGERS, Scan, counted, from_ordered, ordered, selected
+from src.merging.engine import selection as module
+from src.merging.engine.order_statistics import INTEGERS, Scan, counted, from_ordered, ordered
+from src.merging.engine.selection import brackets_of, selected
 
 
 def scan_of(numbers: Tensor) -> Scan:
@@ -68,6 +70,19 @@ def test_a_sample_of_smooth_numbers_is_enough(monkeypatch):
     assert found.tolist() == numbers.sort(1).values[:, [199, 9499, 9999]].tolist()
 
 
+def test_a_sample_whose_runs_are_alike_is_trusted_less():
+    """Runs as different as layers are: each run's numbers are near one another, and so tell little of all."""
+    numbers = torch.randn(400, 1).add(0.1 * torch.randn(400, module.RUN)).mul(1e6).int()
+    step = 3
+    taken = numbers[::step].reshape(-1)
+    rank = int(0.8 * numbers.numel())
+    (bracket,) = brackets_of(taken, [rank], numbers.numel(), 0)
+    exact = numbers.flatten().sort().values[rank - 1]
+    assert bracket.low < exact < bracket.high
+    (of_mixed,) = brackets_of(taken[torch.randperm(len(taken))], [rank], numbers.numel(), 0)
+    assert bracket.high - bracket.low > 5 * (of_mixed.high - of_mixed.low)
+
+
 def test_where_the_sample_misleads_the_number_is_counted():
     numbers = torch.randn(1, 10_000)
     numbers[:, :: module.LEAST_STEP] += 100  # which a slice's sample starts with, and goes on with where slices allow
@@ -77,3 +92,12 @@ def test_where_the_sample_misleads_the_number_is_counted():
 
 def test_of_no_numbers_but_zeros_all_are_zero():
     assert selected(lambda visit, step=1: iter(()), 2, [1, 5], 5, 5, torch.int32).tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_bracket_that_holds_more_than_its_sample_showed_is_counted(monkeypatch):
+    monkeypatch.setattr(
+        module, "brackets_of", lambda *args: [replace(bracket, kept=bracket.kept[:3]) for bracket in brackets_of(*args)]
+    )
+    numbers = torch.randn(1, 10_000)
+    found = from_ordered(selected(scan_of(numbers), 1, [5000], 10_000, 0, torch.int32), torch.float32)
+    assert found.item() == numbers.sort(1).values[0, 4999]

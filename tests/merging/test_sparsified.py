@@ -138,9 +138,12 @@ def test_a_density_of_zero_keeps_nothing():
     assert not edited(RandomDrop(0.0, 0), torch.ones(64)).any()
 
 
-def test_dropped_entries_are_zero_and_kept_ones_are_divided_by_their_probability():
-    values = torch.tensor([1.0, -2.0, 3.0, -4.0])
-    keep(values, torch.tensor([True, False, True, True]), torch.tensor([0.5, 0.5, 1.0, 0.25]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("limit", [5, torch.tensor([5, 5, 5, 2**31 - 1], dtype=torch.int32)])
+def test_dropped_entries_are_zero_and_kept_ones_are_divided_by_their_probability(limit, dtype):
+    values = torch.tensor([1.0, -2.0, 3.0, -4.0], dtype=dtype)
+    bits = torch.tensor([5, 6, -(2**31), 2**31 - 1 if isinstance(limit, Tensor) else 0], dtype=torch.int32)
+    keep(values, bits, limit, torch.tensor([0.5, 0.5, 1.0, 0.25]))
     assert values.tolist() == [2.0, 0.0, 3.0, -16.0]
 
 
@@ -213,13 +216,13 @@ def test_given_what_is_kept_the_sum_is_that_of_the_papers_code(name):
         start = 0
         for key in sorted(pretrained):
             values = model[key] - pretrained[key]
-            kept, start = mask[start : start + values.numel()].view(values.shape), start + values.numel()
+            dropped, start = (~mask[start : start + values.numel()]).int().view(values.shape), start + values.numel()
             if name.startswith("dare"):
-                keep(values, kept, 0.1)
+                keep(values, dropped, 0, 0.1)
             elif values.ndim:
                 length = edit.row_length(values.shape)
                 ranks = ranks_in_rows(values.view(-1, length).abs()).view(values.shape)
-                keep(values, kept, edit.probabilities(length).float()[ranks])
+                keep(values, dropped, 0, edit.probabilities(length).float()[ranks])
             total[key] += values
     error = sum((total[key].flatten()[::8] - leaf).square().sum() for key, leaf in expected.items())
     assert error <= 1e-12 * sum(leaf.square().sum() for leaf in expected.values())

@@ -23,6 +23,7 @@ from src.errors import UserError, raise_any
 from src.merging.engine.conjugate_gradient import Convergence
 from src.merging.engine.edits import Edit, Span, aligned_size
 from src.merging.engine.groups import Group, extended, groups_of
+from src.merging.engine.selection import RUN
 from src.merging.engine.threads import Prefetched, parallel_map
 from src.merging.engine.unlabelled import PredictionEntropy, Unlabelled
 from src.state_dict import (
@@ -209,20 +210,44 @@ class MergeInputs:
             if self.changed(key):
                 yield from self.each(key, lambda _, stack: visit(stack))
 
-    def scan_together(self, visit: Callable[[Tensor], T]) -> Iterator[T]:
+    def scan_together(self, visit: Callable[[Tensor], T], step: int = 1) -> Iterator[T]:
         """As `scan`, but small parameters share a stack: for what does not depend on how entries are grouped, as counts.
 
         Thousands of small parameters (of experts, say) cost hardly more than their bytes then.
+
+        step: visit about one entry in so many: of parameters larger than a slice in runs, of which the others are not read.
         """
 
         def at(group: Group) -> list[T]:
             if len(group.starts) == 1:
-                return list(self.each(*group.starts, lambda _, stack: visit(stack)))
+                (key,) = group.starts
+                if step > 1 and group.size > self._slice_size(group.dtype):
+                    return list(self._runs(key, visit, step))
+                return list(self.each(key, lambda _, stack: visit(stack[:, ::step])))
             with self._read(group, group.size) as stack:
-                return [visit(stack)]
+                return [visit(stack[:, ::step])]
 
         for results in parallel_map(at, self._groups, self.device):
             yield from results
+
+    def _runs(self, key: str, visit: Callable[[Tensor], T], step: int) -> Iterator[T]:
+        """Yield `visit(stack)`, the stack (tasks, n), of one in `step` runs of RUN entries, or of whole rows, of a parameter."""
+        pretrained, models = self.weights(key)
+        shape, dtype = self.outline[key].shape, self.outline[key].dtype
+        length = aligned_size(RUN, [edit.row_length(shape) for edit in self.edits])
+        period, count = length * step, max(self._slice_size(dtype) // length, 1)
+        starts = range(0, len(pretrained) - length + 1, period)
+        for first in range(0, len(starts), count):
+            at = starts[first : first + count]
+            end = at[-1] + length
+            base, *others = (flat[at[0] : end].unfold(0, length, period) for flat in (pretrained, *models))
+            with self._buffer(dtype, len(models) * count * length) as buffer:
+                stack = buffer[: len(models) * len(at) * length].view(len(models), len(at), length)
+                self._subtract(base, others, stack)
+                stack = stack.flatten(1)
+                spans = [Span(key, shape, start, slice(row * length, (row + 1) * length)) for row, start in enumerate(at)]
+                self._finish(stack, spans)
+                yield visit(stack)
 
     def slicewise(self, merge: Callable[[Tensor], Tensor]) -> TaskVector:
         """Return the vector whose every slice is `merge(stack)`, (tasks, n) -> (n); zero where no task changed a parameter.
@@ -399,7 +424,7 @@ class MergeInputs:
         return max(SLICE_BYTES[self.device.type] // dtype.itemsize // 8 * 8, 8)
 
     def _subtract(self, pretrained: Tensor, models: Sequence[Tensor], stack: Tensor) -> None:
-        """Write the differences of the models to `pretrained`, (n,) each, into the rows of `stack`, (tasks, n)."""
+        """Write the differences of the models to `pretrained`, (n,) or (runs, n) each, into `stack`, (tasks, ..)."""
         base = pretrained.to(device=self.device, dtype=stack.dtype)
         for row, model in zip(stack, models):
             if model.dtype == stack.dtype and self.device.type == "cpu":

@@ -1,7 +1,6 @@
 """Keep the largest entries of each task vector: thresholds over the whole vector, over each parameter, or of one matrix."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -10,7 +9,8 @@ from torch import Tensor
 from src.errors import UserError
 from src.merging.engine.edits import Trim, TrimEach
 from src.merging.engine.inputs import MergeInputs
-from src.merging.engine.order_statistics import INTEGERS, counted
+from src.merging.engine.order_statistics import INTEGERS, Scan, counted
+from src.merging.engine.selection import selected
 
 VECTOR, TENSOR = "vector", "tensor"
 T = TypeVar("T")
@@ -47,7 +47,11 @@ def magnitude_thresholds(inputs: MergeInputs, k: float) -> Tensor:
     """Return (tasks,) the `d - int(d * k%)`-th smallest magnitude of each task's d entries; 0 where that is none."""
     dtypes = {leaf.dtype for leaf in inputs.outline.values()}
     widest = max(dtypes, key=lambda dtype: dtype.itemsize)
-    return _thresholds(inputs, inputs.scan_together, inputs.size, k, widest, inputs.unchanged_size)
+    rank, tasks, zeros = _rank(inputs.size, k), len(inputs.tasks), inputs.unchanged_size
+    if rank == 0:
+        return torch.zeros(tasks, dtype=widest)
+    scan = _magnitudes(inputs.scan_together, widest)
+    return selected(scan, tasks, [rank], inputs.size, zeros, INTEGERS[widest])[:, 0].view(widest)
 
 
 def thresholds_by_parameter(inputs: MergeInputs, k: float, scope: str) -> dict[str, Tensor]:
@@ -55,8 +59,7 @@ def thresholds_by_parameter(inputs: MergeInputs, k: float, scope: str) -> dict[s
     changed = {key: leaf for key, leaf in inputs.outline.items() if inputs.changed(key)}
     if scope == VECTOR:
         return dict.fromkeys(changed, magnitude_thresholds(inputs, k))
-    return {key: _thresholds(inputs, partial(_scan_parameter, inputs, key), leaf.numel(), k, leaf.dtype)
-            for key, leaf in changed.items()}  # fmt: skip
+    return {key: _threshold_of_parameter(inputs, key, k) for key in changed}
 
 
 def largest_entries(stack: Tensor, count: int) -> Tensor:
@@ -81,20 +84,24 @@ def _trim_each(inputs: MergeInputs, k: float) -> TrimEach:
 EDITS = {VECTOR: lambda inputs, k: Trim(magnitude_thresholds(inputs, k)), TENSOR: _trim_each}
 
 
-def _scan_parameter(inputs: MergeInputs, key: str, visit: Callable[[Tensor], T]) -> Iterable[T]:
-    return inputs.each(key, lambda _, stack: visit(stack))
-
-
-def _thresholds(inputs: MergeInputs, scan: Callable, size: int, k: float, dtype: torch.dtype, zeros: int = 0) -> Tensor:
-    """Return (tasks,) the `size - int(size * k%)`-th smallest of magnitudes, in `dtype`; 0 where that is none.
-
-    scan: yields visits of the stacks that hold them, but for some zeros.
-    """
-    rank, tasks = size - int(size * kept_share(k)), len(inputs.tasks)
+def _threshold_of_parameter(inputs: MergeInputs, key: str, k: float) -> Tensor:
+    """Return what `magnitude_thresholds` does, of the entries of one parameter."""
+    leaf, tasks = inputs.outline[key], len(inputs.tasks)
+    rank = _rank(leaf.numel(), k)
     if rank == 0:
-        return torch.zeros(tasks, dtype=dtype)
+        return torch.zeros(tasks, dtype=leaf.dtype)
+    scan = _magnitudes(lambda visit: inputs.each(key, lambda _, stack: visit(stack)), leaf.dtype)
+    return counted(scan, tasks, [rank], 0, INTEGERS[leaf.dtype])[:, 0].view(leaf.dtype)
 
-    def magnitudes(visit: Callable[[Tensor], T], step: int = 1) -> Iterable[T]:
-        return scan(lambda stack: visit(stack.to(dtype).abs_().view(INTEGERS[dtype])))
 
-    return counted(magnitudes, tasks, [rank], zeros, INTEGERS[dtype])[:, 0].view(dtype)
+def _rank(size: int, k: float) -> int:
+    return size - int(size * kept_share(k))
+
+
+def _magnitudes(scan: Callable[..., Iterable[T]], dtype: torch.dtype) -> Scan:
+    """Return the scan of magnitudes, as integers, of stacks that a scan visits."""
+
+    def of_magnitudes(visit: Callable[[Tensor], T], *step: int) -> Iterable[T]:
+        return scan(lambda stack: visit(stack.to(dtype).abs_().view(INTEGERS[dtype])), *step)
+
+    return of_magnitudes
