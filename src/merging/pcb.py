@@ -16,7 +16,7 @@ from src.merging.method import MergeFamily, Searched
 from src.validation import is_number
 
 T = TypeVar("T")
-CHUNK = 2**13  # columns, of which a core's cache holds what is computed of all tasks
+CHUNK = 2**15  # columns at a time: more leave a core's cache, and of fewer each operation waits longer for Python's lock
 
 
 class Form(NamedTuple):
@@ -122,7 +122,7 @@ def _pairwise(_: Tensor, scaled: Tensor) -> Tensor:
         powers.mul_(squares)
     total = torch.zeros_like(scaled)
     for of_power in reversed(sums):
-        total.mul_(squares).add_(of_power)
+        torch.addcmul(of_power, total, squares, out=total)
     return total.mul_(scaled)
 
 
