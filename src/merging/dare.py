@@ -42,6 +42,5 @@ class RandomDrop(Edit):
         if not self.density:
             stack.zero_()
             return
-        limit = bound(self.density).item()
-        for row, bits in zip(stack, random_bits(self.seed, spans, tasks, stack.shape[1], stack.device)):
-            keep(row, bits, limit, self.density)
+        bits = random_bits(self.seed, spans, tasks, stack.shape[1], stack.device)
+        keep(stack, bits, bound(self.density).item(), self.density)

@@ -5,7 +5,8 @@ They are hashes, of 32-bit integers with the mixing steps of MurmurHash3's end.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from src.merging.engine.edits import Span
 FACTORS = (0x85EBCA6B, 0xC2B2AE35)
 
 
-def random_bits(seed: int, spans: Sequence[Span], tasks: Sequence[str], width: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield for each task an integer for each of the columns of a stack, (width,), int32, uniform over all of these.
+def random_bits(seed: int, spans: Sequence[Span], tasks: Sequence[str], width: int, device: torch.device) -> Tensor:
+    """Return an integer for each task and column of a stack, (tasks, width), int32, uniform over all of these.
 
     Columns outside all spans have arbitrary ones.
     """
@@ -29,11 +30,10 @@ def random_bits(seed: int, spans: Sequence[Span], tasks: Sequence[str], width: i
         _mix(part)
         part.bitwise_xor_(after)
         _mix(part)
-    for task in tasks:
-        before, after = _keys(seed, "task", task)
-        numbers = places.bitwise_xor(before).mul_(_signed(FACTORS[0]))
-        numbers.bitwise_xor_(_shifted(numbers, 15)).add_(after)
-        yield numbers.mul_(_signed(FACTORS[1]))  # whose low bits are mixed less: what is compared with a bound reads the high
+    before, after = _keys_of_tasks(seed, tuple(tasks)).to(device)[..., None]
+    numbers = places.bitwise_xor(before).mul_(_signed(FACTORS[0]))
+    numbers.bitwise_xor_(_shifted(numbers, 15)).add_(after)
+    return numbers.mul_(_signed(FACTORS[1]))  # whose low bits are mixed less: what is compared with a bound reads the high
 
 
 def bound(probability: float | Tensor) -> Tensor:
@@ -58,6 +58,12 @@ def _keys(seed: int, *names: str) -> tuple[int, int]:
     """Return two int32 numbers that a seed and names decide."""
     digest = hashlib.blake2b(repr((seed, *names)).encode(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little", signed=True), int.from_bytes(digest[4:], "little", signed=True)
+
+
+@cache
+def _keys_of_tasks(seed: int, tasks: tuple[str, ...]) -> Tensor:
+    """Return the two numbers of each task, (2, tasks), int32."""
+    return torch.tensor([_keys(seed, "task", task) for task in tasks], dtype=torch.int32).T.contiguous()
 
 
 def _signed(number: int) -> int:
