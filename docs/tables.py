@@ -76,10 +76,11 @@ def methods(_: list[str]) -> str:
         node = OmegaConf.to_container(OmegaConf.load(path))
         if "_target_" not in node:
             continue  # another name of a method
-        method, steps = build_method(compose_config([f"method={path.stem}"])), []
+        config, steps = compose_config([f"method={path.stem}"]), []
+        method = build_method(config)
         for step, title in STEPS.items():
             with suppress(UserError):
-                build_method(compose_config([f"method={path.stem}", f"method.apply_{step}=True"]))
+                build_method(OmegaConf.merge(config, {"method": {f"apply_{step}": True}}))
                 steps.append(title)
         module, _, name = node["_target_"].rpartition(".")
         about = inspect.getdoc(getattr(import_module(module), name)).split("\n\n")[0].replace("\n", " ")

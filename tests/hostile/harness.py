@@ -19,11 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from hydra.core.plugins import Plugins
+
 ROOT = Path(__file__).parent.parent.parent
 CANARY = "executed"  # a file that payloads would make in the folder they run in
 MAX_SECONDS, MAX_BYTES, MAX_SENTENCES = 20, 2**31, 6
 ADDRESS_SPACE = 2**34  # bytes above those of the program, of which only MAX_BYTES may be used
-PRELOADED = ("hydra", "command_line.files", "command_line.merging", "src.checkpoints.conversion", "torch._dynamo")
+PRELOADED = (
+    "command_line.experiments",
+    "command_line.files",
+    "command_line.merging",
+    "command_line.session",
+    "command_line.start",
+    "src.checkpoints.conversion",
+    "src.models.clip.model",
+    "torch._dynamo",
+)
 STARTS = ("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "pty.spawn", "subprocess.Popen")
 CONNECTIONS = ("socket.connect", "socket.sendto", "socket.bind")
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink", "os.chmod", "os.chown")
@@ -116,6 +127,7 @@ def serve() -> None:
     """Fork a child for each line of standard input; answer with its exit status, its seconds and its peak bytes."""
     for name in PRELOADED:
         importlib.import_module(name)
+    Plugins.instance()  # which Hydra looks for and imports once a process
     own_size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     for line in sys.stdin:
         command, folder = json.loads(line)
