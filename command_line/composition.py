@@ -160,9 +160,16 @@ class Groups:
                 if choice in (None, ""):
                     yield f"{override.input_line} chooses no {group}; choose one of {listed}"
                 elif choice not in options:
-                    meant = self._nearest(value, options)
-                    guess = f"did you mean {shell_word(f'{override.get_key_element()}={meant}')}? (all: {listed})"
-                    yield f"there is no {group} {choice}; {guess if meant else advice}"
+                    name = self._nearest(value, options)
+                    meant = self._elsewhere(choice) or (f"{override.get_key_element()}={name}" if name else None)
+                    guess = f"did you mean {shell_word(meant)}? (all: {listed})" if meant else advice
+                    yield f"there is no {group} {choice}; {guess}"
+
+    def _elsewhere(self, choice: object) -> str | None:
+        """Return the choice as another group has it, `finetuning_mode=linear`; None if none has."""
+        groups = self.get_group_options("", ObjectType.GROUP)
+        group = next((group for group in groups if choice in self.get_group_options(group)), None)
+        return group and f"{'' if group in self.places(()) else '+'}{group}={choice}"
 
     def chosen(self, override: Override) -> list[str]:
         """Return the choices of an override, as Hydra's grammar has them; the nearest right name for a misspelled one."""

@@ -80,7 +80,8 @@ class StatisticFile(Mapping[str, Tensor]):
         stored = self._entries.outline
         is_whole = _is_triangle if self._is_packed else Tensor.is_floating_point
         if odd := [name for name, leaf in stored.items() if not is_whole(leaf)]:
-            raise UserError(f"{path} holds what no statistic is, in {shorten(odd)}; collect it again")
+            made = "collect it again" if self.provenance else "give a file of statistics, as collecting writes them"
+            raise UserError(f"{path} holds what no statistic is, in {shorten(odd)}; {made}")
         self.outline = {key: _unpacked_outline(stored[name]) if self._is_packed else stored[name]
                         for key, name in self._names.items()}  # fmt: skip
         self.kind = self.provenance.kind if self.provenance else _kind(path, self.outline, shapes)

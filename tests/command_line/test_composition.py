@@ -44,6 +44,9 @@ MISSPELLED = {
     "tasks=[demo,visoin]": [f"there is no tasks visoin; did you mean 'tasks=[demo,vision]'? (all: {TASKS})"],
     "tasks=Digits": [f"there is no tasks Digits; choose one of {TASKS}, or name tasks themselves, as in 'DATASETS=["],
     "method=tyes method.agg=max": [f"there is no method tyes; did you mean method=ties? (all: {METHODS})"],
+    "method=standard": [f"there is no method standard; did you mean finetuning_mode=standard? (all: {METHODS})"],
+    "model=demo_text": ["there is no model demo_text; did you mean +experiment=demo_text? (all: "],
+    "tasks=lines_table2": [f"there is no tasks lines_table2; did you mean +experiment=lines_table2? (all: {TASKS})"],
     "method=nope method.agg=max": [f"there is no method nope; choose one of {METHODS}"],
     "method=ties methd=1 num_task=3 model=ViT-B32 pretrained=a=b": [
         "pretrained=a=b cannot be read",
