@@ -161,13 +161,14 @@ class Groups:
                     yield f"{override.input_line} chooses no {group}; choose one of {listed}"
                 elif choice not in options:
                     name = self._nearest(value, options)
-                    meant = self._elsewhere(choice) or (f"{override.get_key_element()}={name}" if name else None)
-                    guess = f"did you mean {shell_word(meant)}? (all: {listed})" if meant else advice
-                    yield f"there is no {group} {choice}; {guess}"
+                    guess = f"did you mean {shell_word(f'{override.get_key_element()}={name}')}? (all: {listed})"
+                    other = None if override.package or isinstance(value, list) else self._elsewhere(choice)
+                    elsewhere = f"did you mean {shell_word(other or '')}? ({group}= has {listed})"
+                    yield f"there is no {group} {choice}; {elsewhere if other else guess if name else advice}"
 
     def _elsewhere(self, choice: object) -> str | None:
         """Return the choice as another group has it, `finetuning_mode=linear`; None if none has."""
-        groups = self.get_group_options("", ObjectType.GROUP)
+        groups = [group for group in self.get_group_options("", ObjectType.GROUP) if group != "hydra"]
         group = next((group for group in groups if choice in self.get_group_options(group)), None)
         return group and f"{'' if group in self.places(()) else '+'}{group}={choice}"
 

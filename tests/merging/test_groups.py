@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from src.checkpoints.reading import open_files
-from src.merging.engine.edits import Edit, aligned_size
+from src.merging.engine.edits import Edit
 from src.merging.engine.groups import extended, groups_of
 from src.merging.engine.inputs import SLICE_BYTES, MergeInputs
 from src.merging.engine.selection import RUN
@@ -109,7 +109,7 @@ class Placed(Edit):
 
 
 @pytest.mark.parametrize("row", [1, 768])
-@pytest.mark.parametrize("size", [200_001, 70_000, 50_000])
+@pytest.mark.parametrize("size", [400_168, 140_007, 50_021])
 def test_a_sample_is_one_in_so_many_of_all_runs(size, row):
     step = 5
     pretrained = {"blocks.0.w": torch.zeros(size)}
@@ -117,17 +117,19 @@ def test_a_sample_is_one_in_so_many_of_all_runs(size, row):
     inputs = merge_inputs((pretrained, finetuned))
     taken = torch.cat(list(inputs.scan_together(Tensor.clone, step)), 1)
     assert torch.equal(taken[1], taken[0] + 1)  # the same entries of each task
-    length = RUN if size * 4 > SLICE_BYTES["cpu"] else 1
-    places = torch.arange(size)
-    assert (
-        taken[0].tolist() == places[: size // length * length][places[: size // length * length] // length % step == 0].tolist()
-    )
     edited = inputs.edited(Placed(row))
-    assert torch.cat(list(edited.scan_together(Tensor.clone, 1)), 1)[0].tolist() == places.tolist()
-    sample = torch.cat(list(edited.scan_together(Tensor.clone, step)), 1)[0]
-    if length == 1:
-        assert torch.equal(sample, taken[0])
-    else:
-        length = aligned_size(RUN, [row])
-        assert (sample.view(-1, length).diff(dim=1) == 1).all() and (sample[::length] % (step * length) == 0).all()
-        assert abs(len(sample) - size / step) <= step * length
+    assert torch.cat(list(edited.scan_together(Tensor.clone)), 1)[0].tolist() == list(range(size))
+    for sample, length in ((taken[0], RUN), (torch.cat(list(edited.scan_together(Tensor.clone, step)), 1)[0], max(RUN, row))):
+        if size * 4 <= SLICE_BYTES["cpu"]:
+            length = 1
+        assert (sample.view(-1, length).diff(dim=1) == 1).all()
+        runs = sample[::length] / length
+        assert (runs % step == runs[0] % step).all() and len(runs) in (size // length // step, size // length // step + 1)
+
+
+def test_samples_begin_at_other_places_in_other_parameters():
+    names = [f"blocks.{number}.w" for number in range(40)]
+    pretrained = {name: torch.zeros(140_000) for name in names}
+    finetuned = {"a": {name: torch.arange(140_000).float() for name in names}}
+    samples = merge_inputs((pretrained, finetuned)).scan_together(lambda stack: stack[0, 0].item() // RUN, 5)
+    assert set(samples) == {0, 1, 2, 3, 4}

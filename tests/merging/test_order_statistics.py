@@ -1,13 +1,14 @@
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from src.merging.engine import inputs as inputs_module
 from src.merging.engine import selection as module
 from src.merging.engine.order_statistics import INTEGERS, Scan, counted, from_ordered, ordered
 from src.merging.engine.selection import brackets_of, selected
+from tests.conftest import merge_inputs
 
 
 def scan_of(numbers: Tensor) -> Scan:
@@ -83,21 +84,61 @@ def test_a_sample_whose_runs_are_alike_is_trusted_less():
     assert bracket.high - bracket.low > 5 * (of_mixed.high - of_mixed.low)
 
 
-def test_where_the_sample_misleads_the_number_is_counted():
+def test_where_the_sample_misleads_the_number_is_counted(monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "counted", lambda *args: calls.append(1) or counted(*args))
     numbers = torch.randn(1, 10_000)
-    numbers[:, :: module.LEAST_STEP] += 100  # which a slice's sample starts with, and goes on with where slices allow
-    found = from_ordered(selected(scan_of(numbers), 1, [5000], 10_000, 0, torch.int32), torch.float32)
-    assert found.item() == numbers.sort(1).values[0, 4999]
+    numbers[:, :: module.LEAST_STEP] += 100  # which is all of the sample
+    found = selected(lambda visit, step=1: [visit(ordered(numbers[:, ::step].clone()))], 1, [5000], 10_000, 0, torch.int32)
+    assert calls and from_ordered(found, torch.float32).item() == numbers.sort(1).values[0, 4999]
+
+
+def test_a_bracket_that_holds_more_than_its_sample_showed_has_no_number():
+    row = torch.arange(100, dtype=torch.int32)
+    whole, small = (module.Bracket(20, 60, torch.empty(room, dtype=torch.int32)) for room in (39, 3))
+    for bracket in (whole, small):
+        bracket.add(row[:50])
+        bracket.add(row[50:])
+    assert [whole.number(rank, 0) for rank in (20, 21, 22, 60, 61, 62)] == [None, 20, 21, 59, 60, None]
+    assert [small.number(rank, 0) for rank in (20, 21, 22, 60, 61, 62)] == [None, 20, None, None, 60, None]
+
+
+def test_steps_are_prime():
+    assert [module._prime_from(least) for least in (37, 38, 39, 63, 147, 1)] == [37, 41, 41, 67, 149, 2]
+
+
+@pytest.mark.parametrize("kind", ["float", "bfloat16", "sparse", "layers"])
+def test_no_pass_is_repeated_for_vectors_as_there_are(kind, monkeypatch):
+    """Numbers of one parameter a layer, read by two threads in runs, of every rank that methods ask for."""
+    monkeypatch.setattr(module, "counted", None)
+    monkeypatch.setitem(inputs_module.SLICE_BYTES, "cpu", 2**16)
+    draw = torch.Generator().manual_seed(3)
+    shapes = {f"blocks.{number}.w": (260 + number, 768) for number in range(6)}
+    pretrained = {key: 0.02 * torch.randn(shape, generator=draw) for key, shape in shapes.items()} | {"still": torch.zeros(5000)}
+    finetuned = {task: {} for task in "abc"}
+    for model in finetuned.values():
+        for number, key in enumerate(shapes):
+            change = 5e-4 * torch.randn(shapes[key], generator=draw) * (2.0**number if kind == "layers" else 1)
+            if kind == "sparse":
+                change *= torch.rand(shapes[key], generator=draw) < 0.2
+            model[key] = pretrained[key] + change
+        model["still"] = pretrained["still"]
+    if kind == "bfloat16":
+        pretrained, *others = (
+            {key: leaf.bfloat16() for key, leaf in model.items()} for model in (pretrained, *finetuned.values())
+        )
+        finetuned = dict(zip(finetuned, others))
+    inputs = merge_inputs((pretrained, finetuned))
+    magnitudes = torch.stack([torch.cat([(model[key].float() - pretrained[key].float()).abs().flatten() for key in pretrained])
+                              for model in finetuned.values()]).sort(1).values  # fmt: skip
+    ranks = [1, inputs.size // 100, inputs.size // 2, inputs.size * 4 // 5, inputs.size * 9 // 10, inputs.size - 1, inputs.size]
+
+    def scan(visit: Callable, step: int = 1) -> Iterable:
+        return inputs.scan_together(lambda stack: visit(stack.abs_().view(torch.int32)), step)
+
+    found = selected(scan, 3, ranks, inputs.size, inputs.unchanged_size, torch.int32).view(torch.float32)
+    assert torch.equal(found, magnitudes[:, torch.tensor(ranks) - 1])
 
 
 def test_of_no_numbers_but_zeros_all_are_zero():
     assert selected(lambda visit, step=1: iter(()), 2, [1, 5], 5, 5, torch.int32).tolist() == [[0, 0], [0, 0]]
-
-
-def test_a_bracket_that_holds_more_than_its_sample_showed_is_counted(monkeypatch):
-    monkeypatch.setattr(
-        module, "brackets_of", lambda *args: [replace(bracket, kept=bracket.kept[:3]) for bracket in brackets_of(*args)]
-    )
-    numbers = torch.randn(1, 10_000)
-    found = from_ordered(selected(scan_of(numbers), 1, [5000], 10_000, 0, torch.int32), torch.float32)
-    assert found.item() == numbers.sort(1).values[0, 4999]

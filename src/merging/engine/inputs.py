@@ -23,7 +23,7 @@ from src.errors import UserError, raise_any
 from src.merging.engine.conjugate_gradient import Convergence
 from src.merging.engine.edits import Edit, Span, aligned_size
 from src.merging.engine.groups import Group, extended, groups_of
-from src.merging.engine.selection import RUN
+from src.merging.engine.order_statistics import RUN
 from src.merging.engine.threads import Prefetched, parallel_map
 from src.merging.engine.unlabelled import PredictionEntropy, Unlabelled
 from src.state_dict import (
@@ -39,7 +39,7 @@ from src.state_dict import (
 )
 from src.task_vectors import ModelVector, TaskVector
 
-SLICE_BYTES = {"cpu": 2**18, "cuda": 2**25}  # of one task
+SLICE_BYTES = {"cpu": 2**19, "cuda": 2**25}  # of one task; on a CPU, threads wait for Python's lock the more, the less it is
 BLOCK = 64  # columns that torch adds at a time, at most
 T = TypeVar("T")
 
@@ -234,14 +234,16 @@ class MergeInputs:
         """Yield `visit(stack)`, the stack (tasks, n), of one in `step` runs of RUN entries, or of whole rows, of a parameter."""
         pretrained, models = self.weights(key)
         shape, dtype = self.outline[key].shape, self.outline[key].dtype
-        length = aligned_size(RUN, [edit.row_length(shape) for edit in self.edits])
-        period, count = length * step, max(self._slice_size(dtype) // length, 1)
-        starts = range(0, len(pretrained) - length + 1, period)
+        row, usual = math.lcm(*(edit.row_length(shape) for edit in self.edits)), self._slice_size(dtype)
+        length = max(RUN // row, 1) * row
+        period, count = length * step, max(usual // length, 1)
+        # from another place in each parameter, or a model of many would be sampled most at their first rows
+        starts = range(sum(key.encode()) % step * length, len(pretrained) - length + 1, period)
         for first in range(0, len(starts), count):
             at = starts[first : first + count]
             end = at[-1] + length
             base, *others = (flat[at[0] : end].unfold(0, length, period) for flat in (pretrained, *models))
-            with self._buffer(dtype, len(models) * count * length) as buffer:
+            with self._buffer(dtype, len(models) * max(count * length, usual)) as buffer:
                 stack = buffer[: len(models) * len(at) * length].view(len(models), len(at), length)
                 self._subtract(base, others, stack)
                 stack = stack.flatten(1)
@@ -435,8 +437,9 @@ class MergeInputs:
     def _finish(self, stack: Tensor, spans: Sequence[Span]) -> None:
         """Edit a stack in place. Raise UserError naming task and parameter if an entry is NaN or infinite."""
         if not math.isfinite(stack.sum().item()):
-            for span in spans:
-                self._refuse_non_finite(span.key, is_last=span is spans[-1])
+            keys = list(dict.fromkeys(span.key for span in spans))
+            for key in keys:
+                self._refuse_non_finite(key, is_last=key == keys[-1])
         for edit in self.edits:
             edit(stack, spans, self.tasks)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 DIGIT = 12
+RUN = 256  # numbers side by side in a sample, which are like one another
 INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 T = TypeVar("T")
 

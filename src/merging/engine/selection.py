@@ -1,7 +1,7 @@
-"""Order statistics of functions of whole task vectors, exact, in one pass and a sample.
+"""Order statistics of functions of whole task vectors, exact, in one pass and a sample (as Floyd and Rivest's selection).
 
-The sample brackets the number of a rank; the pass counts what is below the bracket and keeps what is in it, some thousandths of
-all. Where the sample misled, the number is counted.
+The sample brackets the number of a rank; the pass counts what is below the bracket, at its ends, and keeps what is between them,
+about a hundredth of all. Where the sample misled, the number is counted.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,23 +11,27 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from src.merging.engine.order_statistics import Scan, counted
+from src.merging.engine.order_statistics import RUN, Scan, counted
+from src.merging.engine.threads import parallel_map
 
-SAMPLE = 2**23  # numbers of all tasks, at most
-LEAST_STEP = 37  # between the runs of a sample; a prime, so that these are not in the same columns of each row
-RUN = 256  # numbers side by side in a sample, which are like one another
+SAMPLE = 2**23  # numbers of all tasks, about
+LEAST_STEP = 37  # between the runs of a sample
 FEWEST_RUNS = 64  # that show how much they differ
-DEVIATIONS = 6  # of the number's place in the sample, either way
+FEWEST_BETWEEN = 64  # numbers of a sample in a bracket, for which there is room at least
+DEVIATIONS = 6  # of a number's place in the sample, either way
+CPU = torch.device("cpu")
 
 
 def selected(scan: Scan, tasks: int, ranks: Sequence[int], size: int, zeros: int, dtype: torch.dtype) -> Tensor:
-    """Return what `order_statistics.counted` does.
+    """Return the integers of given ranks among each task's, (tasks, ranks), on the CPU; rank 1 is the smallest.
 
-    size: how many integers there are of each task's, with those that are zero and are not visited.
+    scan: of integers of `dtype`, (tasks, n).
+    size: how many there are of each task's, with those that are zero and are not visited, of which there are `zeros`.
     """
-    step = max(tasks * size // SAMPLE, LEAST_STEP) | 1
+    # a prime, so that runs are not in the same columns of each row
+    step = _prime_from(max(tasks * size // SAMPLE, LEAST_STEP))
     samples = _gathered(scan(lambda integers: integers.cpu().clone(), step), tasks, dtype)
-    brackets = [brackets_of(sample, ranks, size - zeros, zeros) for sample in samples]
+    brackets = list(parallel_map(lambda sample: brackets_of(sample, ranks, size - zeros, zeros), samples, CPU))
     del samples
 
     def visit(integers: Tensor) -> None:
@@ -37,8 +41,13 @@ def selected(scan: Scan, tasks: int, ranks: Sequence[int], size: int, zeros: int
 
     for _ in scan(visit):
         pass
-    found = [[bracket.number(rank, zeros) for bracket, rank in zip(of_task, ranks)] for of_task in brackets]
+
+    def numbers(of_task: list[Bracket]) -> list[int | None]:
+        return [bracket.number(rank, zeros) for bracket, rank in zip(of_task, ranks)]
+
+    found = list(parallel_map(numbers, brackets, CPU))
     if any(None in of_task for of_task in found):
+        del brackets
         return counted(scan, tasks, ranks, zeros, dtype)
     return torch.tensor(found, dtype=dtype).view(tasks, len(ranks))
 
@@ -54,73 +63,80 @@ def brackets_of(sample: Tensor, ranks: Sequence[int], visited: int, zeros: int) 
     negative = int(torch.searchsorted(ascending, 0))
 
     def at(place: float) -> int:
-        """Return the integer at a place among the sample's and as many zeros as it would have of those that are not visited."""
-        if negative < place <= negative + zeros * share:
+        """Return the integer at a place, from 0, among the sample's and as many zeros as it would have of those not visited."""
+        if negative <= place < negative + zeros * share:
             return 0
-        place -= zeros * share if place > negative else 0
+        place -= zeros * share if place >= negative else 0
         return limits.min if place < 0 else limits.max if place >= len(ascending) else int(ascending[int(place)])
 
     def bracket(rank: int) -> Bracket:
-        place = rank * share
-        margin = DEVIATIONS * _deviation(sample, at(place)) + 1
+        place = (rank - 1) * share
+        margin = DEVIATIONS * _standard_error(sample, at(place)) + 1
         low, high = at(place - margin), at(place + margin)
         between = int(torch.searchsorted(ascending, high) - torch.searchsorted(ascending, low, right=True))
-        room = min(visited, int(2 * max(between, FEWEST_RUNS) / share)) if len(sample) and low < high else 0
+        room = min(visited, int(2 * max(between, FEWEST_BETWEEN) / share)) if len(sample) and low < high else 0
         return Bracket(low, high, torch.empty(room, dtype=sample.dtype))
 
     return [bracket(rank) for rank in ranks]
 
 
-@dataclass
+@dataclass(eq=False)
 class Bracket:
-    """Two integers between which one is searched; or one, of which there are many.
+    """Two integers, which may be one, at or between which an order statistic is searched, and what was added of those.
 
-    kept: room for the integers between, more than the sample lets expect; the memory of what is not used is never touched.
-        Small tensors would lie scattered in the memory that passes free and use again, and keep it from that.
-    below, between, equal: how many were below or between, or were the only one.
+    kept: room for the integers between, twice what the sample lets expect; the memory of what is not used is never touched.
+        (A small tensor of each slice would be scattered over the allocator's memory, which then cannot be used again as a whole.)
+    below, at_low, between, at_high: how many were added.
     """
 
     low: int
     high: int
     kept: Tensor
     below: int = 0
+    at_low: int = 0
     between: int = 0
-    equal: int = 0
+    at_high: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def add(self, row: Tensor) -> None:
         """Count and keep some integers, (n,); several threads at once may."""
-        if self.low == self.high:
-            below, equal, inside = _count(torch.lt, row, self.low), _count(torch.eq, row, self.low), row[:0].cpu()
-        else:
-            above = _ones(torch.gt, row, self.low)
-            below, equal = len(row) - int(above.sum(dtype=above.dtype)), 0
-            if self.high < torch.iinfo(row.dtype).max:
-                above.mul_(_ones(torch.lt, row, self.high))
-            inside = row.masked_select(above.to(torch.bool)).cpu()
+        above = _ones(torch.gt, row, self.low)
+        at_low = _count(_ones(torch.eq, row, self.low))
+        below, at_high, between = len(row) - _count(above) - at_low, 0, row[:0]
+        if self.low < self.high:
+            at_high = _count(_ones(torch.eq, row, self.high))
+            between = row.masked_select(above.mul_(_ones(torch.lt, row, self.high)).to(torch.bool)).cpu()
         with self._lock:
             start = self.between
-            self.below, self.equal, self.between = self.below + below, self.equal + equal, start + len(inside)
+            self.below, self.at_low, self.at_high = self.below + below, self.at_low + at_low, self.at_high + at_high
+            self.between += len(between)
             if self.between <= len(self.kept):
-                self.kept[start : self.between] = inside
+                self.kept[start : self.between] = between
 
     def number(self, rank: int, zeros: int) -> int | None:
-        """Return the integer of a rank among all that were added and zeros; None if it is not in the bracket, or not kept."""
-        left = rank - self.below - zeros * (self.low > 0 or self.low == 0 != self.high)
-        if self.low == self.high:
-            return self.low if 0 < left <= self.equal + zeros * (self.low == 0) else None
+        """Return the integer of a rank among all that were added and zeros; None if it is outside, or was not kept."""
+        left = rank - self.below - zeros * (self.low > 0)
+        if left <= 0:
+            return None
+        at_low = self.at_low + zeros * (self.low == 0)
+        if left <= at_low:
+            return self.low
+        left -= at_low
+        zeros_between = zeros * (self.low < 0 < self.high)
+        if left > self.between + zeros_between:
+            left -= self.between + zeros_between
+            return self.high if left <= self.at_high + zeros * (self.high == 0 != self.low) else None
         if self.between > len(self.kept):
             return None
         between = self.kept[: self.between]
-        negative, zeros_between = int((between < 0).sum()), zeros * (self.low < 0 < self.high)
+        negative = int((between < 0).sum())
         if negative < left <= negative + zeros_between:
             return 0
-        left -= zeros_between * (left > negative)
-        return int(between.kthvalue(left).values) if 0 < left <= len(between) else None
+        return int(between.kthvalue(left - zeros_between * (left > negative)).values)
 
 
 def _gathered(parts: Iterable[Tensor], tasks: int, dtype: torch.dtype) -> Tensor:
-    """Return parts, (tasks, n) each, side by side, in one tensor that grows: see `Bracket.kept`."""
+    """Return parts, (tasks, n) each, side by side, in one tensor that grows (for why, see `Bracket.kept`)."""
     whole, size = torch.empty(tasks, RUN, dtype=dtype), 0
     for part in parts:
         end = size + part.shape[1]
@@ -131,13 +147,17 @@ def _gathered(parts: Iterable[Tensor], tasks: int, dtype: torch.dtype) -> Tensor
     return whole[:, :size]
 
 
-def _deviation(runs: Tensor, limit: int) -> float:
-    """Return the standard deviation, or more, of how many integers of a sample, (n,), are below a limit."""
-    count = len(runs) // RUN
+def _standard_error(sample: Tensor, limit: int) -> float:
+    """Return the standard error, or more, of how many integers of a systematic sample, (n,), are below a limit, or not above it.
+
+    Neighbouring runs are of one layer, so their differences say how far a run is from those that it stands for.
+    """
+    count = len(sample) // RUN
     if count < FEWEST_RUNS:
-        return 0.5 * len(runs) ** 0.5  # as if each were drawn by itself, half of them below
-    below = (runs[: count * RUN].view(count, RUN) < limit).sum(1, dtype=torch.float64)
-    return float(below.std()) * count**0.5
+        return 0.5 * len(sample) ** 0.5  # as if each number were drawn by itself, half of them below
+    runs = sample[: count * RUN].view(count, RUN)
+    differences = (compare(runs, limit).sum(1, dtype=torch.float64).diff() for compare in (torch.lt, torch.le))
+    return max(float(each.square().mean() / 2 * count) ** 0.5 for each in differences)
 
 
 def _ones(comparison: Callable[..., Tensor], row: Tensor, limit: int) -> Tensor:
@@ -145,5 +165,10 @@ def _ones(comparison: Callable[..., Tensor], row: Tensor, limit: int) -> Tensor:
     return comparison(row, limit, out=torch.empty_like(row))
 
 
-def _count(comparison: Callable[..., Tensor], row: Tensor, limit: int) -> int:
-    return int(_ones(comparison, row, limit).sum(dtype=row.dtype))
+def _count(ones: Tensor) -> int:
+    return int(ones.sum(dtype=ones.dtype))
+
+
+def _prime_from(least: int) -> int:
+    """Return the smallest prime that is at least `least`."""
+    return next(n for n in range(max(least, 2), 2 * least + 2) if all(n % d for d in range(2, int(n**0.5) + 1)))

@@ -85,23 +85,28 @@ EDITS = {VECTOR: lambda inputs, k: Trim(magnitude_thresholds(inputs, k)), TENSOR
 
 
 def _threshold_of_parameter(inputs: MergeInputs, key: str, k: float) -> Tensor:
-    """Return what `magnitude_thresholds` does, of the entries of one parameter."""
+    """Return (tasks,) the `d - int(d * k%)`-th smallest magnitude of each task's d entries in one parameter, or 0."""
     leaf, tasks = inputs.outline[key], len(inputs.tasks)
     rank = _rank(leaf.numel(), k)
     if rank == 0:
         return torch.zeros(tasks, dtype=leaf.dtype)
-    scan = _magnitudes(lambda visit: inputs.each(key, lambda _, stack: visit(stack)), leaf.dtype)
+
+    def of_parameter(visit: Callable[[Tensor], T], step: int = 1) -> Iterable[T]:
+        return inputs.each(key, lambda _, stack: visit(stack[:, ::step]))
+
+    scan = _magnitudes(of_parameter, leaf.dtype)
     return counted(scan, tasks, [rank], 0, INTEGERS[leaf.dtype])[:, 0].view(leaf.dtype)
 
 
 def _rank(size: int, k: float) -> int:
+    """Return the rank, among `size` magnitudes, of the threshold that keeps k percent of them."""
     return size - int(size * kept_share(k))
 
 
-def _magnitudes(scan: Callable[..., Iterable[T]], dtype: torch.dtype) -> Scan:
-    """Return the scan of magnitudes, as integers, of stacks that a scan visits."""
+def _magnitudes(scan: Scan, dtype: torch.dtype) -> Scan:
+    """Return a scan of the magnitudes of what another scan visits, as integers of which larger ones are of larger magnitudes."""
 
-    def of_magnitudes(visit: Callable[[Tensor], T], *step: int) -> Iterable[T]:
-        return scan(lambda stack: visit(stack.to(dtype).abs_().view(INTEGERS[dtype])), *step)
+    def of_magnitudes(visit: Callable[[Tensor], T], step: int = 1) -> Iterable[T]:
+        return scan(lambda stack: visit(stack.to(dtype).abs_().view(INTEGERS[dtype])), step)
 
     return of_magnitudes
