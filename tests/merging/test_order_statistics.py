@@ -103,6 +103,14 @@ def test_a_bracket_that_holds_more_than_its_sample_showed_has_no_number():
     assert [small.number(rank, 0) for rank in (20, 21, 22, 60, 61, 62)] == [None, 20, None, None, 60, None]
 
 
+def test_what_would_not_fit_is_counted(monkeypatch):
+    monkeypatch.setattr(module, "MOST_ROOM", 1000)
+    monkeypatch.setattr(module.Bracket, "add", None)
+    numbers = torch.randn(2, 10_000)
+    found = from_ordered(selected(scan_of(numbers), 2, [200], 10_000, 0, torch.int32), torch.float32)
+    assert found[:, 0].tolist() == numbers.sort(1).values[:, 199].tolist()
+
+
 def test_steps_are_prime():
     assert [module._prime_from(least) for least in (37, 38, 39, 63, 147, 1)] == [37, 41, 41, 67, 149, 2]
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from src.merging.engine.order_statistics import RUN, Scan, counted
 from src.merging.engine.threads import parallel_map
 
-SAMPLE = 2**23  # numbers of all tasks, about
+LEAST_SAMPLE = 2**23  # numbers of all tasks, about, of up to 3 billion; of more, as many as make sample and brackets alike
+MOST_ROOM = 2**29  # numbers in the brackets of all tasks, of which half are expected
 LEAST_STEP = 37  # between the runs of a sample
 FEWEST_RUNS = 64  # that show how much they differ
 FEWEST_BETWEEN = 64  # numbers of a sample in a bracket, for which there is room at least
@@ -28,11 +29,15 @@ def selected(scan: Scan, tasks: int, ranks: Sequence[int], size: int, zeros: int
     scan: of integers of `dtype`, (tasks, n).
     size: how many there are of each task's, with those that are zero and are not visited, of which there are `zeros`.
     """
+    total = tasks * size
+    sample_size = max(LEAST_SAMPLE, int(4 * total ** (2 / 3)))
     # a prime, so that runs are not in the same columns of each row
-    step = _prime_from(max(tasks * size // SAMPLE, LEAST_STEP))
+    step = _prime_from(max(total // sample_size, LEAST_STEP))
     samples = _gathered(scan(lambda integers: integers.cpu().clone(), step), tasks, dtype)
     brackets = list(parallel_map(lambda sample: brackets_of(sample, ranks, size - zeros, zeros), samples, CPU))
     del samples
+    if sum(len(bracket.kept) for of_task in brackets for bracket in of_task) > MOST_ROOM:
+        return counted(scan, tasks, ranks, zeros, dtype)
 
     def visit(integers: Tensor) -> None:
         for row, of_row in zip(integers, brackets):
