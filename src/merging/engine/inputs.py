@@ -247,7 +247,8 @@ class MergeInputs:
                 stack = buffer[: len(models) * len(at) * length].view(len(models), len(at), length)
                 self._subtract(base, others, stack)
                 stack = stack.flatten(1)
-                spans = [Span(key, shape, start, slice(row * length, (row + 1) * length)) for row, start in enumerate(at)]
+                spans = [Span(key, shape, start, slice(number * length, (number + 1) * length))
+                         for number, start in enumerate(at)]  # fmt: skip
                 self._finish(stack, spans)
                 yield visit(stack)
 
